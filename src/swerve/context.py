@@ -1,0 +1,93 @@
+"""What code that runs inside a call can know: the request context, and the replica it runs in.
+
+Both are context variables or process-wide values, as in Ray Serve (`ray.serve.context`).
+"""
+
+from __future__ import annotations
+
+import contextvars
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from swerve.exceptions import RayServeException
+
+if TYPE_CHECKING:
+    from swerve.grpc_util import RayServegRPCContext
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One call, as user code and the handles it uses see it.
+
+    `deadline` is a `time.monotonic()` value, None when the call has none. Handle calls made inside the call inherit
+    `request_id`, `route`, `app_name` and `deadline`; `multiplexed_model_id` and `session_id` are per call
+    (Ray Serve: each downstream call sets them with `options()`).
+    """
+
+    request_id: str = ""
+    route: str = ""
+    app_name: str = ""
+    multiplexed_model_id: str = ""
+    session_id: str = ""
+    deadline: float | None = None
+    grpc_context: RayServegRPCContext | None = None
+    # Cancel functions of the handle calls made inside this call and not finished yet; all run when the call is cancelled.
+    children: dict[int, Any] = field(default_factory=dict)
+
+
+_request_context: contextvars.ContextVar[RequestContext | None] = contextvars.ContextVar(
+    "swerve_request_context", default=None
+)
+
+
+def _get_serve_request_context() -> RequestContext:
+    """The current call's context; an empty one outside a call (Ray Serve's accessor of the same name)."""
+    return _request_context.get() or RequestContext()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRank:
+    rank: int = 0
+    node_rank: int = 0
+    local_rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaContext:
+    """The replica that the calling code runs in."""
+
+    app_name: str
+    deployment: str
+    replica_tag: str
+    servable_object: Any
+    _deployment_config: Any
+    rank: ReplicaRank = ReplicaRank()
+    world_size: int = 1
+    code_version: str = ""
+
+    @property
+    def replica_id(self) -> str:
+        return self.replica_tag
+
+
+_replica_context: ReplicaContext | None = None
+
+
+def set_replica_context(context: ReplicaContext | None) -> None:
+    global _replica_context
+    _replica_context = context
+
+
+def current_replica_context() -> ReplicaContext | None:
+    return _replica_context
+
+
+def get_replica_context() -> ReplicaContext:
+    """The context of the replica that this code runs in.
+
+    Raises:
+        RayServeException: outside a replica.
+    """
+    if _replica_context is None:
+        raise RayServeException("`serve.get_replica_context()` may only be called from within a Ray Serve deployment.")
+    return _replica_context

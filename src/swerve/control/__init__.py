@@ -1,0 +1,1 @@
+"""The controller: desired state, reconciliation, and the view that everyone routes by."""

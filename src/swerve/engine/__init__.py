@@ -1,0 +1,1 @@
+"""Engines start and stop processes and say which have died."""

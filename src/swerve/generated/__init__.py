@@ -1,0 +1,1 @@
+"""Generated protobuf stubs; `protos/generate.py` writes them."""

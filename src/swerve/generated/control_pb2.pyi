@@ -1,0 +1,376 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Deployment(_message.Message):
+    __slots__ = ("name", "code", "code_version", "config_json")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    code: bytes
+    code_version: str
+    config_json: str
+    def __init__(self, name: _Optional[str] = ..., code: _Optional[bytes] = ..., code_version: _Optional[str] = ..., config_json: _Optional[str] = ...) -> None: ...
+
+class Application(_message.Message):
+    __slots__ = ("name", "route_prefix", "ingress", "deployments", "sys_path", "runtime_env_json", "source_json", "source", "logging_config_json", "docs_path")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    SYS_PATH_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_ENV_JSON_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_JSON_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LOGGING_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    DOCS_PATH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    route_prefix: str
+    ingress: str
+    deployments: _containers.RepeatedCompositeFieldContainer[Deployment]
+    sys_path: _containers.RepeatedScalarFieldContainer[str]
+    runtime_env_json: str
+    source_json: str
+    source: str
+    logging_config_json: str
+    docs_path: str
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., sys_path: _Optional[_Iterable[str]] = ..., runtime_env_json: _Optional[str] = ..., source_json: _Optional[str] = ..., source: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., docs_path: _Optional[str] = ...) -> None: ...
+
+class GrpcMethod(_message.Message):
+    __slots__ = ("path", "client_streaming", "server_streaming")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_STREAMING_FIELD_NUMBER: _ClassVar[int]
+    SERVER_STREAMING_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    client_streaming: bool
+    server_streaming: bool
+    def __init__(self, path: _Optional[str] = ..., client_streaming: bool = ..., server_streaming: bool = ...) -> None: ...
+
+class InstanceOptions(_message.Message):
+    __slots__ = ("grpc_options_json", "http_options_json", "logging_config_json", "proxy_location", "grpc_methods", "file_descriptors", "sys_path", "num_proxies")
+    GRPC_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    HTTP_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    LOGGING_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    PROXY_LOCATION_FIELD_NUMBER: _ClassVar[int]
+    GRPC_METHODS_FIELD_NUMBER: _ClassVar[int]
+    FILE_DESCRIPTORS_FIELD_NUMBER: _ClassVar[int]
+    SYS_PATH_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROXIES_FIELD_NUMBER: _ClassVar[int]
+    grpc_options_json: str
+    http_options_json: str
+    logging_config_json: str
+    proxy_location: str
+    grpc_methods: _containers.RepeatedCompositeFieldContainer[GrpcMethod]
+    file_descriptors: _containers.RepeatedScalarFieldContainer[bytes]
+    sys_path: _containers.RepeatedScalarFieldContainer[str]
+    num_proxies: int
+    def __init__(self, grpc_options_json: _Optional[str] = ..., http_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., proxy_location: _Optional[str] = ..., grpc_methods: _Optional[_Iterable[_Union[GrpcMethod, _Mapping]]] = ..., file_descriptors: _Optional[_Iterable[bytes]] = ..., sys_path: _Optional[_Iterable[str]] = ..., num_proxies: _Optional[int] = ...) -> None: ...
+
+class ReplicaView(_message.Message):
+    __slots__ = ("replica_id", "address", "max_ongoing_requests", "multiplexed_model_ids")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLEXED_MODEL_IDS_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    address: str
+    max_ongoing_requests: int
+    multiplexed_model_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, replica_id: _Optional[str] = ..., address: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeploymentView(_message.Message):
+    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    name: str
+    replicas: _containers.RepeatedCompositeFieldContainer[ReplicaView]
+    max_queued_requests: int
+    unavailable: bool
+    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ...) -> None: ...
+
+class ApplicationView(_message.Message):
+    __slots__ = ("name", "route_prefix", "ingress")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    route_prefix: str
+    ingress: str
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ...) -> None: ...
+
+class View(_message.Message):
+    __slots__ = ("version", "options", "applications", "deployments", "draining")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    options: InstanceOptions
+    applications: _containers.RepeatedCompositeFieldContainer[ApplicationView]
+    deployments: _containers.RepeatedCompositeFieldContainer[DeploymentView]
+    draining: bool
+    def __init__(self, version: _Optional[int] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., applications: _Optional[_Iterable[_Union[ApplicationView, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentView, _Mapping]]] = ..., draining: bool = ...) -> None: ...
+
+class ReplicaStatus(_message.Message):
+    __slots__ = ("replica_id", "state", "pid", "start_time_s")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    state: str
+    pid: int
+    start_time_s: float
+    def __init__(self, replica_id: _Optional[str] = ..., state: _Optional[str] = ..., pid: _Optional[int] = ..., start_time_s: _Optional[float] = ...) -> None: ...
+
+class DeploymentStatus(_message.Message):
+    __slots__ = ("name", "status", "status_trigger", "message", "replicas", "target_num_replicas", "config_json")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_TRIGGER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    status: str
+    status_trigger: str
+    message: str
+    replicas: _containers.RepeatedCompositeFieldContainer[ReplicaStatus]
+    target_num_replicas: int
+    config_json: str
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., status_trigger: _Optional[str] = ..., message: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., target_num_replicas: _Optional[int] = ..., config_json: _Optional[str] = ...) -> None: ...
+
+class ApplicationStatus(_message.Message):
+    __slots__ = ("name", "route_prefix", "status", "message", "last_deployed_time_s", "deployments", "source", "source_json", "ingress")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LAST_DEPLOYED_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_JSON_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    route_prefix: str
+    status: str
+    message: str
+    last_deployed_time_s: float
+    deployments: _containers.RepeatedCompositeFieldContainer[DeploymentStatus]
+    source: str
+    source_json: str
+    ingress: str
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., last_deployed_time_s: _Optional[float] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., source: _Optional[str] = ..., source_json: _Optional[str] = ..., ingress: _Optional[str] = ...) -> None: ...
+
+class ProxyStatus(_message.Message):
+    __slots__ = ("proxy_id", "status", "pid")
+    PROXY_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    proxy_id: str
+    status: str
+    pid: int
+    def __init__(self, proxy_id: _Optional[str] = ..., status: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class InstanceStatus(_message.Message):
+    __slots__ = ("proxies", "applications", "options", "controller_pid", "agent_pid", "target_capacity")
+    PROXIES_FIELD_NUMBER: _ClassVar[int]
+    APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_PID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_PID_FIELD_NUMBER: _ClassVar[int]
+    TARGET_CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    proxies: _containers.RepeatedCompositeFieldContainer[ProxyStatus]
+    applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
+    options: InstanceOptions
+    controller_pid: int
+    agent_pid: int
+    target_capacity: float
+    def __init__(self, proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., controller_pid: _Optional[int] = ..., agent_pid: _Optional[int] = ..., target_capacity: _Optional[float] = ...) -> None: ...
+
+class DeployRequest(_message.Message):
+    __slots__ = ("applications", "declarative", "config_json")
+    APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
+    DECLARATIVE_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    applications: _containers.RepeatedCompositeFieldContainer[Application]
+    declarative: bool
+    config_json: str
+    def __init__(self, applications: _Optional[_Iterable[_Union[Application, _Mapping]]] = ..., declarative: bool = ..., config_json: _Optional[str] = ...) -> None: ...
+
+class DeployResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeleteResponse(_message.Message):
+    __slots__ = ("unknown",)
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    unknown: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetConfigRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetConfigResponse(_message.Message):
+    __slots__ = ("config_json",)
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    config_json: str
+    def __init__(self, config_json: _Optional[str] = ...) -> None: ...
+
+class ShutdownRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShutdownResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchViewRequest(_message.Message):
+    __slots__ = ("kind", "id")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    id: str
+    def __init__(self, kind: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class ReplicaSpec(_message.Message):
+    __slots__ = ("replica_id", "app", "deployment", "code", "config_json", "address", "controller_address", "sys_path", "grpc_servicer_functions", "grpc_options_json", "logging_config_json", "log_dir", "code_version", "rank", "world_size", "is_ingress", "route_prefix")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SYS_PATH_FIELD_NUMBER: _ClassVar[int]
+    GRPC_SERVICER_FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    GRPC_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    LOGGING_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    LOG_DIR_FIELD_NUMBER: _ClassVar[int]
+    CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    IS_INGRESS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    app: str
+    deployment: str
+    code: bytes
+    config_json: str
+    address: str
+    controller_address: str
+    sys_path: _containers.RepeatedScalarFieldContainer[str]
+    grpc_servicer_functions: _containers.RepeatedScalarFieldContainer[str]
+    grpc_options_json: str
+    logging_config_json: str
+    log_dir: str
+    code_version: str
+    rank: int
+    world_size: int
+    is_ingress: bool
+    route_prefix: str
+    def __init__(self, replica_id: _Optional[str] = ..., app: _Optional[str] = ..., deployment: _Optional[str] = ..., code: _Optional[bytes] = ..., config_json: _Optional[str] = ..., address: _Optional[str] = ..., controller_address: _Optional[str] = ..., sys_path: _Optional[_Iterable[str]] = ..., grpc_servicer_functions: _Optional[_Iterable[str]] = ..., grpc_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., log_dir: _Optional[str] = ..., code_version: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ...) -> None: ...
+
+class ProxySpec(_message.Message):
+    __slots__ = ("proxy_id", "controller_address", "log_dir", "ready_file")
+    PROXY_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_DIR_FIELD_NUMBER: _ClassVar[int]
+    READY_FILE_FIELD_NUMBER: _ClassVar[int]
+    proxy_id: str
+    controller_address: str
+    log_dir: str
+    ready_file: str
+    def __init__(self, proxy_id: _Optional[str] = ..., controller_address: _Optional[str] = ..., log_dir: _Optional[str] = ..., ready_file: _Optional[str] = ...) -> None: ...
+
+class ReplicaState(_message.Message):
+    __slots__ = ("phase", "message", "ongoing", "multiplexed_model_ids", "pid")
+    class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PHASE_UNSPECIFIED: _ClassVar[ReplicaState.Phase]
+        INITIALIZING: _ClassVar[ReplicaState.Phase]
+        RUNNING: _ClassVar[ReplicaState.Phase]
+        FAILED: _ClassVar[ReplicaState.Phase]
+        DRAINING: _ClassVar[ReplicaState.Phase]
+    PHASE_UNSPECIFIED: ReplicaState.Phase
+    INITIALIZING: ReplicaState.Phase
+    RUNNING: ReplicaState.Phase
+    FAILED: ReplicaState.Phase
+    DRAINING: ReplicaState.Phase
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ONGOING_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLEXED_MODEL_IDS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    phase: ReplicaState.Phase
+    message: str
+    ongoing: int
+    multiplexed_model_ids: _containers.RepeatedScalarFieldContainer[str]
+    pid: int
+    def __init__(self, phase: _Optional[_Union[ReplicaState.Phase, str]] = ..., message: _Optional[str] = ..., ongoing: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class WatchStateRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckHealthRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CheckHealthResponse(_message.Message):
+    __slots__ = ("healthy", "message")
+    HEALTHY_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    healthy: bool
+    message: str
+    def __init__(self, healthy: bool = ..., message: _Optional[str] = ...) -> None: ...
+
+class ReconfigureRequest(_message.Message):
+    __slots__ = ("config_json", "rank", "world_size")
+    CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
+    config_json: str
+    rank: int
+    world_size: int
+    def __init__(self, config_json: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ...) -> None: ...
+
+class ReconfigureResponse(_message.Message):
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    def __init__(self, error: _Optional[str] = ...) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ("timeout_s",)
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    timeout_s: float
+    def __init__(self, timeout_s: _Optional[float] = ...) -> None: ...
+
+class StopResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

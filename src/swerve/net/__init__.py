@@ -1,0 +1,1 @@
+"""asyncio transports under the wire layer: servers, clients, connection pools, sockets, TLS."""

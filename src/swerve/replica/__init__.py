@@ -1,0 +1,1 @@
+"""The replica process: one instance of the user's class, and the calls it serves."""
