@@ -1,0 +1,445 @@
+"""Every option, its default and its check, and the only reader of the environment.
+
+The models have Ray Serve's field names, defaults and messages; unknown keys are ignored unless a model says otherwise
+(`extra="forbid"`), as there. What Swerve adds is marked so. Options that only a cluster honours are checked and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+# The largest message that gRPC's 32 bit length prefix and every protobuf implementation can take.
+MAX_MESSAGE_SIZE = 2**31 - 1
+# gRPC libraries accept 8 KiB of metadata and refuse beyond 16 KiB by default.
+MAX_METADATA_SIZE = 16 * 1024
+
+STATE_DIR_VARIABLE = "SWERVE_STATE_DIR"
+RAY_COMPAT_VARIABLE = "SWERVE_RAY_COMPAT"
+
+
+def state_dir(given: str | Path | None = None) -> Path:
+    """The absolute path of the state folder: `given`, else $SWERVE_STATE_DIR, else the user's XDG state folder."""
+    chosen = given or os.environ.get(STATE_DIR_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_STATE_HOME")
+    # The XDG base directory specification: a relative path in the variable is invalid and ignored.
+    home = Path(base) if base and os.path.isabs(base) else Path.home() / ".local" / "state"
+    return home / "swerve"
+
+
+def local_testing_forced() -> bool:
+    """Whether RAY_SERVE_FORCE_LOCAL_TESTING_MODE asks `serve.run` to stay in this process."""
+    return os.environ.get("RAY_SERVE_FORCE_LOCAL_TESTING_MODE", "0") == "1"
+
+
+def ray_compat_requested() -> bool:
+    """Whether this process was started with the `ray.serve` alias switched on."""
+    return os.environ.get(RAY_COMPAT_VARIABLE, "0") == "1"
+
+
+def _default_http_host() -> str:
+    return os.environ.get("RAY_SERVE_DEFAULT_HTTP_HOST") or "127.0.0.1"
+
+
+def _none_if_negative(value: float | None) -> float | None:
+    return None if value is not None and value < 0 else value
+
+
+def import_path_of(target: Any) -> str:
+    """`module:qualname` of a class or function; strings pass unchanged."""
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Port = Annotated[int, Field(le=65535)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The instance
+
+
+class ProxyLocation(StrEnum):
+    """Where proxies run. On one machine `HeadOnly` and `EveryNode` are the same; `Disabled` starts none."""
+
+    Disabled = "Disabled"
+    HeadOnly = "HeadOnly"
+    EveryNode = "EveryNode"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ProxyLocation | None:
+        return cls.Disabled if value == "NoServer" else None
+
+    @classmethod
+    def of(cls, value: ProxyLocation | str) -> ProxyLocation:
+        """`value` as a ProxyLocation.
+
+        Raises:
+            TypeError: it is neither a ProxyLocation nor a str.
+            ValueError: no location has this name.
+        """
+        if not isinstance(value, str):
+            raise TypeError(f"Must be a `ProxyLocation` or str, got: {type(value)}.")
+        return cls(value)
+
+
+class gRPCOptions(BaseModel):
+    """The gRPC port of an instance, fixed when it starts. gRPC is off if `port` <= 0 or no servicer function is named.
+
+    The fields from `host` on are Swerve's own.
+    """
+
+    port: Port = 9000
+    grpc_servicer_functions: list[str] = Field(default_factory=list)
+    request_timeout_s: float | None = None
+    enable_reflection: bool = True
+    # Ray binds all interfaces. "localhost" binds the loopback addresses, v4 and v6; "" or "0.0.0.0" binds all.
+    host: str = "localhost"
+    # Ray 2.60 keeps the code that a handler set before it raised; off, an unhandled exception is INTERNAL.
+    keep_status_on_exception: bool = False
+    # Bytes of one message, either way.
+    max_message_size: Annotated[int, Field(gt=0, le=MAX_MESSAGE_SIZE)] = MAX_MESSAGE_SIZE
+    # Bytes of all header fields of one call, counted as HTTP/2 does (RFC 9113, section 6.5.2).
+    max_metadata_size: PositiveInt = MAX_METADATA_SIZE
+    # Calls at a time on one connection.
+    max_concurrent_streams: PositiveInt = 1000
+    # Client connections at a time, over one proxy.
+    max_connections: PositiveInt = 10_000
+    # Seconds that a new connection may take to send HTTP/2's preface.
+    handshake_timeout_s: PositiveFloat = 10.0
+    # Processes that share the port.
+    num_proxies: Annotated[int, Field(gt=0, le=64)] = 1
+
+    _timeout = field_validator("request_timeout_s")(_none_if_negative)
+
+    @property
+    def enabled(self) -> bool:
+        return self.port > 0 and bool(self.grpc_servicer_functions)
+
+
+class HTTPOptions(BaseModel):
+    """The HTTP port of an instance."""
+
+    host: str | None = Field(default_factory=_default_http_host)
+    port: Port = 8000
+    root_path: str = ""
+    root_url: str = ""
+    request_timeout_s: float | None = None
+    keep_alive_timeout_s: NonNegativeFloat = 90
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None
+    location: ProxyLocation | None = None
+
+    _timeout = field_validator("request_timeout_s")(_none_if_negative)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _removed(cls, values: Any) -> Any:
+        for name in ("middlewares", "num_cpus"):
+            if isinstance(values, dict) and values.get(name):
+                raise ValueError(f"`{name}` in `http_options` has been removed.")
+        return values
+
+    @model_validator(mode="after")
+    def _tls_pair(self) -> HTTPOptions:
+        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
+            raise ValueError("Both ssl_keyfile and ssl_certfile must be provided together to enable HTTPS.")
+        return self
+
+
+class LoggingConfig(BaseModel):
+    """How a component logs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    encoding: str = "TEXT"
+    log_level: str = "INFO"
+    logs_dir: str | None = None
+    enable_access_log: bool = True
+    additional_log_standard_attrs: list[str] = Field(default_factory=list)
+
+    @field_validator("encoding", mode="before")
+    @classmethod
+    def _encoding(cls, value: Any) -> Any:
+        value = value.value if isinstance(value, Enum) else value
+        if value not in ("TEXT", "JSON"):
+            raise ValueError(f"Got '{value}' for encoding. Encoding must be one of ['TEXT', 'JSON'].")
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _log_level(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return logging.getLevelName(value)
+        levels = logging.getLevelNamesMapping()
+        if not isinstance(value, str) or value.upper() not in levels:
+            raise ValueError(f'Got "{value}" for log_level. log_level must be one of {list(levels)}.')
+        return value.upper()
+
+    @field_validator("additional_log_standard_attrs")
+    @classmethod
+    def _unique(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(value))
+
+
+class TracingConfig(BaseModel):
+    """OpenTelemetry tracing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: bool = False
+    exporter_import_path: str = ""
+    sampling_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class _EnvVars(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    env_vars: dict[str, str] = Field(default_factory=dict)
+
+
+class ControllerOptions(BaseModel):
+    """How the controller starts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    runtime_env: _EnvVars | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A deployment
+
+
+class AutoscalingPolicy(BaseModel):
+    """The function or class that decides the number of replicas."""
+
+    policy_function: str | Callable[..., Any] = "swerve.autoscaling_policy:default_autoscaling_policy"
+    policy_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    _path = field_validator("policy_function")(import_path_of)
+
+
+class AutoscalingConfig(BaseModel):
+    """Between which bounds and how fast the number of replicas follows the load."""
+
+    min_replicas: NonNegativeInt = 1
+    initial_replicas: NonNegativeInt | None = None
+    max_replicas: PositiveInt = 1
+    target_ongoing_requests: PositiveFloat = 2
+    metrics_interval_s: PositiveFloat = 10.0
+    look_back_period_s: PositiveFloat = 30.0
+    smoothing_factor: PositiveFloat = 1.0
+    upscale_smoothing_factor: PositiveFloat | None = None
+    downscale_smoothing_factor: PositiveFloat | None = None
+    upscaling_factor: PositiveFloat | None = None
+    downscaling_factor: PositiveFloat | None = None
+    upscale_delay_s: NonNegativeFloat = 30.0
+    downscale_delay_s: NonNegativeFloat = 600.0
+    downscale_to_zero_delay_s: NonNegativeFloat | None = None
+    aggregation_function: Literal["mean", "max", "min"] = "mean"
+    policy: AutoscalingPolicy = Field(default_factory=AutoscalingPolicy)
+
+    @model_validator(mode="after")
+    def _bounds(self) -> AutoscalingConfig:
+        low, first, high = self.min_replicas, self.initial_replicas, self.max_replicas
+        if high < low:
+            raise ValueError(f"max_replicas ({high}) must be greater than or equal to min_replicas ({low})!")
+        if first is not None and first < low:
+            raise ValueError(f"min_replicas ({low}) must be less than or equal to initial_replicas ({first})!")
+        if first is not None and first > high:
+            raise ValueError(f"max_replicas ({high}) must be greater than or equal to initial_replicas ({first})!")
+        return self
+
+    @classmethod
+    def default(cls) -> AutoscalingConfig:
+        """What `num_replicas="auto"` means."""
+        return cls(target_ongoing_requests=2.0, min_replicas=1, max_replicas=100)
+
+
+class RequestRouterConfig(BaseModel):
+    """Which router chooses a replica for a call, and how it waits."""
+
+    request_router_class: str | Callable[..., Any] = "swerve.request_router:PowerOfTwoChoicesRequestRouter"
+    request_router_kwargs: dict[str, Any] = Field(default_factory=dict)
+    request_routing_stats_period_s: PositiveFloat = 10.0
+    request_routing_stats_timeout_s: PositiveFloat = 30.0
+    initial_backoff_s: PositiveFloat = 0.025
+    backoff_multiplier: PositiveFloat = 2.0
+    max_backoff_s: PositiveFloat = 0.5
+
+    _path = field_validator("request_router_class")(import_path_of)
+
+
+class BackpressureConfig(BaseModel):
+    """What an HTTP client is told when its request is shed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status_code: Literal[503, 429] = 503
+    retry_after_s: NonNegativeFloat | None = None
+
+
+class GangSchedulingConfig(BaseModel):
+    """Replicas that start and fail in groups. Kept for a cluster."""
+
+    gang_size: PositiveInt
+    gang_placement_strategy: Literal["PACK", "SPREAD"] = "PACK"
+    runtime_failure_policy: Literal["RESTART_GANG", "RESTART_REPLICA"] = "RESTART_GANG"
+
+    @field_validator("runtime_failure_policy")
+    @classmethod
+    def _implemented(cls, value: str) -> str:
+        if value == "RESTART_REPLICA":
+            raise ValueError("runtime_failure_policy RESTART_REPLICA is not implemented.")
+        return value
+
+
+class DeploymentActorConfig(BaseModel):
+    """A helper process that the replicas of a deployment share. Kept for a cluster."""
+
+    name: Annotated[str, Field(min_length=1)]
+    actor_class: str | Callable[..., Any]
+    init_args: list[Any] = Field(default_factory=list)
+    init_kwargs: dict[str, Any] = Field(default_factory=dict)
+    actor_options: dict[str, Any] = Field(default_factory=dict)
+
+    _path = field_validator("actor_class")(import_path_of)
+
+
+_RAY_ACTOR_OPTIONS = (
+    "accelerator_type",
+    "fallback_strategy",
+    "label_selector",
+    "memory",
+    "num_cpus",
+    "num_gpus",
+    "resources",
+    "runtime_env",
+)
+
+
+def check_max_queued_requests(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("max_queued_requests must be an integer.")
+    if value != -1 and value < 1:
+        raise ValueError("max_queued_requests must be -1 (no limit) or a positive integer.")
+    return value
+
+
+def check_max_ongoing_requests(value: Any) -> Any:
+    if value is None:
+        raise ValueError("`max_ongoing_requests` must be non-null, got None.")
+    return value
+
+
+def check_user_config(value: Any) -> Any:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"user_config is not JSON-serializable: {error}.") from error
+    return value
+
+
+def check_ray_actor_options(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"ray_actor_options must be a dictionary, got: {type(value)}.")
+    for key in value:
+        if key not in _RAY_ACTOR_OPTIONS:
+            allowed = ", ".join(_RAY_ACTOR_OPTIONS)
+            raise ValueError(f"Specifying '{key}' in ray_actor_options is not allowed. Allowed options: {allowed}")
+    return value
+
+
+class DeploymentConfig(BaseModel):
+    """All options of a deployment but its name. `model_fields_set` tells what the user set from what is a default.
+
+    Its JSON is what travels to the controller and the replicas.
+    """
+
+    num_replicas: PositiveInt | None = 1
+    max_ongoing_requests: PositiveInt = 5
+    max_queued_requests: int = -1
+    backpressure_config: BackpressureConfig = Field(default_factory=BackpressureConfig)
+    user_config: Any = None
+    autoscaling_config: AutoscalingConfig | None = None
+    graceful_shutdown_wait_loop_s: NonNegativeFloat = 2.0
+    graceful_shutdown_timeout_s: NonNegativeFloat = 20.0
+    health_check_period_s: PositiveFloat = 10.0
+    health_check_timeout_s: PositiveFloat = 30.0
+    ray_actor_options: dict[str, Any] = Field(default_factory=lambda: {"num_cpus": 1})
+    placement_group_bundles: list[dict[str, float]] | None = None
+    placement_group_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] | None = None
+    placement_group_bundle_label_selector: list[dict[str, str]] | None = None
+    max_replicas_per_node: Annotated[int, Field(ge=1, le=100)] | None = None
+    logging_config: LoggingConfig | None = None
+    request_router_config: RequestRouterConfig = Field(default_factory=RequestRouterConfig)
+    max_constructor_retry_count: PositiveInt = 20
+    gang_scheduling_config: GangSchedulingConfig | None = None
+    deployment_actors: list[DeploymentActorConfig] | None = None
+    rolling_update_percentage: Annotated[float, Field(gt=0, le=1)] = 0.2
+    max_surge_percent: Annotated[int, Field(ge=0, le=100)] = 0
+
+    _ongoing = field_validator("max_ongoing_requests", mode="before")(check_max_ongoing_requests)
+    _queued = field_validator("max_queued_requests", mode="before")(check_max_queued_requests)
+    _user_config = field_validator("user_config")(check_user_config)
+    _actor_options = field_validator("ray_actor_options", mode="before")(check_ray_actor_options)
+
+    @field_validator("ray_actor_options")
+    @classmethod
+    def _one_cpu(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {**value, "num_cpus": 1} if value.get("num_cpus") is None else value
+
+    @field_validator("num_replicas")
+    @classmethod
+    def _none_is_one(cls, value: int | None) -> int:
+        return 1 if value is None else value
+
+    @field_validator("deployment_actors")
+    @classmethod
+    def _unique_actors(cls, value: list[DeploymentActorConfig] | None) -> list[DeploymentActorConfig] | None:
+        names = [actor.name for actor in value or ()]
+        if len(set(names)) != len(names):
+            raise ValueError(f"deployment_actors must have unique names, got: {names}.")
+        return value
+
+    @model_validator(mode="after")
+    def _placement(self) -> DeploymentConfig:
+        bundles, selectors = self.placement_group_bundles, self.placement_group_bundle_label_selector
+        if bundles is None and self.placement_group_strategy is not None:
+            raise ValueError(
+                "If `placement_group_strategy` is provided, `placement_group_bundles` must also be provided."
+            )
+        if selectors is not None and (bundles is None or len(selectors) not in (1, len(bundles))):
+            raise ValueError(
+                "`placement_group_bundle_label_selector` needs `placement_group_bundles` and one selector, or one each."
+            )
+        if self.max_replicas_per_node is not None and (bundles is not None or self.gang_scheduling_config is not None):
+            raise ValueError(
+                "Setting `max_replicas_per_node` is not allowed when `placement_group_bundles` or "
+                "`gang_scheduling_config` is provided."
+            )
+        gang = self.gang_scheduling_config
+        if gang is not None and self.autoscaling_config is None and (self.num_replicas or 1) % gang.gang_size:
+            raise ValueError(f"num_replicas ({self.num_replicas}) must be a multiple of gang_size ({gang.gang_size}).")
+        return self
+
+    @property
+    def initial_num_replicas(self) -> int:
+        """How many replicas a new deployment starts with."""
+        scaling = self.autoscaling_config
+        if scaling is None:
+            return self.num_replicas or 1
+        return scaling.min_replicas if scaling.initial_replicas is None else scaling.initial_replicas
