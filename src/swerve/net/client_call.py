@@ -1,0 +1,142 @@
+"""The client's side of one gRPC call: a request out, messages and a status in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.wire import metadata
+from swerve.wire.http2 import ErrorCode
+from swerve.wire.message import MessageReader
+from swerve.wire.status import RpcError, Status, StatusCode, code_for_http_status, decode_code, decode_message
+
+# RST_STREAM codes of a server that answers without a status ("HTTP2 error codes" in the gRPC protocol description).
+_CODE_FOR_RESET = {
+    CONNECTION_LOST: StatusCode.UNAVAILABLE,
+    ErrorCode.REFUSED_STREAM: StatusCode.UNAVAILABLE,
+    ErrorCode.CANCEL: StatusCode.CANCELLED,
+    ErrorCode.ENHANCE_YOUR_CALM: StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def request_headers(path: str, authority: str, extra: Iterable[tuple[bytes, bytes]] = ()) -> Headers:
+    """The headers of a gRPC request."""
+    return (
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", path.encode()),
+        (b":authority", authority.encode()),
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+        *extra,
+    )
+
+
+def status_of(headers: Headers) -> Status:
+    """The status that a trailer block (or a response of headers alone) carries."""
+    code = metadata.get(headers, b"grpc-status")
+    if code is None:
+        http_status = metadata.get(headers, b":status") or b"?"
+        if http_status == b"200":
+            return Status(StatusCode.UNKNOWN, "The response ended without a grpc-status.")
+        text = http_status.decode("latin-1")
+        number = int(text) if text.isdigit() else 0
+        return Status(code_for_http_status(number), f"The response has HTTP status {text} and no grpc-status.")
+    return Status(decode_code(code), decode_message(metadata.get(headers, b"grpc-message") or b""))
+
+
+class ClientCall:
+    """A call as its client sees it. Subclasses implement the hooks; none of them may wait.
+
+    `ended` is the last hook, and comes once. `refused` is True then when the server is known not to have begun the call
+    (RST_STREAM with REFUSED_STREAM, RFC 9113, section 8.7): it may be made again elsewhere.
+    """
+
+    __slots__ = ("_reader", "_status", "_trailers", "connection", "done", "refused", "stream_id")
+
+    def __init__(self, max_message_size: int = (1 << 31) - 1) -> None:
+        self.connection: Connection | None = None
+        self.stream_id = 0
+        self.done = False
+        self.refused = False
+        self._reader = MessageReader(max_message_size)
+        self._status: Status | None = None
+        self._trailers: Headers = ()
+
+    # --- hooks -----------------------------------------------------------------------------------------------------
+
+    def message_received(self, message: bytes) -> None:
+        raise NotImplementedError
+
+    def ended(self, status: Status, trailers: Headers) -> None:
+        raise NotImplementedError
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def begin(self, connection: Connection, headers: Headers, body: Iterable[bytes | memoryview]) -> None:
+        """Send the whole request: `body` is its framed message in pieces.
+
+        Raises:
+            Http2Error: the connection takes no new call; nothing was sent and no hook is called.
+        """
+        self.stream_id = connection.open_stream(headers, self)
+        self.connection = connection
+        self.refused = False
+        for part in body:
+            connection.send_data(self.stream_id, part)
+        connection.end_stream(self.stream_id)
+
+    def cancel(self) -> None:
+        """Abandon the call; `ended` is called with CANCELLED before this returns."""
+        if self.done:
+            return
+        if self.connection is not None:
+            self.connection.reset(self.stream_id, ErrorCode.CANCEL)
+        self._end(Status(StatusCode.CANCELLED, "The call was cancelled."))
+
+    # --- stream events ---------------------------------------------------------------------------------------------
+
+    def on_headers(self, headers: Headers, end_stream: bool) -> None:
+        # A response without a body, or none that is gRPC's, has its status here.
+        if end_stream or headers[0][1] != b"200":
+            self._status = status_of(headers)
+            self._trailers = headers
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        if not self.done:
+            try:
+                messages = self._reader.feed(data)
+            except RpcError as error:
+                assert self.connection is not None
+                self.connection.reset(self.stream_id, ErrorCode.CANCEL)
+                messages = []
+                self._end(error.status)
+            for message in messages:
+                self.message_received(message)
+        self.consume(len(data))
+
+    def consume(self, amount: int) -> None:
+        """Give credit for received bytes. Overridden where a reader sets the pace."""
+        assert self.connection is not None
+        self.connection.acknowledge(self.stream_id, amount)
+
+    def on_trailers(self, headers: Headers) -> None:
+        self._status = status_of(headers)
+        self._trailers = headers
+
+    def on_closed(self, error_code: int) -> None:
+        if self.done:
+            return
+        self.refused = error_code == ErrorCode.REFUSED_STREAM
+        status = self._status
+        if status is None:
+            code = _CODE_FOR_RESET.get(error_code, StatusCode.INTERNAL)
+            if error_code == CONNECTION_LOST:
+                status = Status(code, "The connection was lost before the call ended.")
+            else:
+                status = Status(code, f"The stream was reset with HTTP/2 error code {error_code}.")
+        self._end(status)
+
+    def _end(self, status: Status) -> None:
+        self.done = True
+        self.ended(status, self._trailers)

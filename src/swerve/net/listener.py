@@ -1,0 +1,174 @@
+"""Listening sockets and the connections they accept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass, field
+from typing import Any
+
+from swerve.net.address import Address, parse_address
+from swerve.net.connection import Acceptor, Connection
+from swerve.wire.http2 import Http2Limits
+
+_BACKLOG = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOptions:
+    """How a listener treats its peers. Times are in seconds; None switches a limit off."""
+
+    limits: Http2Limits = field(default_factory=Http2Limits)
+    max_connections: int | None = None
+    # A peer that sends nothing useful for this long after connecting is dropped.
+    handshake_timeout_s: float | None = None
+
+
+class Listener:
+    """Open sockets and the connections that came through them."""
+
+    def __init__(self, accept: Acceptor, options: ListenOptions) -> None:
+        self.connections: set[Connection] = set()
+        self._accept = accept
+        self._options = options
+        self._servers: list[asyncio.Server] = []
+        self._unix_path = ""
+        self._empty: asyncio.Event | None = None
+
+    async def listen_unix(self, address: Address) -> None:
+        """Listen on a unix socket that only this user may connect to. A stale socket file is replaced."""
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISSOCK(os.stat(address.path).st_mode):
+                os.unlink(address.path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The mode must be right from the moment the path exists.
+        previous = os.umask(0o177)
+        try:
+            sock.bind(address.path)
+        finally:
+            os.umask(previous)
+        self._unix_path = address.path
+        await self.listen_on(sock)
+
+    async def listen_on(self, sock: socket.socket) -> None:
+        """Listen on a bound socket; it is owned by the listener from here on."""
+        loop = asyncio.get_running_loop()
+        if sock.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(self._make, sock=sock, backlog=_BACKLOG)
+        else:
+            server = await loop.create_server(self._make, sock=sock, backlog=_BACKLOG)
+        self._servers.append(server)
+
+    def _make(self) -> Connection:
+        return Connection(
+            asyncio.get_running_loop(),
+            self._options.limits,
+            accept=self._accept,
+            on_made=self._admit,
+            on_lost=self._forget,
+        )
+
+    def _admit(self, connection: Connection) -> bool:
+        limit = self._options.max_connections
+        if limit is not None and len(self.connections) >= limit:
+            return False
+        self.connections.add(connection)
+        if self._options.handshake_timeout_s is not None:
+            asyncio.get_running_loop().call_later(
+                self._options.handshake_timeout_s, connection.close_unless_established
+            )
+        return True
+
+    def _forget(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections and self._empty is not None:
+            self._empty.set()
+
+    async def _all_closed(self) -> None:
+        self._empty = asyncio.Event()
+        if self.connections:
+            await self._empty.wait()
+
+    async def close(self, grace_s: float) -> None:
+        """Accept no more connections, let calls that run finish within `grace_s`, then close everything."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._all_closed()
+        for connection in list(self.connections):
+            connection.close()
+        if self._unix_path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._unix_path)
+
+
+async def listen(address: str, accept: Acceptor, options: ListenOptions) -> Listener:
+    """Listen at "unix:/path" or "host:port".
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    listener = Listener(accept, options)
+    target = parse_address(address)
+    if target.path:
+        await listener.listen_unix(target)
+    else:
+        for sock in bind_tcp(target.host, target.port, share=False):
+            await listener.listen_on(sock)
+    return listener
+
+
+def bind_tcp(host: str, port: int, *, share: bool) -> list[socket.socket]:
+    """Sockets bound to `port` on every address that `host` has ("localhost": both loopback addresses).
+
+    `share` sets SO_REUSEPORT, so that several processes take connections of one port. Port 0 takes a free port, the
+    same on all addresses.
+
+    Raises:
+        OSError: an address cannot be bound; none stays bound then.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, target in _resolve(host, port):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError:
+                continue  # the system has no such family (IPv6 switched off)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if share:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if port == 0 and len(sockets) > 1:
+                target = (target[0], sockets[0].getsockname()[1], *target[2:])
+            try:
+                sock.bind(target)
+            except OSError as error:
+                if len(sockets) > 1 and _is_missing_address(error):
+                    sockets.pop().close()
+                    continue
+                raise
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, tuple[Any, ...]]]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys(found))
+
+
+def _is_missing_address(error: OSError) -> bool:
+    """True when this machine lacks the address, as where "localhost" names ::1 but IPv6 is off."""
+    return error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)

@@ -1,0 +1,138 @@
+"""The server's side of one gRPC call: messages in, headers, messages and a status out."""
+
+from __future__ import annotations
+
+from swerve.net.connection import Connection, Headers
+from swerve.wire.message import IDENTITY, MessageReader, frame
+from swerve.wire.status import CODE_BYTES, RpcError, Status, StatusCode, encode_message, truncate_details
+
+RESPONSE_HEADERS: Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+_OK_TRAILER = (b"grpc-status", b"0")
+
+
+def status_trailers(status: Status, extra: Headers = ()) -> Headers:
+    """The trailers that end a call with `status`."""
+    if not status.details:
+        return ((b"grpc-status", CODE_BYTES[status.code]), *extra)
+    message = encode_message(truncate_details(status.details))
+    return ((b"grpc-status", CODE_BYTES[status.code]), (b"grpc-message", message), *extra)
+
+
+class ServerCall:
+    """A call as its server sees it. Subclasses implement the three hooks; none of them may wait.
+
+    A subclass ends the call with `finish`, once; what it sends after that, or after `cancelled`, goes nowhere.
+    """
+
+    __slots__ = ("_half_closed", "_reader", "_started", "connection", "done", "headers", "stream_id")
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream_id: int,
+        headers: Headers,
+        max_message_size: int,
+        encoding: bytes = IDENTITY,
+    ) -> None:
+        self.connection = connection
+        self.stream_id = stream_id
+        self.headers = headers
+        self.done = False
+        self._reader = MessageReader(max_message_size, encoding)
+        self._started = False
+        self._half_closed = False
+
+    # --- hooks -----------------------------------------------------------------------------------------------------
+
+    def message_received(self, message: bytes) -> None:
+        raise NotImplementedError
+
+    def half_closed(self) -> None:
+        """The client has sent its last message."""
+        raise NotImplementedError
+
+    def cancelled(self) -> None:
+        """The client cancelled the call or went away before it ended."""
+        raise NotImplementedError
+
+    # --- stream events ---------------------------------------------------------------------------------------------
+
+    def on_headers(self, headers: Headers, end_stream: bool) -> None:
+        raise AssertionError("a server stream has no response headers")
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        if end_stream:
+            self._half_closed = True
+        if self.done:
+            self.connection.acknowledge(self.stream_id, len(data))
+            return
+        try:
+            messages = self._reader.feed(data)
+            if end_stream and self._reader.pending:
+                raise RpcError(Status(StatusCode.INTERNAL, "The request ended in the middle of a message."))
+        except RpcError as error:
+            self.connection.acknowledge(self.stream_id, len(data))
+            self.refuse(error.status)
+            return
+        self.consume(len(data))
+        for message in messages:
+            self.message_received(message)
+        if end_stream and not self.done:
+            self.half_closed()
+
+    def consume(self, amount: int) -> None:
+        """Give credit for received bytes. Overridden where user code sets the pace."""
+        self.connection.acknowledge(self.stream_id, amount)
+
+    def on_trailers(self, headers: Headers) -> None:
+        """A request has no trailers in gRPC; one that has them ends here all the same."""
+        self._half_closed = True
+        if not self.done:
+            self.half_closed()
+
+    def on_closed(self, error_code: int) -> None:
+        if not self.done:
+            self.done = True
+            self.cancelled()
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def start(self, extra: Headers = ()) -> None:
+        """Send the response's headers now, with `extra` fields, unless they have been sent."""
+        if not self._started and not self.done:
+            self._started = True
+            self.connection.send_headers(self.stream_id, RESPONSE_HEADERS + extra if extra else RESPONSE_HEADERS)
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    def send_message(self, message: bytes) -> None:
+        """Send one message, uncompressed."""
+        self.send_framed(frame(message))
+
+    def send_framed(self, data: bytes | memoryview) -> None:
+        """Send message bytes that carry their prefix already (or go on after one that did)."""
+        if self.done:
+            return
+        if not self._started:
+            self._started = True
+            self.connection.send_headers(self.stream_id, RESPONSE_HEADERS)
+        self.connection.send_data(self.stream_id, data)
+
+    def refuse(self, status: Status) -> None:
+        """End the call because of what the client sent. Hooks are not called any more."""
+        self.finish(status)
+
+    def finish(self, status: Status, extra: Headers = ()) -> None:
+        """End the call: a body that was begun gets trailers, else one header block says it all."""
+        if self.done:
+            return
+        self.done = True
+        trailers = (_OK_TRAILER, *extra) if status.code == 0 and not status.details else status_trailers(status, extra)
+        if self._started:
+            self.connection.send_trailers(self.stream_id, trailers)
+        else:
+            self.connection.send_headers(self.stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
+        if not self._half_closed:
+            self.connection.end_early(self.stream_id)

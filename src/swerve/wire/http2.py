@@ -1,0 +1,205 @@
+"""One HTTP/2 connection as a state machine: bytes in, events out. The only module that imports the engine, `ngh2`.
+
+The engine's events are passed on as they are (a copy would cost as much as the engine itself), so another engine has to
+bring these classes, with these fields:
+
+    RequestReceived, ResponseReceived (stream_id, headers, end_stream)      TrailersReceived (stream_id, headers)
+    DataReceived (stream_id, data, end_stream)                              StreamClosed (stream_id, error_code)
+    SettingsReceived, PingReceived, GoAwayReceived (last_stream_id, error_code), ConnectionClosed
+
+Rules that the caller keeps:
+  - one event loop thread per connection, never from `__del__` or a signal handler: the engine must not be re-entered;
+  - after `receive`, handle every event of `events()`, flush, and take `events()` again: a flush closes streams too;
+  - a stream ends with `StreamClosed`, or with its connection: a lost connection makes no events for its streams;
+  - every DATA byte received is acknowledged once, also on streams that are closed by then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import ngh2
+from ngh2 import (
+    ConnectionClosed,
+    DataReceived,
+    GoAwayReceived,
+    PingAcknowledged,
+    PingReceived,
+    RequestReceived,
+    ResponseReceived,
+    SettingsReceived,
+    StreamClosed,
+    TrailersReceived,
+)
+
+__all__ = [
+    "ConnectionClosed",
+    "DataReceived",
+    "ErrorCode",
+    "GoAwayReceived",
+    "Http2",
+    "Http2Error",
+    "Http2Limits",
+    "PingAcknowledged",
+    "PingReceived",
+    "RequestReceived",
+    "ResponseReceived",
+    "SettingsReceived",
+    "StreamClosed",
+    "StreamGone",
+    "TrailersReceived",
+]
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+# The engine's error for the whole connection, and for a stream that ended meanwhile.
+Http2Error = ngh2.NGH2Error
+StreamGone = (ngh2.StreamProtocolError, KeyError)
+
+
+class ErrorCode(IntEnum):
+    """RFC 9113, section 7. What RST_STREAM and GOAWAY carry."""
+
+    NO_ERROR = 0x0
+    PROTOCOL_ERROR = 0x1
+    INTERNAL_ERROR = 0x2
+    FLOW_CONTROL_ERROR = 0x3
+    STREAM_CLOSED = 0x5
+    REFUSED_STREAM = 0x7
+    CANCEL = 0x8
+    ENHANCE_YOUR_CALM = 0xB
+
+
+@dataclass(frozen=True, slots=True)
+class Http2Limits:
+    """What one connection takes from its peer. Windows are in bytes."""
+
+    max_concurrent_streams: int = 1000
+    # Bounds the bytes of one call that wait in this process, whatever the size of its messages.
+    stream_window: int = 1 << 20
+    # Bounds the same over all calls of the connection.
+    connection_window: int = 8 << 20
+
+
+_SETTING_ENABLE_PUSH = 0x2
+_SETTING_MAX_CONCURRENT_STREAMS = 0x3
+_SETTING_INITIAL_WINDOW_SIZE = 0x4
+_SETTING_MAX_HEADER_LIST_SIZE = 0x6
+_SETTING_NO_RFC7540_PRIORITIES = 0x9
+
+# Exceeding one of the engine's own header limits ends the connection, so they stand well above the limit that
+# `metadata.MAX_METADATA_SIZE` enforces per call.
+_HARD_HEADER_LIST_SIZE = 256 * 1024
+_CONFIGURATION = ngh2.Configuration(
+    auto_window_update=False,
+    # The engine's default (1,000, then 33 a second) ends connections of honest clients that cancel a lot.
+    stream_reset_rate_limit=(20_000, 2_000),
+    glitch_rate_limit=(20_000, 1_000),
+    max_inbound_header_list_size=_HARD_HEADER_LIST_SIZE,
+    max_inbound_header_count=2_048,
+    max_continuations=32,
+    max_send_header_block_length=_HARD_HEADER_LIST_SIZE,
+)
+_INCREMENTAL = ngh2.Priority(urgency=3, incremental=True)
+
+# A connection whose nominal window had to grow this often is worn out; see `repair_window`.
+_MAX_NOMINAL_WINDOW = (1 << 31) - 1
+
+
+class Http2:
+    """An HTTP/2 connection of either role, without I/O.
+
+    The engine's methods are bound to slots, so that the calls of the hot path go straight to it:
+    `receive(data)`, `events()`, `data_to_send(amount)`, `send_request(headers, end_stream=)` -> stream id,
+    `send_response(stream_id, headers, end_stream=)`, `send_data(stream_id, data, end_stream=)`,
+    `send_trailers(stream_id, headers)`, `reset_stream(stream_id, error_code)`, `acknowledge(amount, stream_id)`,
+    `queued_body_size(stream_id=None)`. The first and third raise `Http2Error` when the connection is beyond repair;
+    those that name a stream raise one of `StreamGone` when the stream has ended.
+    """
+
+    __slots__ = (
+        "_engine",
+        "_limits",
+        "_nominal_window",
+        "acknowledge",
+        "data_to_send",
+        "end_stream",
+        "events",
+        "ping",
+        "queued_body_size",
+        "receive",
+        "reset_stream",
+        "send_data",
+        "send_request",
+        "send_response",
+        "send_trailers",
+    )
+
+    def __init__(self, *, server: bool, limits: Http2Limits) -> None:
+        engine = ngh2.Connection(ngh2.Role.SERVER if server else ngh2.Role.CLIENT, _CONFIGURATION)
+        self._engine = engine
+        self._limits = limits
+        self._nominal_window = limits.connection_window
+        self.receive = engine.receive_data
+        self.events = engine.events
+        self.data_to_send = engine.data_to_send
+        self.send_request = engine.send_request
+        self.send_response = engine.send_response
+        self.send_data = engine.send_data
+        self.send_trailers = engine.send_trailers
+        self.end_stream = engine.end_stream
+        self.reset_stream = engine.reset_stream
+        self.acknowledge = engine.acknowledge_received_data
+        self.queued_body_size = engine.queued_body_size
+        self.ping = engine.ping
+        settings = {
+            _SETTING_MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+            _SETTING_INITIAL_WINDOW_SIZE: limits.stream_window,
+            _SETTING_MAX_HEADER_LIST_SIZE: _HARD_HEADER_LIST_SIZE,
+        }
+        if server:
+            settings[_SETTING_NO_RFC7540_PRIORITIES] = 1
+        else:
+            settings[_SETTING_ENABLE_PUSH] = 0
+        engine.initiate_connection(settings)
+        engine.set_local_window_size(limits.connection_window)
+
+    @property
+    def want_write(self) -> bool:
+        return self._engine.want_write
+
+    @property
+    def max_peer_streams(self) -> int:
+        """How many streams the peer lets this side open at once."""
+        return self._engine.remote_settings[_SETTING_MAX_CONCURRENT_STREAMS]
+
+    @property
+    def can_send_request(self) -> bool:
+        return self._engine.can_send_request
+
+    def interleave(self, stream_id: int) -> None:
+        """Send this response's body in turns with others; by default the engine sends one whole body after another."""
+        self._engine.set_stream_priority(stream_id, _INCREMENTAL, ignore_client_signal=True)
+
+    def repair_window(self) -> None:
+        """Give back connection window that a local reset in the middle of a DATA frame lost in the engine.
+
+        To be called when every received byte has been acknowledged. The nominal window grows by what was lost.
+        """
+        missing = self._limits.connection_window - self._engine.local_window_size
+        if missing > self._limits.connection_window // 2 and self._nominal_window + missing <= _MAX_NOMINAL_WINDOW:
+            self._nominal_window += missing
+            self._engine.set_local_window_size(self._nominal_window)
+
+    def announce_shutdown(self) -> None:
+        """First stage of a graceful close: the peer should open no new streams (RFC 9113, section 6.8)."""
+        self._engine.send_shutdown_notice()
+
+    def go_away(self, error_code: int = ErrorCode.NO_ERROR) -> None:
+        """Second stage: streams that the peer opened up to now are served, later ones are not."""
+        self._engine.send_goaway(error_code)
+
+    def terminate(self, error_code: int) -> None:
+        """GOAWAY, and nothing after it."""
+        self._engine.terminate_connection(error_code)

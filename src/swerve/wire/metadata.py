@@ -1,0 +1,100 @@
+"""Metadata between Python's form and the wire's, and the rules for both.
+
+Source: the gRPC over HTTP/2 protocol description ("Custom-Metadata") and RFC 9113, section 8.2. Python's form is
+grpcio's: a sequence of (key, value) with text values, and bytes for keys that end in "-bin".
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Iterable, Sequence
+
+Headers = tuple[tuple[bytes, bytes], ...]
+Metadata = Sequence[tuple[str, str | bytes]]
+
+# Per call, by HTTP/2's measure (name + value + 32 a field). gRPC implementations default to 8 or 16 KiB.
+MAX_METADATA_SIZE = 16 * 1024
+_FIELD_OVERHEAD = 32
+
+# Names that are the protocol's own, never shown to user code as metadata.
+_PROTOCOL_NAMES = frozenset({b"content-type", b"te", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"})
+
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[\x20-\x7e]*")
+
+
+def size_of(headers: Headers) -> int:
+    """The size of a header list as RFC 9113, section 6.5.2 counts it."""
+    total = _FIELD_OVERHEAD * len(headers)
+    for name, value in headers:
+        total += len(name) + len(value)
+    return total
+
+
+def decode(headers: Headers) -> list[tuple[str, str | bytes]]:
+    """The custom metadata in `headers`: pseudo-headers and the protocol's own fields are left out.
+
+    A "-bin" value that is no base64 is passed on as it came; several values in one field are split, as the protocol
+    asks.
+    """
+    metadata: list[tuple[str, str | bytes]] = []
+    for name, value in headers:
+        if name[:1] == b":" or name in _PROTOCOL_NAMES:
+            continue
+        key = name.decode("latin-1")
+        if name.endswith(b"-bin"):
+            metadata.extend((key, decode_binary(part)) for part in value.split(b","))
+        else:
+            metadata.append((key, value.decode("latin-1")))
+    return metadata
+
+
+def decode_binary(value: bytes) -> bytes:
+    """A "-bin" value's bytes; padding may be absent."""
+    try:
+        return binascii.a2b_base64(value.strip() + b"=" * (-len(value.strip()) % 4))
+    except binascii.Error:
+        return value
+
+
+def encode(metadata: Metadata) -> Headers:
+    """`metadata` as header fields.
+
+    Raises:
+        ValueError: a key or a value that the wire cannot carry; the message names it.
+        TypeError: a value of the wrong type for its key.
+    """
+    return tuple(_encode_field(key, value) for key, value in metadata)
+
+
+def _encode_field(key: str, value: str | bytes) -> tuple[bytes, bytes]:
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise ValueError(
+            f"Metadata key {key!r} is invalid: keys are made of lower-case letters, digits, '_', '-' and '.'."
+        )
+    if key.startswith("grpc-"):
+        raise ValueError(f"Metadata key {key!r} is invalid: the prefix 'grpc-' is reserved to the protocol.")
+    if key.endswith("-bin"):
+        if not isinstance(value, bytes):
+            raise TypeError(f"Metadata value of {key!r} must be bytes, because the key ends in '-bin'; got {value!r}.")
+        return key.encode(), binascii.b2a_base64(value, newline=False).rstrip(b"=")
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if not isinstance(value, str):
+        raise TypeError(f"Metadata value of {key!r} must be a str; got {value!r}.")
+    if not _VALUE.fullmatch(value) or value != value.strip(" "):
+        raise ValueError(
+            f"Metadata value of {key!r} is invalid: only printable ASCII is allowed, with no space at either end; "
+            f"use a key that ends in '-bin' for other data. Got {value!r}."
+        )
+    return key.encode(), value.encode("ascii")
+
+
+def get(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The last value of `name`: of duplicates the last one counts, as in Ray Serve."""
+    found = None
+    for key, value in headers:
+        if key == name:
+            found = value
+    return found
