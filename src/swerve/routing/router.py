@@ -157,11 +157,11 @@ class Router(Generic[Call]):
         gone = [replica for replica_id, replica in self.replicas.items() if replica_id not in known]
         for replica in gone:
             self.lost(replica)
-        added = []
+        added: list[Replica] = []
         for replica_id, info in known.items():
-            replica = self.replicas.get(replica_id)
-            if replica is None:
-                replica = self.replicas[replica_id] = Replica(info)
+            replica = self.replicas.get(replica_id) or Replica(info)
+            if replica_id not in self.replicas:
+                self.replicas[replica_id] = replica
                 added.append(replica)
             replica.info = info
             replica.limit = info.max_ongoing_requests
