@@ -14,7 +14,7 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 # The largest message that gRPC's 32 bit length prefix and every protobuf implementation can take.
 MAX_MESSAGE_SIZE = 2**31 - 1
@@ -52,6 +52,19 @@ def _default_http_host() -> str:
 
 def _none_if_negative(value: float | None) -> float | None:
     return None if value is not None and value < 0 else value
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong, one line a fault, each with the place of the value: `applications.0.name: ...`."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        if fault["type"] == "value_error":
+            # A message of ours: it names the option itself.
+            lines.append(fault["msg"].removeprefix("Value error, "))
+        else:
+            place = ".".join(str(part) for part in fault["loc"])
+            lines.append(f"{place}: {fault['msg']} (got {fault['input']!r:.100})")
+    return "\n".join(lines)
 
 
 def import_path_of(target: Any) -> str:

@@ -1,0 +1,383 @@
+"""The configuration file, and the status that `serve.status()` and the commands show.
+
+Field names, leniency to unknown keys and messages are Ray Serve's (`ray.serve.schema`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from swerve.config import (
+    AutoscalingConfig,
+    AutoscalingPolicy,
+    BackpressureConfig,
+    ControllerOptions,
+    DeploymentActorConfig,
+    DeploymentConfig,
+    GangSchedulingConfig,
+    HTTPOptions,
+    LoggingConfig,
+    ProxyLocation,
+    RequestRouterConfig,
+    TracingConfig,
+    check_max_ongoing_requests,
+    check_max_queued_requests,
+    check_user_config,
+    explain,
+    gRPCOptions,
+)
+from swerve.exceptions import RayServeException
+
+if TYPE_CHECKING:
+    from swerve.generated import control_pb2
+
+__all__ = [
+    "APIType",
+    "ApplicationStatus",
+    "ApplicationStatusOverview",
+    "ConfigError",
+    "DeploymentSchema",
+    "DeploymentStatus",
+    "DeploymentStatusOverview",
+    "DeploymentStatusTrigger",
+    "HTTPOptionsSchema",
+    "LoggingConfig",
+    "ProxyStatus",
+    "RayActorOptionsSchema",
+    "ReplicaState",
+    "ServeApplicationSchema",
+    "ServeDeploySchema",
+    "ServeStatus",
+    "TracingConfig",
+    "gRPCOptionsSchema",
+    "load_config",
+]
+
+
+class ConfigError(RayServeException):
+    """A configuration file that cannot be applied; the message says where and why."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The file
+
+gRPCOptionsSchema = gRPCOptions
+
+
+class HTTPOptionsSchema(HTTPOptions):
+    """As `HTTPOptions`; a file binds all interfaces by default, as Ray Serve's does."""
+
+    host: str | None = "0.0.0.0"
+
+
+class RayActorOptionsSchema(BaseModel):
+    """What a replica needs to run. One machine uses `runtime_env` and keeps the rest."""
+
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    num_cpus: Annotated[float, Field(ge=0)] | None = None
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    memory: Annotated[float, Field(ge=0)] | None = None
+    resources: dict[str, float] | None = None
+    accelerator_type: str | None = None
+    label_selector: dict[str, str] | None = None
+    fallback_strategy: list[dict[str, Any]] | None = None
+
+
+class DeploymentSchema(BaseModel):
+    """A deployment in the file: what is set here overrides the code."""
+
+    name: Annotated[str, Field(min_length=1)]
+    num_replicas: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
+    max_ongoing_requests: Annotated[int, Field(gt=0)] = 5
+    max_queued_requests: int = -1
+    backpressure_config: BackpressureConfig | None = None
+    user_config: dict[str, Any] | None = None
+    autoscaling_config: AutoscalingConfig | None = None
+    graceful_shutdown_wait_loop_s: Annotated[float, Field(ge=0)] = 2.0
+    graceful_shutdown_timeout_s: Annotated[float, Field(ge=0)] = 20.0
+    health_check_period_s: Annotated[float, Field(gt=0)] = 10.0
+    health_check_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    ray_actor_options: RayActorOptionsSchema | None = None
+    placement_group_bundles: list[dict[str, float]] | None = None
+    placement_group_strategy: str | None = None
+    placement_group_bundle_label_selector: list[dict[str, str]] | None = None
+    max_replicas_per_node: Annotated[int, Field(ge=1, le=100)] | None = None
+    logging_config: LoggingConfig | None = None
+    request_router_config: RequestRouterConfig | None = None
+    gang_scheduling_config: GangSchedulingConfig | None = None
+    deployment_actors: list[DeploymentActorConfig] | None = None
+    rolling_update_percentage: Annotated[float, Field(gt=0, le=1)] = 0.2
+    max_surge_percent: Annotated[int, Field(ge=0, le=100)] = 0
+
+    _ongoing = field_validator("max_ongoing_requests", mode="before")(check_max_ongoing_requests)
+    _queued = field_validator("max_queued_requests", mode="before")(check_max_queued_requests)
+    _user_config = field_validator("user_config")(check_user_config)
+
+    @model_validator(mode="after")
+    def _replicas_or_autoscaling(self) -> DeploymentSchema:
+        if isinstance(self.num_replicas, int) and self.autoscaling_config is not None:
+            raise ValueError("Manually setting num_replicas is not allowed when autoscaling_config is provided.")
+        return self
+
+    def overrides(self) -> dict[str, Any]:
+        """The options that the file sets, nested values as plain data."""
+        return self.model_dump(exclude_unset=True, exclude={"name"})
+
+
+class ServeApplicationSchema(BaseModel):
+    """An application in the file."""
+
+    name: str = "default"
+    route_prefix: str | None = "/"
+    import_path: str
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    host: str | None = None
+    port: int | None = None
+    deployments: list[DeploymentSchema] = Field(default_factory=list)
+    autoscaling_policy: AutoscalingPolicy | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    logging_config: LoggingConfig | None = None
+    external_scaler_enabled: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not value:
+            raise ValueError("Application names must be nonempty.")
+        return value
+
+    @field_validator("import_path")
+    @classmethod
+    def _importable(cls, value: str) -> str:
+        return check_import_path(value)
+
+    @field_validator("route_prefix")
+    @classmethod
+    def _route(cls, value: str | None) -> str | None:
+        start = f'Got "{value}" for route_prefix. Route prefix'
+        if value is None:
+            return value
+        if not value.startswith("/"):
+            raise ValueError(f'{start} must start with "/".')
+        if value != "/" and value.endswith("/"):
+            raise ValueError(f'{start} cannot end with "/" unless the route prefix is just "/".')
+        if "{" in value or "}" in value:
+            raise ValueError(f"{start} cannot contain wildcards, so it cannot contain '{{' or '}}'.")
+        return value
+
+    @field_validator("runtime_env", mode="before")
+    @classmethod
+    def _empty_runtime_env(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _each_deployment_once(self) -> ServeApplicationSchema:
+        for name, count in Counter(deployment.name for deployment in self.deployments).items():
+            if count > 1:
+                raise ValueError(
+                    f'Found multiple configs for deployment "{name}" of application "{self.name}". '
+                    "Please remove all duplicates."
+                )
+        return self
+
+
+def check_import_path(value: str) -> str:
+    """`value`, if it has the form of an import path.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if value.count(":") > 1:
+        raise ValueError(f'Got invalid import path "{value}". An import path may have at most one colon.')
+    if value.startswith(":") or value.endswith(":"):
+        raise ValueError(f'Got invalid import path "{value}". An import path may not start or end with a colon.')
+    if value.startswith(".") or value.endswith("."):
+        raise ValueError(f'Got invalid import path "{value}". An import path may not start or end with a dot.')
+    if ":" not in value and "." not in value:
+        raise ValueError(
+            f'Got invalid import path "{value}". An import path must contain at least on dot or colon separating the '
+            "module (and potentially submodules) from the deployment graph."
+        )
+    return value
+
+
+class ServeDeploySchema(BaseModel):
+    """The whole file."""
+
+    proxy_location: ProxyLocation = ProxyLocation.EveryNode
+    http_options: HTTPOptionsSchema = Field(default_factory=HTTPOptionsSchema)
+    grpc_options: gRPCOptions = Field(default_factory=gRPCOptions)
+    controller_options: ControllerOptions | None = None
+    logging_config: LoggingConfig | None = None
+    tracing_config: TracingConfig | None = None
+    applications: list[ServeApplicationSchema]
+    target_capacity: Annotated[float, Field(ge=0, le=100)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServeDeploySchema:
+        for name, count in Counter(app.name for app in self.applications).items():
+            if count > 1:
+                raise ValueError(f'Found multiple configs for application "{name}". Please remove all duplicates.')
+        routes = Counter(app.route_prefix for app in self.applications if app.route_prefix is not None)
+        for route, count in routes.items():
+            if count > 1:
+                raise ValueError(
+                    f'Found duplicate applications for route prefix "{route}". '
+                    "Please ensure each application's route_prefix is unique."
+                )
+        for app in self.applications:
+            for key in ("host", "port"):
+                value = getattr(app, key)
+                if value is not None:
+                    raise ValueError(
+                        f'{key.capitalize()} "{value}" is set in the config for application `{app.name}`. '
+                        f"Please remove it and set {key} in the top level deploy config only."
+                    )
+        return self
+
+
+def load_config(path: Path) -> ServeDeploySchema:
+    """The configuration file at `path`, checked.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML (with line and column), or has wrong content.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config file {path} cannot be read: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+        raise ConfigError(f"The config file is not valid YAML ({place}): {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The config file {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        kind = "empty" if content is None else f"a {type(content).__name__}"
+        raise ConfigError(f"The config file {path} must hold a mapping with the key 'applications', but it is {kind}.")
+    try:
+        return ServeDeploySchema.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"The config file {path} is not valid:\n{explain(error)}") from error
+    except TypeError as error:
+        raise ConfigError(f"The config file {path} is not valid:\n{error}") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Status
+
+
+class ApplicationStatus(StrEnum):
+    NOT_STARTED = "NOT_STARTED"
+    DEPLOYING = "DEPLOYING"
+    DEPLOY_FAILED = "DEPLOY_FAILED"
+    RUNNING = "RUNNING"
+    UNHEALTHY = "UNHEALTHY"
+    DELETING = "DELETING"
+
+
+class DeploymentStatus(StrEnum):
+    UPDATING = "UPDATING"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    DEPLOY_FAILED = "DEPLOY_FAILED"
+    UPSCALING = "UPSCALING"
+    DOWNSCALING = "DOWNSCALING"
+
+
+class DeploymentStatusTrigger(StrEnum):
+    UNSPECIFIED = "UNSPECIFIED"
+    CONFIG_UPDATE_STARTED = "CONFIG_UPDATE_STARTED"
+    CONFIG_UPDATE_COMPLETED = "CONFIG_UPDATE_COMPLETED"
+    UPSCALE_COMPLETED = "UPSCALE_COMPLETED"
+    DOWNSCALE_COMPLETED = "DOWNSCALE_COMPLETED"
+    AUTOSCALING = "AUTOSCALING"
+    REPLICA_STARTUP_FAILED = "REPLICA_STARTUP_FAILED"
+    DEPLOYMENT_ACTOR_FAILED = "DEPLOYMENT_ACTOR_FAILED"
+    HEALTH_CHECK_FAILED = "HEALTH_CHECK_FAILED"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+    DELETING = "DELETING"
+
+
+class ReplicaState(StrEnum):
+    STARTING = "STARTING"
+    UPDATING = "UPDATING"
+    RECOVERING = "RECOVERING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    PENDING_MIGRATION = "PENDING_MIGRATION"
+
+
+class ProxyStatus(StrEnum):
+    STARTING = "STARTING"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    DRAINING = "DRAINING"
+    DRAINED = "DRAINED"
+
+
+class APIType(StrEnum):
+    """How an application came to be: `declarative` from a configuration file, `imperative` from Python."""
+
+    UNKNOWN = "unknown"
+    DECLARATIVE = "declarative"
+    IMPERATIVE = "imperative"
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatusOverview:
+    status: DeploymentStatus
+    status_trigger: DeploymentStatusTrigger
+    replica_states: dict[ReplicaState, int] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationStatusOverview:
+    status: ApplicationStatus
+    message: str = ""
+    # Seconds since the epoch.
+    last_deployed_time_s: float = 0.0
+    deployments: dict[str, DeploymentStatusOverview] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeStatus:
+    """The state of the instance: proxies by id, applications by name."""
+
+    proxies: dict[str, ProxyStatus] = field(default_factory=dict)
+    applications: dict[str, ApplicationStatusOverview] = field(default_factory=dict)
+    target_capacity: float | None = None
+
+    @classmethod
+    def from_proto(cls, status: control_pb2.InstanceStatus) -> ServeStatus:
+        return cls(
+            proxies={proxy.proxy_id: ProxyStatus(proxy.status) for proxy in status.proxies},
+            applications={app.name: _application_overview(app) for app in status.applications},
+            target_capacity=status.target_capacity if status.HasField("target_capacity") else None,
+        )
+
+
+def _application_overview(app: control_pb2.ApplicationStatus) -> ApplicationStatusOverview:
+    return ApplicationStatusOverview(
+        status=ApplicationStatus(app.status),
+        message=app.message,
+        last_deployed_time_s=app.last_deployed_time_s,
+        deployments={
+            deployment.name: DeploymentStatusOverview(
+                status=DeploymentStatus(deployment.status),
+                status_trigger=DeploymentStatusTrigger(deployment.status_trigger),
+                replica_states=dict(Counter(ReplicaState(replica.state) for replica in deployment.replicas)),
+                message=deployment.message,
+            )
+            for deployment in app.deployments
+        },
+    )
