@@ -94,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._on_made = on_made
         self._on_lost = on_lost
         self._established = False
+        self._unusable: asyncio.Future[None] | None = None
         self._closed = False
         self._draining = False
         self._paused = False
@@ -431,13 +432,24 @@ class Connection(asyncio.Protocol):
             self.http2.terminate(ErrorCode.ENHANCE_YOUR_CALM)
 
     def _on_goaway(self, event: GoAwayReceived) -> None:
-        self.usable = False
+        self._stop_using()
         self._draining = True
 
     def _on_connection_closed(self, event: ConnectionClosed) -> None:
         self._loop.call_soon(self._fail)
 
     # --- ending ----------------------------------------------------------------------------------------------------
+
+    async def wait_unusable(self) -> None:
+        """Wait until the connection takes no new streams."""
+        if self.usable:
+            self._unusable = self._unusable or self._loop.create_future()
+            await asyncio.shield(self._unusable)
+
+    def _stop_using(self) -> None:
+        self.usable = False
+        if self._unusable is not None and not self._unusable.done():
+            self._unusable.set_result(None)
 
     @property
     def closed(self) -> bool:
@@ -448,7 +460,7 @@ class Connection(asyncio.Protocol):
         if self._closed or self._draining:
             return
         if self._accept is None:
-            self.usable = False
+            self._stop_using()
             self._draining = True
             self.flush()
             return
@@ -460,7 +472,7 @@ class Connection(asyncio.Protocol):
     def _finish_drain(self) -> None:
         if not self._closed:
             self._draining = True
-            self.usable = False
+            self._stop_using()
             self.http2.go_away()
             self.flush()
 
@@ -482,7 +494,7 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self._closed = True
-        self.usable = False
+        self._stop_using()
         if self.transport is not None:
             self.transport.close()
             # A peer that does not read would keep the socket open for what is still to be written.

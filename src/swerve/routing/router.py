@@ -132,7 +132,7 @@ class Router(Generic[Call]):
             del self.replicas[replica.info.replica_id]
 
     def poll(self) -> list[tuple[Call, Replica]]:
-        """Time has passed: hand out calls whose patience or whose replica's rest is over."""
+        """Hand out waiting calls: time has passed, or there are new replicas."""
         now = self._clock()
         self.wake_at = None
         for replica in self.replicas.values():
@@ -150,13 +150,14 @@ class Router(Generic[Call]):
                     self._wake_by(patience)
         return assigned
 
-    def update(self, infos: Sequence[ReplicaInfo]) -> tuple[list[Replica], list[Replica], list[tuple[Call, Replica]]]:
-        """The view changed. Returns the replicas that are new, those that are gone (their calls go on until they end),
-        and the waiting calls that found a replica."""
+    def update(self, infos: Sequence[ReplicaInfo]) -> list[Replica]:
+        """The replicas that can be reached have changed. Returns those that are new; `poll` hands out calls to them.
+
+        Calls at replicas that are gone go on until they end.
+        """
         known = {info.replica_id: info for info in infos}
-        gone = [replica for replica_id, replica in self.replicas.items() if replica_id not in known]
-        for replica in gone:
-            self.lost(replica)
+        for replica_id in [known_id for known_id in self.replicas if known_id not in known]:
+            self.lost(self.replicas[replica_id])
         added: list[Replica] = []
         for replica_id, info in known.items():
             replica = self.replicas.get(replica_id) or Replica(info)
@@ -169,7 +170,7 @@ class Router(Generic[Call]):
                 self._free.remove(replica)
             elif not replica.blocked_until:
                 self._free.add(replica)
-        return added, gone, list(self._assign())
+        return added
 
     def drop_waiting(self) -> list[Call]:
         """Take every waiting call out, as when the deployment is deleted."""

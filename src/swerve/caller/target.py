@@ -1,0 +1,145 @@
+"""One deployment as a caller reaches it: its router, the connections to its replicas, and the timer between them.
+
+Proxies and handles share it. A replica counts for the router only while its connection is open, so a call that the
+router hands out can be sent at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from swerve.net.client import Channel
+from swerve.net.connection import Connection
+from swerve.routing.replicas import Replica, ReplicaInfo
+from swerve.routing.router import RoutedCall, Router
+from swerve.wire.status import RpcError
+
+logger = logging.getLogger("swerve.caller")
+
+_RECONNECT_MIN_S = 0.02
+_RECONNECT_MAX_S = 1.0
+
+Call = TypeVar("Call", bound=RoutedCall)
+
+
+class Target(Generic[Call]):
+    """A deployment's router with its connections. `start(call, replica)` is called for each waiting call that a replica
+    is found for; `replica.link` is the open connection to it. Lives on one event loop."""
+
+    def __init__(
+        self,
+        app: str,
+        deployment: str,
+        start: Callable[[Call, Replica], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.app = app
+        self.deployment = deployment
+        self.router: Router[Call] = Router()
+        self._start = start
+        self._loop = loop
+        self._wanted: dict[str, ReplicaInfo] = {}
+        self._links: dict[str, _Link] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def update(self, replicas: list[ReplicaInfo], max_queued: int, unavailable: bool) -> None:
+        """Take over what the view says of the deployment."""
+        self.router.max_queued = max_queued
+        self.router.unavailable = unavailable
+        self._wanted = {info.replica_id: info for info in replicas}
+        for replica_id in [known for known in self._links if known not in self._wanted]:
+            self._links.pop(replica_id).close()
+        for replica_id, info in self._wanted.items():
+            if replica_id not in self._links:
+                self._links[replica_id] = _Link(info.address, self._links_changed, self._loop)
+        self._links_changed()
+
+    def release(self, replica: Replica) -> None:
+        """A call at `replica` ended; the one that waits longest takes its slot."""
+        assigned = self.router.release(replica)
+        if assigned is not None:
+            self._start(*assigned)
+        if self.router.wake_at is not None and self._timer is None:
+            self.arm()
+
+    def refused(self, replica: Replica, call: Call) -> None:
+        """`replica` turned `call` away: it goes to another one, or waits in front."""
+        self._start_all(self.router.refused(replica, call))
+
+    def arm(self) -> None:
+        """Set the timer that the router asked for; also after a `submit` that let a call wait."""
+        wake_at = self.router.wake_at
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if wake_at is not None:
+            self._timer = self._loop.call_later(max(0.0, wake_at - time.monotonic()), self._poll)
+
+    def close(self) -> list[Call]:
+        """Forget the deployment. Returns the calls that still waited; those that run go on."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        self._wanted.clear()
+        self.router.update([])
+        return self.router.drop_waiting()
+
+    def _poll(self) -> None:
+        self._start_all(self.router.poll())
+
+    def _links_changed(self) -> None:
+        up = {
+            replica_id: link.connection
+            for replica_id, link in self._links.items()
+            if link.connection is not None and link.connection.usable
+        }
+        # A replica that was reconnected is a new one: calls of its old connection must not free slots of the new.
+        for replica in list(self.router.replicas.values()):
+            if replica.link is not up.get(replica.info.replica_id):
+                self.router.lost(replica)
+        for replica in self.router.update([self._wanted[replica_id] for replica_id in up]):
+            replica.link = up[replica.info.replica_id]
+        self._poll()
+
+    def _start_all(self, assigned: list[tuple[Call, Replica]]) -> None:
+        for call, replica in assigned:
+            self._start(call, replica)
+        self.arm()
+
+
+class _Link:
+    """A connection to one replica that is opened, and opened again with growing pauses, until `close`."""
+
+    def __init__(self, address: str, on_change: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        self.connection: Connection | None = None
+        self._channel = Channel(address)
+        self._on_change = on_change
+        self._task = loop.create_task(self._keep_open())
+
+    async def _keep_open(self) -> None:
+        pause = _RECONNECT_MIN_S
+        while True:
+            try:
+                self.connection = await self._channel.connect()
+            except RpcError as error:
+                logger.info("A replica cannot be reached: %s", error.status.details)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _RECONNECT_MAX_S)
+                continue
+            self._on_change()
+            pause = _RECONNECT_MIN_S
+            await self.connection.wait_unusable()
+            self.connection = None
+            self._on_change()
+
+    def close(self) -> None:
+        """Open no new calls here; the connection closes when those that run have ended."""
+        self._task.cancel()
+        if self.connection is not None:
+            self.connection.drain()
