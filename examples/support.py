@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,8 @@ def running(
 ) -> Iterator[Running]:
     """Run `swerve run target` on a free port with a state folder of its own; stop it at the end of the block.
 
-    Raises `RuntimeError` when it does not answer in `START_TIMEOUT_S` or does not stop in `STOP_TIMEOUT_S`; an exception
-    in the block prints the command's output as well.
+    Raises `RuntimeError` when it does not answer in `START_TIMEOUT_S` or does not stop in `STOP_TIMEOUT_S`; after an
+    exception the command's output is printed as well.
     """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="swerve-") as folder:
@@ -125,8 +125,3 @@ def stop(process: subprocess.Popen[bytes], timeout_s: float = STOP_TIMEOUT_S) ->
         process.kill()
         process.wait()
         raise RuntimeError(f"the server (pid {process.pid}) did not stop in {timeout_s:.0f} s after SIGINT") from None
-
-
-def trailers(call: grpc.Call) -> Mapping[str, str]:
-    """The text trailing metadata of a finished call."""
-    return {key: value for key, value in call.trailing_metadata() or () if isinstance(value, str)}

@@ -1,0 +1,63 @@
+"""Run the comparison: `python -m benchmarks.compare`, or some of it: `python -m benchmarks.compare unary memory`.
+
+Everything stays on the loopback interface, every loop is bounded, and all servers are stopped at the end. The exit code
+is 1 when a goal is not met.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks import checks, report, rows, servers
+from benchmarks.result import Result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    servers.prepare()
+    options = parse(arguments)
+    work = everything(options)
+    if options.list:
+        for name, (title, _) in work.items():
+            print(f"{name:18} {title}")
+        return 0
+    unknown = [name for name in options.rows if name not in work]
+    if unknown:
+        print(f"no such row: {', '.join(unknown)}; there are {', '.join(work)}", file=sys.stderr)
+        return 2
+    results = []
+    for name in options.rows or work:
+        results.append(work[name][1]())
+        report.say(report.text(results[-1]) + "\n")
+    report.say(f"written to {report.write(results, options.json)}")
+    return 0 if all(result.met(goal) for result in results if not result.skipped for goal in result.goals) else 1
+
+
+def everything(options: argparse.Namespace) -> dict[str, tuple[str, Callable[[], Result]]]:
+    """What can be run: its name, its title, and how to run it."""
+    in_turns = partial(rows.in_turns, rounds=options.rounds, seconds=options.seconds)
+    return {row.name: (row.title, partial(in_turns, row)) for row in rows.rows()} | {
+        "startup": (checks.STARTUP, partial(checks.startup, options.rounds)),
+        "memory": (checks.MEMORY, checks.memory),
+        "leaks": (checks.LEAKS, partial(checks.leaks, options.deploy_rounds)),
+    }
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.partition("\n")[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to run, all by default; --list names them")
+    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default 5)")
+    parser.add_argument("--seconds", type=float, default=3, help="length of one turn (default 3)")
+    parser.add_argument(
+        "--deploy-rounds", type=int, default=200, help="deploy-and-delete rounds of `leaks` (default 200)"
+    )
+    parser.add_argument(
+        "--json", type=Path, help="where to write the figures (default: a new file in benchmarks/results)"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
