@@ -1,0 +1,190 @@
+"""`@serve.multiplexed`: a replica that holds several models and loads them when they are asked for (Ray Serve's name).
+
+A replica publishes the ids it holds, so that calls for a model go first to replicas that have it: it sets
+`on_models_changed` and reads `loaded_model_ids`, and calls `unload_all` when it stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+from swerve.context import _request_context
+
+logger = logging.getLogger("swerve.replica")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Called, on the event loop's thread, when `loaded_model_ids` would give something new. Set by the replica's process.
+on_models_changed: Callable[[], None] | None = None
+
+_caches: weakref.WeakSet[_Models] = weakref.WeakSet()
+
+
+def get_multiplexed_model_id() -> str:
+    """The model id that the current request asks for, "" if it names none."""
+    context = _request_context.get()
+    return context.multiplexed_model_id if context is not None else ""
+
+
+def loaded_model_ids() -> list[str]:
+    """The ids of the models that this process holds or is loading, sorted."""
+    return sorted({model_id for cache in _caches for model_id in cache.ids()})
+
+
+async def unload_all() -> None:
+    """Unload every model, as at the end of a replica."""
+    for cache in list(_caches):
+        await cache.unload_all()
+
+
+class _Models:
+    """The models of one loader (and instance), least recently used first."""
+
+    def __init__(self, load: Callable[[str], Any], limit: int) -> None:
+        self._load = load
+        self._limit = limit
+        self._models: OrderedDict[str, Any] = OrderedDict()
+        self._loading: str | None = None
+        # One load at a time: two at once could hold more models than the limit.
+        self._lock = asyncio.Lock()
+        _caches.add(self)
+
+    def ids(self) -> list[str]:
+        return [*self._models, self._loading] if self._loading is not None else list(self._models)
+
+    async def get(self, model_id: Any) -> Any:
+        if not isinstance(model_id, str):
+            raise TypeError("The model ID must be a string.")
+        if not model_id:
+            raise ValueError("The model ID cannot be empty.")
+        if model_id not in self._models:
+            async with self._lock:
+                if model_id not in self._models:
+                    return await self._load_new(model_id)
+        self._models.move_to_end(model_id)
+        return self._models[model_id]
+
+    async def _load_new(self, model_id: str) -> Any:
+        self._loading = model_id
+        _changed()
+        try:
+            while 0 < self._limit <= len(self._models):
+                await self._unload_oldest()
+            logger.info("Loading model '%s'.", model_id)
+            model = self._models[model_id] = await self._load(model_id)
+            return model
+        finally:
+            self._loading = None
+            _changed()
+
+    async def unload_all(self) -> None:
+        async with self._lock:
+            while self._models:
+                await self._unload_oldest()
+
+    async def _unload_oldest(self) -> None:
+        model_id, model = self._models.popitem(last=False)
+        _changed()
+        logger.info("Unloading model '%s'.", model_id)
+        try:
+            await _finalize(model)
+        except Exception:
+            # The model is gone either way, and the call that waits for its place has no part in this.
+            logger.exception("Unloading model '%s': its __del__ failed", model_id)
+
+
+async def _finalize(model: Any) -> None:
+    """Run the model's `__del__` now, however long others still refer to it, and only once."""
+    finalizer = getattr(model, "__del__", None)
+    if finalizer is None:
+        return
+    if inspect.iscoroutinefunction(finalizer):
+        await finalizer()
+    else:
+        # Freeing a model may take long; a thread keeps the loop serving.
+        await asyncio.to_thread(finalizer)
+    cls = type(model)
+    try:
+        model.__class__ = type(cls.__name__, (cls,), {"__del__": lambda self: None, "__slots__": ()})
+    except TypeError:
+        # A class whose layout cannot be subclassed so (written in C): its finalizer runs again, as any may.
+        logger.debug("The __del__ of a %s runs again when it is collected", cls.__qualname__)
+
+
+def _changed() -> None:
+    if on_models_changed is not None:
+        on_models_changed()
+
+
+@overload
+def multiplexed(func: F, /) -> F: ...
+@overload
+def multiplexed(*, max_num_models_per_replica: int = 3) -> Callable[[F], F]: ...
+def multiplexed(func: Callable[..., Any] | None = None, /, *, max_num_models_per_replica: int = 3) -> Any:
+    """Keep what an `async def` loader of `(model_id)` or `(self, model_id)` returns, by model id.
+
+    A call gives the model, loaded by the function if the replica does not hold it. At `max_num_models_per_replica` the
+    least recently used one is unloaded first: its `__del__` is called (awaited if it is a coroutine function). -1 is no
+    limit. One model is loaded at a time.
+
+    Raises:
+        TypeError, ValueError: the function or the option is not as said above; calls raise them for a model id that is
+            no string or empty.
+    """
+    if isinstance(max_num_models_per_replica, bool) or not isinstance(max_num_models_per_replica, int):
+        raise TypeError("max_num_models_per_replica must be an integer.")
+    if max_num_models_per_replica != -1 and max_num_models_per_replica <= 0:
+        raise ValueError("max_num_models_per_replica must be positive.")
+
+    def decorate(load: Callable[..., Any]) -> Callable[..., Any]:
+        if not inspect.iscoroutinefunction(load):
+            raise TypeError("@serve.multiplexed can only be used to decorate async functions or methods.")
+        parameters = len(inspect.signature(load).parameters)
+        if parameters not in (1, 2):
+            raise TypeError(
+                "@serve.multiplexed can only be used to decorate functions or methods with one 'model_id: str' argument."
+            )
+        return (
+            _method(load, max_num_models_per_replica)
+            if parameters == 2
+            else _function(load, max_num_models_per_replica)
+        )
+
+    return decorate if func is None else decorate(func)
+
+
+def _function(load: Callable[..., Any], limit: int) -> Callable[..., Any]:
+    models = _Models(load, limit)
+
+    @functools.wraps(load)
+    async def get(model_id: str) -> Any:
+        return await models.get(model_id)
+
+    return get
+
+
+def _method(load: Callable[..., Any], limit: int) -> Callable[..., Any]:
+    attribute = f"_serve_models_{load.__qualname__}"
+
+    @functools.wraps(load)
+    async def get(self: Any, model_id: str) -> Any:
+        models: _Models | None = getattr(self, attribute, None)
+        if models is None:
+            # The instance owns the cache; a strong reference back would keep both until a collection.
+            instance = weakref.ref(self)
+
+            def load_here(wanted: str) -> Any:
+                return load(instance(), wanted)
+
+            models = _Models(load_here, limit)
+            setattr(self, attribute, models)
+        return await models.get(model_id)
+
+    return get
