@@ -58,12 +58,13 @@ def explain(error: ValidationError) -> str:
     """What is wrong, one line a fault, each with the place of the value: `applications.0.name: ...`."""
     lines = []
     for fault in error.errors(include_url=False):
-        if fault["type"] == "value_error":
-            # A message of ours: it names the option itself.
-            lines.append(fault["msg"].removeprefix("Value error, "))
-        else:
-            place = ".".join(str(part) for part in fault["loc"])
+        place = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] != "value_error":
             lines.append(f"{place}: {fault['msg']} (got {fault['input']!r:.100})")
+            continue
+        # A message of ours names its option; the place helps only deeper down.
+        message = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}" if len(fault["loc"]) > 1 else message)
     return "\n".join(lines)
 
 

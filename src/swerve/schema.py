@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from swerve.config import (
     AutoscalingConfig,
@@ -19,7 +19,6 @@ from swerve.config import (
     BackpressureConfig,
     ControllerOptions,
     DeploymentActorConfig,
-    DeploymentConfig,
     GangSchedulingConfig,
     HTTPOptions,
     LoggingConfig,
