@@ -1,0 +1,368 @@
+"""The local agent: starts and watches the processes of an instance, the controller among them, and outlives it.
+
+    python -m swerve.engine.agent --state-dir D [--owner-pid N]
+
+It uses the standard library only and decides nothing about serving: it restarts the controller, carries out commands
+that come over `run/agent.sock`, and tells of exits. One JSON object a line:
+
+    {"seq": 1, "op": "start", "id": "...", "argv": [...], "env": {...}, "cwd": null}  ->  {"seq": 1, "pid": ..., ...}
+    {"seq": 2, "op": "signal", "id": "...", "signal": "SIGTERM"}                      ->  {"seq": 2}
+    {"seq": 3, "op": "list"}                                       ->  {"seq": 3, "processes": [{"id": ..., ...}]}
+    {"seq": 4, "op": "ending", "within_s": 30}                                        ->  {"seq": 4}
+    pushed to every connection:                                        {"exit": {"id": "...", "code": 0}}
+
+It ends on SIGTERM, SIGINT, the end of its owner, or the controller's exit after "ending". Then everything is ended
+within a bounded time. An instance with an owner leaves no state behind. Without --owner-pid the agent continues an
+instance whose agent has died, owner included; `--owner-pid 0` says that there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from swerve.engine.layout import Layout
+from swerve.engine.procfs import ProcessIdentity, identify
+from swerve.engine.table import CONTROLLER, Child, ProcessTable
+
+logger = logging.getLogger("swerve.engine")
+
+# Exit code when another agent holds the lock.
+EXIT_LOCKED = 4
+# The controller exits with this when restarting cannot help; its log says why.
+EXIT_CANNOT_START = 78  # EX_CONFIG of sysexits.h
+
+# How long the controller has to end the instance unless it asks for more: Ray Serve's shutdown tier (30 s).
+_GRACEFUL_S = 30.0
+# How long processes have between SIGTERM and SIGKILL once the controller is gone.
+_TERMINATE_S = 3.0
+_BACKOFF_FIRST_S = 0.1
+_BACKOFF_LAST_S = 5.0
+# A controller that ran this long counts as good: the next restart is immediate.
+_BACKOFF_RESET_S = 10.0
+# A command is a line of at most this many bytes; a reader that lags by more is cut off.
+_MAX_BUFFER = 4 << 20
+
+
+class _Client:
+    """A connection to the command socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.received = bytearray()
+        self.unsent = bytearray()
+
+
+class Agent:
+    """One instance's agent. `run` returns when everything has ended."""
+
+    def __init__(self, layout: Layout, owner: ProcessIdentity | None) -> None:
+        self._layout = layout
+        self._owner = owner
+        self._table = ProcessTable(layout)
+        self._selector = selectors.DefaultSelector()
+        self._clients: set[_Client] = set()
+        self._timers: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._ending = False
+        self._backoff_s = 0.0
+        self._controller_started = 0.0
+
+    def run(self) -> None:
+        self._table.adopt()
+        for child in self._table.all():
+            self._watch(child)
+        self._watch_signals()
+        if self._owner is not None:
+            self._watch_owner(self._owner)
+        self._listen()
+        if self._table.get(CONTROLLER) is None:
+            self._start_controller()
+        while True:
+            timeout = self._run_timers()
+            if self._ending and len(self._table) == 0:
+                break
+            for key, mask in self._selector.select(timeout):
+                key.data(mask)
+        self._layout.agent_socket.unlink(missing_ok=True)
+
+    # -- the controller -----------------------------------------------------------------------------------------------
+
+    def _start_controller(self) -> None:
+        argv = [sys.executable, "-m", "swerve.control.process", "--state-dir", str(self._layout.root)]
+        self._layout.controller_socket.unlink(missing_ok=True)
+        self._controller_started = time.monotonic()
+        try:
+            self._watch(self._table.start(CONTROLLER, argv, {}, None))
+        except OSError as error:
+            logger.error("cannot start the controller: %s", error)
+            self._restart_controller()
+
+    def _restart_controller(self) -> None:
+        if time.monotonic() - self._controller_started >= _BACKOFF_RESET_S:
+            self._backoff_s = 0.0
+        self._after("restart", self._backoff_s, self._start_controller)
+        self._backoff_s = min(max(self._backoff_s * 2, _BACKOFF_FIRST_S), _BACKOFF_LAST_S)
+
+    def _controller_exited(self, code: int | None) -> None:
+        if self._ending:
+            self._terminate()
+        elif code == EXIT_CANNOT_START:
+            logger.error("the controller cannot start, see %s", self._layout.log(CONTROLLER))
+            self._ending = True
+            self._terminate()
+        else:
+            logger.warning("the controller ended with code %s and is restarted", code)
+            self._restart_controller()
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _end(self, reason: str) -> None:
+        """Ask the controller for a graceful end; asked again, end at once."""
+        controller = self._table.get(CONTROLLER)
+        if self._ending or controller is None:
+            self._ending = True
+            self._terminate()
+            return
+        logger.info("ending the instance: %s", reason)
+        self._ending_within(_GRACEFUL_S)
+        self._table.signal(CONTROLLER, signal.SIGTERM)
+
+    def _ending_within(self, seconds: float) -> None:
+        self._ending = True
+        self._timers.pop("restart", None)
+        self._after("terminate", seconds, self._terminate)
+
+    def _terminate(self) -> None:
+        for child in self._table.all():
+            self._table.signal(child.id, signal.SIGTERM)
+        self._timers.clear()
+        self._after("kill", _TERMINATE_S, self._kill)
+
+    def _kill(self) -> None:
+        for child in self._table.all():
+            logger.warning("%s (pid %d) did not end in time and is killed", child.id, child.identity.pid)
+            self._table.signal(child.id, signal.SIGKILL)
+        self._after("kill", _TERMINATE_S, self._kill)
+
+    # -- what is watched ----------------------------------------------------------------------------------------------
+
+    def _watch(self, child: Child) -> None:
+        self._selector.register(child.pidfd, selectors.EVENT_READ, partial(self._exited, child.id))
+
+    def _exited(self, process_id: str, _mask: int) -> None:
+        child = self._table.get(process_id)
+        if child is None:
+            return
+        self._selector.unregister(child.pidfd)
+        code = self._table.reap(process_id)
+        logger.info("%s (pid %d) ended with code %s", process_id, child.identity.pid, code)
+        if process_id == CONTROLLER:
+            self._controller_exited(code)
+            return
+        for client in tuple(self._clients):
+            self._send(client, {"exit": {"id": process_id, "code": code}})
+
+    def _watch_signals(self) -> None:
+        ours, pythons = socket.socketpair()
+        ours.setblocking(False)
+        pythons.setblocking(False)
+        self._wakeup = pythons
+        signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The wake-up descriptor carries the signal; the handler only keeps the default action away.
+            signal.signal(number, lambda _number, _frame: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._selector.register(ours, selectors.EVENT_READ, lambda _mask: self._signalled(ours.recv(64)))
+
+    def _signalled(self, numbers: bytes) -> None:
+        for number in numbers:
+            self._end(signal.Signals(number).name)
+
+    def _watch_owner(self, owner: ProcessIdentity) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(owner.pid)
+            if owner.is_running():
+                self._selector.register(pidfd, selectors.EVENT_READ, partial(self._owner_ended, pidfd))
+                return
+            os.close(pidfd)
+        self._after("owner", 0.0, partial(self._end, "its owner has ended"))
+
+    def _owner_ended(self, pidfd: int, _mask: int) -> None:
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        self._end("its owner has ended")
+
+    def _after(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+        self._timers[name] = (time.monotonic() + seconds, action)
+
+    def _run_timers(self) -> float | None:
+        """Run what is due; seconds until the next timer, None if there is none."""
+        while self._timers:
+            name, (due, action) = min(self._timers.items(), key=lambda item: item[1][0])
+            if due > time.monotonic():
+                return due - time.monotonic()
+            del self._timers[name]
+            action()
+        return None
+
+    # -- the command socket -------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        self._layout.agent_socket.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self._layout.agent_socket))
+        self._layout.agent_socket.chmod(0o600)
+        listener.listen()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
+
+    def _accept(self, listener: socket.socket, _mask: int) -> None:
+        sock, _ = listener.accept()
+        sock.setblocking(False)
+        client = _Client(sock)
+        self._clients.add(client)
+        self._selector.register(sock, selectors.EVENT_READ, partial(self._serve, client))
+
+    def _serve(self, client: _Client, mask: int) -> None:
+        if client not in self._clients:
+            return  # dropped since the selector reported it
+        try:
+            if mask & selectors.EVENT_WRITE:
+                self._flush(client)
+            if mask & selectors.EVENT_READ:
+                self._receive(client)
+        except OSError:
+            self._drop(client)
+
+    def _receive(self, client: _Client) -> None:
+        data = client.sock.recv(65536)
+        client.received += data
+        *lines, client.received = client.received.split(b"\n")
+        for line in lines:
+            self._send(client, self._answer(bytes(line)))
+        if not data or len(client.received) > _MAX_BUFFER:
+            self._drop(client)
+
+    def _send(self, client: _Client, message: dict[str, Any]) -> None:
+        client.unsent += json.dumps(message).encode() + b"\n"
+        try:
+            self._flush(client)
+        except OSError:
+            self._drop(client)
+
+    def _flush(self, client: _Client) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while client.unsent:
+                del client.unsent[: client.sock.send(client.unsent)]
+        if len(client.unsent) > _MAX_BUFFER:
+            raise OSError("the reader lags")
+        if client in self._clients:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
+            self._selector.modify(client.sock, events, partial(self._serve, client))
+
+    def _drop(self, client: _Client) -> None:
+        if client in self._clients:
+            self._clients.remove(client)
+            self._selector.unregister(client.sock)
+            client.sock.close()
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        seq: object = None
+        try:
+            command = json.loads(line)
+            seq = command["seq"]
+            return {"seq": seq, **self._carry_out(command)}
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            return {"seq": seq, "error": str(error) or type(error).__name__}
+
+    def _carry_out(self, command: dict[str, Any]) -> dict[str, Any]:
+        match command["op"]:
+            case "start":
+                return self._start(command)
+            case "signal":
+                self._table.signal(command["id"], signal.Signals[command["signal"]])
+                return {}
+            case "list":
+                running = [child for child in self._table.all() if child.id != CONTROLLER]
+                return {"agent": os.getpid(), "processes": [_described(child) for child in running]}
+            case "ending":
+                self._ending_within(float(command["within_s"]))
+                return {}
+        raise ValueError(f"no such operation: {command['op']}")
+
+    def _start(self, command: dict[str, Any]) -> dict[str, Any]:
+        child = self._table.get(command["id"])
+        if child is None:
+            child = self._table.start(command["id"], command["argv"], command["env"], command["cwd"])
+            self._watch(child)
+        return _described(child)
+
+
+def _described(child: Child) -> dict[str, Any]:
+    return {"id": child.id, "pid": child.identity.pid, "started_s": child.started_s}
+
+
+def _lock(path: Path) -> int | None:
+    """Hold the lock until this process ends; None if another process holds it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return lock
+
+
+def _owner(layout: Layout, owner_pid: int | None) -> ProcessIdentity | None:
+    """The instance's owner; remembered for the agent's successor."""
+    if owner_pid is None:
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return ProcessIdentity(**json.loads(layout.agent_record.read_text()))
+        return None
+    layout.agent_record.unlink(missing_ok=True)
+    if owner_pid == 0:
+        return None
+    owner = identify(owner_pid) or ProcessIdentity(owner_pid, 0, "")
+    layout.agent_record.write_text(json.dumps(asdict(owner)))
+    return owner
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="swerve.engine.agent", description="The local agent of a Swerve instance.")
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--owner-pid", type=int)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s agent %(process)d -- %(message)s")
+    layout = Layout(arguments.state_dir.absolute())
+    layout.make()
+    lock = _lock(layout.lock)
+    if lock is None:
+        logger.error("another agent serves %s", layout.root)
+        return EXIT_LOCKED
+    owner = _owner(layout, arguments.owner_pid)
+    Agent(layout, owner).run()
+    for path in (layout.agent_record, layout.controller_socket, layout.ready):
+        path.unlink(missing_ok=True)
+    if owner is not None:
+        layout.remove_store()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

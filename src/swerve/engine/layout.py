@@ -1,0 +1,79 @@
+"""Where the parts of an instance keep their files: the state folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)).
+MAX_SOCKET_PATH = 107
+# The longest name that a socket in `run/` has.
+_LONGEST_SOCKET = "controller.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths in the state folder `root`, which is absolute."""
+
+    root: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "agent.lock"
+
+    @property
+    def options(self) -> Path:
+        return self.root / "options.pb"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "state.db"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.run / "agent.sock"
+
+    @property
+    def agent_record(self) -> Path:
+        return self.run / "agent.owner"
+
+    @property
+    def controller_socket(self) -> Path:
+        return self.run / "controller.sock"
+
+    @property
+    def ready(self) -> Path:
+        """Written by the controller when the instance serves, or cannot: JSON {"error": message or null}."""
+        return self.run / "instance.ready"
+
+    def log(self, process_id: str) -> Path:
+        """What a process writes to its standard output and error."""
+        return self.logs / f"{process_id}.log"
+
+    def of_process(self, process_id: str, suffix: str) -> Path:
+        """A file of one process: "json" (the agent's record), "spec", "sock", "ready". They go when it ends."""
+        return self.run / f"{process_id}.{suffix}"
+
+    def socket_path_excess(self) -> int:
+        """By how many bytes the longest socket path is too long, 0 if it fits."""
+        return max(0, len(str(self.run / _LONGEST_SOCKET).encode()) - MAX_SOCKET_PATH)
+
+    def make(self) -> None:
+        """Make the folders, private to the user."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.chmod(0o700)
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+        self.run.mkdir(mode=0o700, exist_ok=True)
+
+    def remove_store(self) -> None:
+        """Forget what was deployed."""
+        for suffix in ("", "-wal", "-shm"):
+            self.store.with_name(self.store.name + suffix).unlink(missing_ok=True)
