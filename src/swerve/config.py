@@ -22,7 +22,6 @@ MAX_MESSAGE_SIZE = 2**31 - 1
 MAX_METADATA_SIZE = 16 * 1024
 
 STATE_DIR_VARIABLE = "SWERVE_STATE_DIR"
-RAY_COMPAT_VARIABLE = "SWERVE_RAY_COMPAT"
 
 
 def state_dir(given: str | Path | None = None) -> Path:
@@ -39,11 +38,6 @@ def state_dir(given: str | Path | None = None) -> Path:
 def local_testing_forced() -> bool:
     """Whether RAY_SERVE_FORCE_LOCAL_TESTING_MODE asks `serve.run` to stay in this process."""
     return os.environ.get("RAY_SERVE_FORCE_LOCAL_TESTING_MODE", "0") == "1"
-
-
-def ray_compat_requested() -> bool:
-    """Whether this process was started with the `ray.serve` alias switched on."""
-    return os.environ.get(RAY_COMPAT_VARIABLE, "0") == "1"
 
 
 def _default_http_host() -> str:
@@ -122,6 +116,8 @@ class gRPCOptions(BaseModel):
     host: str = "localhost"
     # Ray 2.60 keeps the code that a handler set before it raised; off, an unhandled exception is INTERNAL.
     keep_status_on_exception: bool = False
+    # Ray sends every call to the only application there is, whatever `application` says; on, the name must match.
+    strict_application: bool = False
     # Bytes of one message, either way.
     max_message_size: Annotated[int, Field(gt=0, le=MAX_MESSAGE_SIZE)] = MAX_MESSAGE_SIZE
     # Bytes of all header fields of one call, counted as HTTP/2 does (RFC 9113, section 6.5.2).

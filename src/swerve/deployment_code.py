@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,15 +75,33 @@ def pickled(name: str, code: DeploymentCode) -> bytes:
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class _WithRayCompat:
+    """Pickled code that needs the `ray.serve` alias: unpickling it switches the alias on first."""
+
+    pickled: bytes
+
+    def __reduce__(self) -> Any:
+        return _load_with_ray_compat, (self.pickled,)
+
+
+def _load_with_ray_compat(pickled: bytes) -> Any:
+    import swerve.ray_compat  # noqa: F401  (importing it installs the alias)
+
+    return pickle.loads(pickled)
+
+
 def _dumps(code: DeploymentCode | _CodeByName, by_value: ModuleType | None) -> bytes:
     # cloudpickle takes `__main__` by value unasked.
-    if by_value is None or by_value.__name__ == "__main__":
-        return bytes(cloudpickle.dumps(code))
-    cloudpickle.register_pickle_by_value(by_value)
+    registered = by_value if by_value is not None and by_value.__name__ != "__main__" else None
+    if registered is not None:
+        cloudpickle.register_pickle_by_value(registered)
     try:
-        return bytes(cloudpickle.dumps(code))
+        pickled = bytes(cloudpickle.dumps(code))
     finally:
-        cloudpickle.unregister_pickle_by_value(by_value)
+        if registered is not None:
+            cloudpickle.unregister_pickle_by_value(registered)
+    return pickle.dumps(_WithRayCompat(pickled)) if "swerve.ray_compat" in sys.modules else pickled
 
 
 def importable(name: str) -> bool:

@@ -51,8 +51,8 @@ def load_application(import_path: str, args: Mapping[str, Any]) -> Application:
     if inspect.isclass(found) or not callable(found):
         what = found if inspect.isclass(found) else type(found)
         raise TypeError(
-            f"'{import_path}' is no application but {what}. It must be what `.bind()` of a `@serve.deployment` returns, "
-            "or a function that returns that."
+            f"'{import_path}' is no application but {what}. It must be what `.bind()` of a `@serve.deployment` "
+            "returns, or a function that returns that."
         )
     return _built_by(found, import_path, args)
 
