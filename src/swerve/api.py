@@ -1,0 +1,455 @@
+"""The Python API: start an instance, run applications on it, look at them, stop them. Signatures are Ray Serve's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from swerve.application import Application
+from swerve.build import BuildOptions, build
+from swerve.config import (
+    ControllerOptions,
+    HTTPOptions,
+    LoggingConfig,
+    ProxyLocation,
+    TracingConfig,
+    explain,
+    gRPCOptions,
+    local_testing_forced,
+    state_dir,
+)
+from swerve.context import current_replica_context
+from swerve.exceptions import RayServeException
+from swerve.generated import control_pb2
+from swerve.instance_options import ignored_options, instance_options
+from swerve.schema import ApplicationStatus, ServeStatus
+from swerve.wire.status import RpcError
+
+if TYPE_CHECKING:
+    from swerve.caller.runtime import CallerRuntime
+    from swerve.control.client import ControllerClient
+    from swerve.control.instance import Instance
+    from swerve.handle import DeploymentHandle
+
+logger = logging.getLogger("swerve.api")
+
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+
+# One exchange with the controller over a local socket; generous, for a machine that is busy.
+_CALL_TIMEOUT_S = 30.0
+# Ray Serve waits as long for applications to go.
+_DELETE_TIMEOUT_S = 60.0
+# Applications drain first; Ray Serve's tiers of a shutdown are 30 s each.
+_SHUTDOWN_TIMEOUT_S = 90.0
+# How often `status` is asked while waiting: a local exchange costs less than a millisecond.
+_POLL_S = 0.02
+_NO_INSTANCE = "There is no Serve instance running on this Ray cluster."
+
+
+@dataclass(frozen=True, slots=True)
+class RunTarget:
+    """One application for `run_many`."""
+
+    target: Application
+    name: str = "default"
+    route_prefix: str | None = "/"
+    logging_config: dict[str, Any] | LoggingConfig | None = None
+    external_scaler_enabled: bool = False
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Connection
+
+
+@dataclass(slots=True)
+class _Connection:
+    """The instance that this process talks to, over a loop in a background thread."""
+
+    runtime: CallerRuntime
+    # None in a replica, which neither starts nor stops the instance it belongs to.
+    instance: Instance | None
+    # Whether the instance ends with this process.
+    owned: bool = False
+
+    @property
+    def client(self) -> ControllerClient:
+        return self.runtime.controller
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of an exchange with the controller.
+
+        Raises:
+            RayServeException: the controller refused or could not be reached; the message is its own.
+        """
+        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self.runtime.loop)
+        try:
+            return future.result(_CALL_TIMEOUT_S)
+        except RpcError as error:
+            raise RayServeException(error.status.details) from error
+
+
+@dataclass(slots=True)
+class _Process:
+    """What this process has decided: where its instance lives, and the connection to it."""
+
+    state_dir: Path = field(default_factory=state_dir)
+    connection: _Connection | None = None
+
+
+_process = _Process()
+
+
+def _connected() -> _Connection | None:
+    """The connection to the running instance, None if none runs."""
+    from swerve.control import instance as instances
+
+    present = _process.connection
+    if present is not None and (present.instance is None or instances.find(present.instance.state_dir)):
+        return present
+    _disconnect()
+    if current_replica_context() is not None:
+        from swerve.caller.runtime import get_runtime
+
+        # Not the replica's own runtime: waiting on its loop from that loop would never end.
+        return _connect(get_runtime().controller_address, None)
+    found = instances.find(_process.state_dir)
+    return None if found is None else _connect(found.controller_address, found)
+
+
+def _connect(address: str, instance: Instance | None, *, owned: bool = False) -> _Connection:
+    from swerve.caller.runtime import CallerRuntime, set_runtime
+
+    runtime = CallerRuntime.for_driver(address)
+    if instance is not None:
+        set_runtime(runtime)
+    _process.connection = _Connection(runtime, instance, owned)
+    return _process.connection
+
+
+def _disconnect() -> None:
+    from swerve.caller.runtime import set_runtime
+
+    connection, _process.connection = _process.connection, None
+    if connection is not None:
+        if connection.instance is not None:
+            set_runtime(None)
+        connection.runtime.close()
+
+
+def _required() -> _Connection:
+    connection = _connected()
+    if connection is None:
+        raise RayServeException(
+            f"{_NO_INSTANCE} Start one with `swerve start` or `serve.start()` (state folder: {_process.state_dir})."
+        )
+    return connection
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The instance
+
+
+def start(
+    proxy_location: ProxyLocation | str | None = None,
+    http_options: HTTPOptions | dict[str, Any] | None = None,
+    grpc_options: gRPCOptions | dict[str, Any] | None = None,
+    logging_config: LoggingConfig | dict[str, Any] | None = None,
+    tracing_config: TracingConfig | dict[str, Any] | None = None,
+    controller_options: ControllerOptions | dict[str, Any] | None = None,
+    *,
+    state_dir: str | Path | None = None,
+    **kwargs: Any,
+) -> None:
+    """Starts an instance that outlives this program; returns when it serves. A running one is kept as it is.
+
+    `state_dir` says where the instance lives; the other functions of this process then use that one.
+
+    Raises:
+        ValueError, TypeError: an option is wrong.
+        ImportError, AttributeError: a servicer function cannot be imported.
+        InstanceError: it cannot start, for example because its port is in use.
+    """
+    for name in kwargs:
+        if name in ("http_host", "http_port", "http_middlewares"):
+            raise ValueError(f"`{name}` of `serve.start` has been removed. Use `http_options`.")
+        raise TypeError(f"serve.start() got an unexpected keyword argument '{name}'.")
+    location = ProxyLocation.EveryNode if proxy_location is None else ProxyLocation.of(proxy_location)
+    grpc = _model(gRPCOptions, grpc_options) or gRPCOptions()
+    http = _model(HTTPOptions, http_options)
+    logs = _model(LoggingConfig, logging_config)
+    _model(TracingConfig, tracing_config)
+    _model(ControllerOptions, controller_options)
+    if state_dir is not None:
+        _use_state_dir(Path(state_dir))
+    present = _connected()
+    if present is not None:
+        logger.info("Connecting to the Serve instance that runs already (state folder: %s).", _process.state_dir)
+        warning = ignored_options(grpc, present.call(present.client.status()).options)
+        if warning:
+            logger.warning(warning)
+        return
+    _start(instance_options(grpc, http, logs, location), owned=False)
+
+
+def _use_state_dir(path: Path) -> None:
+    chosen = path.expanduser().absolute()
+    if chosen != _process.state_dir:
+        _disconnect()
+        _process.state_dir = chosen
+
+
+def _start(options: control_pb2.InstanceOptions, *, owned: bool) -> _Connection:
+    from swerve.control import instance as instances
+
+    started = instances.start(_process.state_dir, options, owner_pid=os.getpid() if owned else None)
+    return _connect(started.controller_address, started, owned=owned)
+
+
+def _model(kind: type[Model], value: Model | dict[str, Any] | None) -> Model | None:
+    if value is None or isinstance(value, kind):
+        return value
+    if not isinstance(value, dict):
+        raise TypeError(f"Must be a dict or {kind.__name__}, got: {type(value)}.")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+
+
+def status() -> ServeStatus:
+    """The state of the instance; empty when none runs."""
+    connection = _connected()
+    return ServeStatus() if connection is None else ServeStatus.from_proto(connection.call(connection.client.status()))
+
+
+def shutdown() -> None:
+    """Stops the instance with all applications and waits until it is gone. Does nothing when none runs.
+
+    Raises:
+        TimeoutError: it is still there after 90 s.
+    """
+    from swerve.control import instance as instances
+
+    connection = _connected()
+    if connection is None:
+        return
+    if connection.instance is None:
+        raise RayServeException("A replica cannot shut down the instance that it belongs to.")
+    connection.call(connection.client.shutdown())
+    stopped = connection.instance
+    _disconnect()
+    if not instances.wait_stopped(stopped, _SHUTDOWN_TIMEOUT_S):
+        raise TimeoutError(f"The instance in {stopped.state_dir} did not stop within {_SHUTDOWN_TIMEOUT_S:.0f} s.")
+
+
+async def shutdown_async() -> None:
+    """As `shutdown`, without blocking the event loop."""
+    await asyncio.to_thread(shutdown)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Applications
+
+
+def run(
+    target: Application,
+    blocking: bool = False,
+    name: str = "default",
+    route_prefix: str | None = "/",
+    logging_config: dict[str, Any] | LoggingConfig | None = None,
+    _local_testing_mode: bool = False,
+    external_scaler_enabled: bool = False,
+    controller_options: ControllerOptions | dict[str, Any] | None = None,
+) -> DeploymentHandle:
+    """Deploys an application, or updates the one of this name, and returns a handle to its ingress once it runs.
+
+    With no instance running it starts one, which ends with this program. With `blocking` it returns when the program is
+    interrupted, after stopping what it started.
+
+    Raises:
+        TypeError, ValueError, RayServeException: an argument is wrong.
+        RuntimeError: the deployment failed.
+    """
+    one = RunTarget(target, name, route_prefix, logging_config, external_scaler_enabled)
+    return run_many(
+        [one], blocking=blocking, _local_testing_mode=_local_testing_mode, controller_options=controller_options
+    )[0]
+
+
+def run_many(
+    targets: Sequence[RunTarget],
+    blocking: bool = False,
+    wait_for_ingress_deployment_creation: bool = True,
+    wait_for_applications_running: bool = True,
+    _local_testing_mode: bool = False,
+    controller_options: ControllerOptions | dict[str, Any] | None = None,
+) -> list[DeploymentHandle]:
+    """As `run`, for several applications; they are applied together or not at all."""
+    _check_targets(targets)
+    _model(ControllerOptions, controller_options)
+    if _local_testing_mode or local_testing_forced():
+        from swerve.testing import run_locally
+
+        return [run_locally(one.target, one.name) for one in targets]
+    applications = [
+        build(
+            one.target,
+            BuildOptions(
+                name=one.name,
+                route_prefix=one.route_prefix,
+                logging_config=_model(LoggingConfig, one.logging_config),
+                packages=_process.state_dir / "packages",
+            ),
+        )
+        for one in targets
+    ]
+    connection = _connected() or _start(instance_options(gRPCOptions()), owned=True)
+    connection.call(connection.client.deploy(control_pb2.DeployRequest(applications=applications)))
+    if wait_for_applications_running:
+        wait_until_running([app.name for app in applications], lambda: connection.call(connection.client.status()))
+    if blocking:
+        _block(connection, [app.name for app in applications])
+    from swerve.handle import DeploymentHandle
+
+    return [DeploymentHandle(app.ingress, app.name) for app in applications]
+
+
+def _check_targets(targets: Sequence[RunTarget]) -> None:
+    if not targets:
+        raise ValueError("No applications provided.")
+    for one in targets:
+        if not isinstance(one.name, str) or not one.name:
+            raise RayServeException("Application name must a non-empty string.")
+        if not isinstance(one.target, Application):
+            raise TypeError("`serve.run` expects an `Application` returned by `Deployment.bind()`.")
+        check_route_prefix(one.route_prefix)
+    names = [one.name for one in targets]
+    if len(set(names)) != len(names):
+        raise RayServeException(f"Application names must be unique, got: {names}.")
+
+
+def check_route_prefix(route_prefix: str | None) -> None:
+    """Ray Serve's rules for a prefix given in Python.
+
+    Raises:
+        ValueError: it breaks one.
+    """
+    if route_prefix is None:
+        return
+    if not route_prefix.startswith("/"):
+        raise ValueError(f"Invalid route_prefix '{route_prefix}', must start with a forward slash ('/').")
+    if route_prefix != "/" and route_prefix.endswith("/"):
+        raise ValueError(f"Invalid route_prefix '{route_prefix}', may not end with a trailing '/'.")
+    if "{" in route_prefix or "}" in route_prefix:
+        raise ValueError(f"Invalid route_prefix '{route_prefix}', may not contain wildcards.")
+
+
+def wait_until_running(names: Sequence[str], get_status: Callable[[], control_pb2.InstanceStatus]) -> None:
+    """Returns when all these applications run. A model may load for hours, so there is no time limit.
+
+    Raises:
+        RuntimeError: one failed or was deleted meanwhile.
+    """
+    waiting = list(names)
+    while waiting:
+        present = {app.name: app for app in get_status().applications}
+        for name in list(waiting):
+            app = present.get(name)
+            if app is None:
+                raise RuntimeError(f"Deploying application {name} failed: it was deleted meanwhile.")
+            if app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                raise RuntimeError(f"Deploying application {name} failed: {app.message}")
+            if app.status == ApplicationStatus.RUNNING:
+                waiting.remove(name)
+        if waiting:
+            time.sleep(_POLL_S)
+
+
+def _block(connection: _Connection, names: Sequence[str]) -> None:
+    from swerve.control import instance as instances
+
+    try:
+        while instances.find(_process.state_dir) is not None:
+            time.sleep(1)
+        logger.warning("The Serve instance was shut down; leaving.")
+    except KeyboardInterrupt:
+        logger.warning("Got KeyboardInterrupt, shutting down...")
+        if connection.owned:
+            shutdown()
+        else:
+            connection.call(connection.client.delete(list(names)))
+
+
+def delete(name: str, _blocking: bool = True) -> None:
+    """Deletes an application and waits until it is gone; one that does not exist is already deleted.
+
+    Raises:
+        RayServeException: no instance runs.
+        TimeoutError: it is still there after 60 s.
+    """
+    connection = _required()
+    connection.call(connection.client.delete([name]))
+    if not _blocking:
+        return
+    deadline = time.monotonic() + _DELETE_TIMEOUT_S
+    while any(app.name == name for app in connection.call(connection.client.status()).applications):
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"Some of these applications weren't deleted after {_DELETE_TIMEOUT_S:.0f}s: ['{name}']."
+            )
+        time.sleep(_POLL_S)
+
+
+def get_app_handle(name: str) -> DeploymentHandle:
+    """A handle to the ingress deployment of an application.
+
+    Raises:
+        RayServeException: no instance runs, or no application has this name.
+    """
+    from swerve.handle import DeploymentHandle
+
+    connection = _required()
+    for app in connection.call(connection.client.status()).applications:
+        if app.name == name:
+            return DeploymentHandle(app.ingress, name)
+    raise RayServeException(f"Application '{name}' does not exist.")
+
+
+def get_deployment_handle(
+    deployment_name: str,
+    app_name: str | None = None,
+    _check_exists: bool = True,
+    _record_telemetry: bool = True,
+) -> DeploymentHandle:
+    """A handle to any deployment; in a replica `app_name` defaults to the replica's application.
+
+    Raises:
+        RayServeException: no instance runs, or no application is named outside of one.
+        KeyError: the deployment does not exist.
+    """
+    from swerve.handle import DeploymentHandle
+
+    if app_name is None:
+        context = current_replica_context()
+        if context is None:
+            raise RayServeException(
+                "Please specify an application name when getting a deployment handle outside of a Serve application."
+            )
+        app_name = context.app_name
+    connection = _required()
+    if _check_exists:
+        applications = connection.call(connection.client.status()).applications
+        known = {(app.name, deployment.name) for app in applications for deployment in app.deployments}
+        if (app_name, deployment_name) not in known:
+            raise KeyError(f"Deployment(name='{deployment_name}', app='{app_name}') does not exist.")
+    return DeploymentHandle(deployment_name, app_name)
