@@ -176,14 +176,20 @@ class ApplicationStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., last_deployed_time_s: _Optional[float] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., source: _Optional[str] = ..., source_json: _Optional[str] = ..., ingress: _Optional[str] = ...) -> None: ...
 
 class ProxyStatus(_message.Message):
-    __slots__ = ("proxy_id", "status", "pid")
+    __slots__ = ("proxy_id", "status", "pid", "message", "grpc_address", "http_address")
     PROXY_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    GRPC_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     proxy_id: str
     status: str
     pid: int
-    def __init__(self, proxy_id: _Optional[str] = ..., status: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+    message: str
+    grpc_address: str
+    http_address: str
+    def __init__(self, proxy_id: _Optional[str] = ..., status: _Optional[str] = ..., pid: _Optional[int] = ..., message: _Optional[str] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
     __slots__ = ("proxies", "applications", "options", "controller_pid", "agent_pid", "target_capacity")

@@ -1,0 +1,159 @@
+"""From the state after an event to the next commands: the same decisions whatever the event was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from swerve.control import rollout
+from swerve.control.draft import EXIT_GRACE_S, Draft
+from swerve.control.events import Finish
+from swerve.control.model import (
+    Application,
+    Deployment,
+    DeploymentKey,
+    DeploymentStatus,
+    DeploymentStatusTrigger,
+    ProxyState,
+    ReplicaState,
+    State,
+)
+
+# A proxy that has not listened after this long is killed and started again.
+PROXY_START_TIMEOUT_S = 30.0
+# Ray Serve's default of graceful_shutdown_timeout_s: what calls have when no deployment says.
+PROXY_DRAIN_S = 20.0
+
+UNHEALTHY = (
+    "A replica's health check failed. This deployment will be UNHEALTHY until the replica recovers or a new deploy "
+    "happens."
+)
+_COMPLETED = {
+    DeploymentStatus.UPDATING: DeploymentStatusTrigger.CONFIG_UPDATE_COMPLETED,
+    DeploymentStatus.UPSCALING: DeploymentStatusTrigger.UPSCALE_COMPLETED,
+    DeploymentStatus.DOWNSCALING: DeploymentStatusTrigger.DOWNSCALE_COMPLETED,
+}
+
+
+def converge(draft: Draft) -> None:
+    """Order what the state wants now."""
+    draft.run_timers()
+    _converge_proxies(draft)
+    for deployment in tuple(draft.deployments.values()):
+        if _must_stop(draft, deployment):
+            for replica in draft.replicas_of(deployment.key):
+                draft.stop_replica(replica)
+        else:
+            _converge_deployment(draft, deployment)
+    _forget_what_is_gone(draft)
+    if draft.state.stopping and not (draft.replicas or draft.proxies or draft.state.finished):
+        draft.state = replace(draft.state, finished=True)
+        draft.commands.append(Finish())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Deployments
+
+
+def _must_stop(draft: Draft, deployment: Deployment) -> bool:
+    """Whether nothing may call this deployment any more, so that its replicas drain and end.
+
+    The instance drains its proxies first. An application ends with its ingress: what that calls must outlive it. A
+    deployment that an update removed serves the old replicas of the others until those are gone.
+    """
+    application = draft.applications.get(deployment.key.app)
+    if draft.state.stopping:
+        return not draft.proxies and _is_ingress_or_last(draft, application, deployment)
+    if application is None or application.deleting:
+        return _is_ingress_or_last(draft, application, deployment)
+    if deployment.deleting:
+        kept = (draft.deployments[DeploymentKey(application.name, name)] for name in application.deployments)
+        return all(other.reached for other in kept)
+    return False
+
+
+def _is_ingress_or_last(draft: Draft, application: Application | None, deployment: Deployment) -> bool:
+    if application is None or deployment.key.name == application.ingress:
+        return True
+    return not draft.replicas_of(DeploymentKey(application.name, application.ingress))
+
+
+def _converge_deployment(draft: Draft, deployment: Deployment) -> None:
+    key = deployment.key
+    # Nothing new starts while the instance ends.
+    goal = None if draft.state.stopping else deployment.serving_goal
+    if goal is not None:
+        plan = rollout.plan(goal, draft.replicas_of(key))
+        for replica_id in plan.stop:
+            draft.stop_replica(draft.replicas[replica_id], holds_place=True)
+        for replica_id in plan.reconfigure:
+            draft.reconfigure_replica(draft.replicas[replica_id], goal)
+        if draft.now >= deployment.start_not_before:
+            for _ in range(plan.start):
+                draft.start_replica(key, goal)
+    draft.deployments[key] = _with_status(draft, deployment)
+
+
+def _with_status(draft: Draft, deployment: Deployment) -> Deployment:
+    if deployment.failed or deployment.deleting or draft.state.stopping:
+        return deployment
+    replicas = draft.replicas_of(deployment.key)
+    if rollout.is_reached(deployment.goal, replicas):
+        return _reached(deployment)
+    recovering = any(replica.state is ReplicaState.RECOVERING for replica in replicas)
+    if deployment.status is DeploymentStatus.HEALTHY and not recovering:
+        return replace(
+            deployment,
+            status=DeploymentStatus.UNHEALTHY,
+            trigger=DeploymentStatusTrigger.HEALTH_CHECK_FAILED,
+            message=UNHEALTHY,
+        )
+    return deployment
+
+
+def _reached(deployment: Deployment) -> Deployment:
+    if deployment.status is DeploymentStatus.HEALTHY:
+        return deployment
+    return replace(
+        deployment,
+        previous=None,
+        reached=True,
+        status=DeploymentStatus.HEALTHY,
+        trigger=_COMPLETED.get(deployment.status, DeploymentStatusTrigger.UNSPECIFIED),
+        message="",
+    )
+
+
+def _forget_what_is_gone(draft: Draft) -> None:
+    used = {replica.key for replica in draft.replicas.values()}
+    for deployment in tuple(draft.deployments.values()):
+        if deployment.key not in used and deployment.deleting and _must_stop(draft, deployment):
+            del draft.deployments[deployment.key]
+    apps = {key.app for key in draft.deployments}
+    for application in tuple(draft.applications.values()):
+        if application.deleting and application.name not in apps:
+            del draft.applications[application.name]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Proxies
+
+
+def _converge_proxies(draft: Draft) -> None:
+    if draft.state.stopping:
+        for proxy in tuple(draft.proxies.values()):
+            if proxy.state is not ProxyState.DRAINING:
+                draft.stop_proxy(proxy, _drain_time(draft.state))
+    elif draft.now >= draft.state.proxy_not_before:
+        for _ in range(draft.state.num_proxies - len(draft.proxies)):
+            draft.start_proxy(PROXY_START_TIMEOUT_S)
+
+
+def shutdown_time(state: State) -> float:
+    """Within how many seconds a shutdown ends: the proxies drain, then each application's ingress, then its others."""
+    return 3 * _drain_time(state) + EXIT_GRACE_S
+
+
+def _drain_time(state: State) -> float:
+    """How long calls may take to finish: what the most patient deployment gives its own."""
+    patience = (item.goal.target.options.graceful_shutdown_timeout_s for item in state.deployments.values())
+    return max(patience, default=PROXY_DRAIN_S) + EXIT_GRACE_S

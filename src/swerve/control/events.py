@@ -1,0 +1,196 @@
+"""What the controller is told (events) and what it wants done (commands)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from swerve.control.model import Application, DeploymentKey
+from swerve.control.target import DeploymentTarget
+
+
+class Phase(Enum):
+    """How far a replica says it is."""
+
+    INITIALIZING = auto()
+    RUNNING = auto()
+    FAILED = auto()
+    DRAINING = auto()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Events. Each carries `now`, in `time.monotonic()` seconds.
+
+
+@dataclass(frozen=True, slots=True)
+class Deploy:
+    """Apply these applications, all or none; `declarative` also deletes the declarative ones that are not named."""
+
+    now: float
+    applications: tuple[tuple[Application, Mapping[str, DeploymentTarget]], ...]
+    declarative: bool = False
+    config_json: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    now: float
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """End the instance: drain, then stop everything."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The controller has started; these processes run: pid and start time (of day) by id."""
+
+    now: float
+    running: Mapping[str, tuple[int, float]]
+    num_proxies: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted:
+    now: float
+    id: str
+    pid: int
+    started_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnded:
+    """A process ended, or could not be started. `reason` says how, for people."""
+
+    now: float
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReported:
+    """A replica told its state."""
+
+    now: float
+    id: str
+    phase: Phase
+    message: str = ""
+    ongoing: int = 0
+    model_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """A `Reconfigure` to `config_version` came back; `error` is "" on success."""
+
+    now: float
+    id: str
+    config_version: str
+    max_ongoing_requests: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecked:
+    now: float
+    id: str
+    healthy: bool
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyReported:
+    """A proxy listens, or says by `error` that it cannot."""
+
+    now: float
+    id: str
+    grpc_address: str = ""
+    http_address: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: `next_wakeup` of the state is due."""
+
+    now: float
+
+
+Event = (
+    Deploy
+    | Delete
+    | Shutdown
+    | Recovered
+    | ProcessStarted
+    | ProcessEnded
+    | ReplicaReported
+    | Reconfigured
+    | HealthChecked
+    | ProxyReported
+    | Tick
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands. All but StartReplica and StartProxy concern a process whose start was ordered and whose end was not told.
+
+
+@dataclass(frozen=True, slots=True)
+class StartReplica:
+    id: str
+    key: DeploymentKey
+    target: DeploymentTarget
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopReplica:
+    """Ask a replica to drain and end; calls that run have `timeout_s`."""
+
+    id: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReconfigureReplica:
+    id: str
+    target: DeploymentTarget
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckHealth:
+    id: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartProxy:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopProxy:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End a process at once."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left: end the instance."""
+
+
+Command = StartReplica | StopReplica | ReconfigureReplica | CheckHealth | StartProxy | StopProxy | Kill | Finish

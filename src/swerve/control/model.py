@@ -1,0 +1,209 @@
+"""The controller's state as immutable values: what should run, what runs, and the status names of Ray Serve.
+
+Times named `now` and `..._at` are `time.monotonic()` seconds that came with an event; `..._s` of day are seconds since
+the epoch and are only shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from swerve.control.target import DeploymentTarget
+
+
+class ApplicationStatus(StrEnum):
+    """How an application does (Ray Serve's names)."""
+
+    NOT_STARTED = "NOT_STARTED"
+    DEPLOYING = "DEPLOYING"
+    DEPLOY_FAILED = "DEPLOY_FAILED"
+    RUNNING = "RUNNING"
+    UNHEALTHY = "UNHEALTHY"
+    DELETING = "DELETING"
+
+
+class DeploymentStatus(StrEnum):
+    """How a deployment does (Ray Serve's names)."""
+
+    UPDATING = "UPDATING"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    DEPLOY_FAILED = "DEPLOY_FAILED"
+    UPSCALING = "UPSCALING"
+    DOWNSCALING = "DOWNSCALING"
+
+
+class DeploymentStatusTrigger(StrEnum):
+    """Why a deployment has its status (Ray Serve's names)."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CONFIG_UPDATE_STARTED = "CONFIG_UPDATE_STARTED"
+    CONFIG_UPDATE_COMPLETED = "CONFIG_UPDATE_COMPLETED"
+    UPSCALE_COMPLETED = "UPSCALE_COMPLETED"
+    DOWNSCALE_COMPLETED = "DOWNSCALE_COMPLETED"
+    AUTOSCALING = "AUTOSCALING"
+    REPLICA_STARTUP_FAILED = "REPLICA_STARTUP_FAILED"
+    DEPLOYMENT_ACTOR_FAILED = "DEPLOYMENT_ACTOR_FAILED"
+    HEALTH_CHECK_FAILED = "HEALTH_CHECK_FAILED"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+    DELETING = "DELETING"
+
+
+class ReplicaState(StrEnum):
+    """Where a replica is in its life (Ray Serve's names). One that has ended is not in the state any more."""
+
+    STARTING = "STARTING"
+    # Serves, and takes a new configuration meanwhile.
+    UPDATING = "UPDATING"
+    # The controller has restarted and not heard of the replica yet. One that served before is taken to serve still.
+    RECOVERING = "RECOVERING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+
+
+class ProxyState(StrEnum):
+    """Where a proxy is in its life (Ray Serve's names)."""
+
+    STARTING = "STARTING"
+    HEALTHY = "HEALTHY"
+    UNHEALTHY = "UNHEALTHY"
+    DRAINING = "DRAINING"
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An application as deployed. `deployments` are names."""
+
+    name: str
+    route_prefix: str | None
+    ingress: str
+    deployments: tuple[str, ...]
+    source: str = "imperative"
+    source_json: str = ""
+    docs_path: str = ""
+    last_deployed_time_s: float = 0.0
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentKey:
+    """Names a deployment within the instance."""
+
+    app: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What should run: so many replicas of this target."""
+
+    target: DeploymentTarget
+    num_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment's goal and how far it is.
+
+    `previous` is the last goal that was reached completely, kept until `goal` is: when the new replicas fail, the old
+    ones are what should run. `failures` counts replicas that failed one after the other.
+    """
+
+    key: DeploymentKey
+    goal: Goal
+    previous: Goal | None = None
+    status: DeploymentStatus = DeploymentStatus.UPDATING
+    trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
+    message: str = ""
+    reached: bool = False
+    deleting: bool = False
+    failures: int = 0
+    start_not_before: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        return self.status is DeploymentStatus.DEPLOY_FAILED
+
+    @property
+    def serving_goal(self) -> Goal | None:
+        """What should run now; None: what runs may stay, nothing is started."""
+        return self.previous if self.failed else self.goal
+
+    def with_failure(self, message: str, *, terminal: bool) -> Deployment:
+        """After a failed start; a terminal one begins the count anew for the previous goal."""
+        return replace(
+            self,
+            status=DeploymentStatus.DEPLOY_FAILED if terminal else self.status,
+            trigger=DeploymentStatusTrigger.REPLICA_STARTUP_FAILED,
+            message=message,
+            failures=0 if terminal else self.failures,
+            start_not_before=0.0 if terminal else self.start_not_before,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica whose process was ordered and has not ended.
+
+    `version` and `config_version` are those it runs. `pid` is 0 until its process has started. `serves` says that it
+    takes calls. `holds_place` says that its successor waits until it has ended (an update stops, then starts).
+    """
+
+    id: str
+    key: DeploymentKey
+    version: str
+    config_version: str
+    rank: int
+    max_ongoing_requests: int
+    state: ReplicaState = ReplicaState.STARTING
+    serves: bool = False
+    holds_place: bool = False
+    pid: int = 0
+    started_s: float = 0.0
+    ongoing: int = 0
+    model_ids: tuple[str, ...] = ()
+    # When a replica that runs counts as stable, so that its deployment's failures are forgiven. None: it has.
+    stable_at: float | None = None
+    check_at: float | None = None
+    checking: bool = False
+    strikes: int = 0
+    kill_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy whose process was ordered and has not ended. Addresses are "host:port" as bound, "" before."""
+
+    id: str
+    state: ProxyState = ProxyState.STARTING
+    pid: int = 0
+    grpc_address: str = ""
+    http_address: str = ""
+    message: str = ""
+    kill_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that the controller knows. `seed` and `serial` make the ids of what it starts."""
+
+    seed: str
+    serial: int = 0
+    num_proxies: int = 0
+    applications: Mapping[str, Application] = field(default_factory=dict)
+    deployments: Mapping[DeploymentKey, Deployment] = field(default_factory=dict)
+    replicas: Mapping[str, Replica] = field(default_factory=dict)
+    proxies: Mapping[str, Proxy] = field(default_factory=dict)
+    # The last applied configuration file as JSON, "" if none was.
+    config_json: str = ""
+    stopping: bool = False
+    finished: bool = False
+    proxy_failures: int = 0
+    proxy_not_before: float = 0.0
+    proxy_message: str = ""
+
+    def replicas_of(self, key: DeploymentKey) -> tuple[Replica, ...]:
+        """The deployment's replicas in the order they were ordered."""
+        return tuple(replica for replica in self.replicas.values() if replica.key == key)

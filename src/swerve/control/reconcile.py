@@ -1,0 +1,225 @@
+"""The controller's decisions as one pure function: (state, event) -> (state, commands)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from swerve.control import deploy
+from swerve.control.converge import PROXY_START_TIMEOUT_S, converge
+from swerve.control.draft import Draft, backoff
+from swerve.control.events import (
+    Command,
+    Delete,
+    Deploy,
+    Event,
+    HealthChecked,
+    Kill,
+    Phase,
+    ProcessEnded,
+    ProcessStarted,
+    ProxyReported,
+    Reconfigured,
+    Recovered,
+    ReplicaReported,
+    Shutdown,
+    Tick,
+)
+from swerve.control.model import Proxy, ProxyState, Replica, ReplicaState, State
+
+# Health checks that must fail one after the other before a replica is replaced (Ray Serve: 3).
+STRIKES = 3
+# A proxy that said why it cannot listen ends by itself; it is helped after this long.
+_PROXY_EXIT_S = 5.0
+_PROXY_BACKOFF_S = 0.1
+_UNHEALTHY = "The replica failed {n} health checks in a row. {message}"
+
+
+def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
+    """What `event` leads to.
+
+    Raises:
+        Rejected: a Deploy that cannot be applied. The state stays as it is.
+    """
+    if isinstance(event, Deploy):
+        deploy.check(state, event)
+    draft = Draft(state, event.now)
+    _apply(draft, event)
+    converge(draft)
+    return draft.finish()
+
+
+def next_wakeup(state: State, now: float) -> float | None:
+    """When a Tick is due next; None: when something happens."""
+    times: list[float | None] = [state.proxy_not_before]
+    for replica in state.replicas.values():
+        times += (replica.kill_at, replica.check_at, replica.stable_at)
+    times += (deployment.start_not_before for deployment in state.deployments.values())
+    times += (proxy.kill_at for proxy in state.proxies.values())
+    # What was due at `now` has been done.
+    return min((time for time in times if time is not None and time > now), default=None)
+
+
+def _apply(draft: Draft, event: Event) -> None:
+    match event:
+        case Deploy():
+            deploy.apply(draft, event)
+        case Delete(names=names):
+            for name in names:
+                if name in draft.applications:
+                    deploy.delete(draft, name)
+        case Shutdown():
+            draft.state = replace(draft.state, stopping=True)
+        case Recovered():
+            _recover(draft, event)
+        case ProcessStarted(id=process_id, pid=pid, started_s=started_s):
+            if (replica := draft.replicas.get(process_id)) is not None:
+                draft.replicas[process_id] = replace(replica, pid=pid, started_s=started_s)
+            elif (proxy := draft.proxies.get(process_id)) is not None:
+                draft.proxies[process_id] = replace(proxy, pid=pid)
+        case ProcessEnded(id=process_id, reason=reason):
+            if (replica := draft.replicas.pop(process_id, None)) is not None:
+                _replica_ended(draft, replica, reason)
+            elif (proxy := draft.proxies.pop(process_id, None)) is not None:
+                _proxy_ended(draft, proxy, reason)
+        case ReplicaReported():
+            _replica_reported(draft, event)
+        case Reconfigured():
+            _reconfigured(draft, event)
+        case HealthChecked():
+            _health_checked(draft, event)
+        case ProxyReported():
+            _proxy_reported(draft, event)
+        case Tick():
+            pass
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replicas
+
+
+def _is_unproven(replica: Replica) -> bool:
+    """Whether the end of this replica counts as a failed start."""
+    return not replica.serves or replica.stable_at is not None
+
+
+def _replica_ended(draft: Draft, replica: Replica, reason: str) -> None:
+    if replica.state is not ReplicaState.STOPPING and _is_unproven(replica):
+        draft.count_failure(replica, reason)
+
+
+def _fail(draft: Draft, replica: Replica, error: str) -> None:
+    """A replica that runs is no good: count it, end it."""
+    if _is_unproven(replica) or replica.state is ReplicaState.UPDATING:
+        draft.count_failure(replica, error)
+    draft.stop_replica(replica)
+
+
+def _replica_reported(draft: Draft, event: ReplicaReported) -> None:
+    replica = draft.replicas.get(event.id)
+    if replica is None or replica.state is ReplicaState.STOPPING:
+        return
+    replica = replace(replica, ongoing=event.ongoing, model_ids=event.model_ids)
+    draft.replicas[replica.id] = replica
+    starting = replica.state in (ReplicaState.STARTING, ReplicaState.RECOVERING)
+    match event.phase:
+        case Phase.RUNNING if starting:
+            draft.replica_runs(replica)
+        case Phase.INITIALIZING if starting:
+            draft.replicas[replica.id] = replace(replica, state=ReplicaState.STARTING, serves=False)
+        case Phase.FAILED:
+            _fail(draft, replica, event.message)
+        case Phase.DRAINING:
+            # Somebody else told it to stop. It takes no calls; a new one takes its place.
+            draft.stop_replica(replica)
+
+
+def _reconfigured(draft: Draft, event: Reconfigured) -> None:
+    replica = draft.replicas.get(event.id)
+    if replica is None or replica.state is not ReplicaState.UPDATING:
+        return
+    if event.error:
+        _fail(draft, replica, event.error)
+        return
+    draft.replicas[replica.id] = replace(
+        replica,
+        state=ReplicaState.RUNNING,
+        config_version=event.config_version,
+        max_ongoing_requests=event.max_ongoing_requests,
+    )
+
+
+def _health_checked(draft: Draft, event: HealthChecked) -> None:
+    replica = draft.replicas.get(event.id)
+    if replica is None or not replica.checking or replica.state is ReplicaState.STOPPING:
+        return
+    strikes = 0 if event.healthy else replica.strikes + 1
+    if strikes < STRIKES:
+        draft.check_later(replica, strikes)
+    else:
+        _fail(draft, replica, _UNHEALTHY.format(n=strikes, message=event.message))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Proxies
+
+
+def _proxy_ended(draft: Draft, proxy: Proxy, reason: str) -> None:
+    if draft.state.stopping:
+        return
+    # One that served is replaced at once; one that never did, ever more slowly.
+    failures = 0 if proxy.state is ProxyState.HEALTHY else draft.state.proxy_failures + 1
+    wait = backoff(failures, _PROXY_BACKOFF_S) if failures else 0.0
+    draft.state = replace(
+        draft.state,
+        proxy_failures=failures,
+        proxy_not_before=draft.now + wait,
+        proxy_message=proxy.message or reason,
+    )
+
+
+def _proxy_reported(draft: Draft, event: ProxyReported) -> None:
+    proxy = draft.proxies.get(event.id)
+    if proxy is None or proxy.state is not ProxyState.STARTING:
+        return
+    if event.error:
+        kill_at = draft.now + _PROXY_EXIT_S
+        draft.proxies[proxy.id] = replace(proxy, state=ProxyState.UNHEALTHY, message=event.error, kill_at=kill_at)
+        return
+    draft.state = replace(draft.state, proxy_failures=0, proxy_message="")
+    draft.proxies[proxy.id] = replace(
+        proxy,
+        state=ProxyState.HEALTHY,
+        grpc_address=event.grpc_address,
+        http_address=event.http_address,
+        message="",
+        kill_at=None,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# After a restart of the controller
+
+
+def _recover(draft: Draft, event: Recovered) -> None:
+    """Take over what still runs; what has ended meanwhile is replaced; what nobody knows is ended."""
+    draft.state = replace(draft.state, num_proxies=event.num_proxies)
+    for replica in tuple(draft.replicas.values()):
+        if replica.id not in event.running:
+            del draft.replicas[replica.id]
+            continue
+        pid, started_s = event.running[replica.id]
+        replica = replace(replica, pid=pid, started_s=started_s)
+        if replica.state is ReplicaState.STOPPING:
+            # The order may not have arrived; stopping twice does no harm.
+            draft.replicas[replica.id] = replace(replica, state=ReplicaState.RECOVERING, serves=True)
+            draft.stop_replica(draft.replicas[replica.id])
+        else:
+            draft.check_later(replace(replica, state=ReplicaState.RECOVERING), strikes=0)
+    for proxy in tuple(draft.proxies.values()):
+        if proxy.id in event.running:
+            pid = event.running[proxy.id][0]
+            draft.proxies[proxy.id] = replace(proxy, pid=pid, kill_at=draft.now + PROXY_START_TIMEOUT_S)
+        else:
+            del draft.proxies[proxy.id]
+    for process_id in event.running.keys() - draft.replicas.keys() - draft.proxies.keys():
+        draft.commands.append(Kill(process_id))

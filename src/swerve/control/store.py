@@ -1,0 +1,219 @@
+"""What must survive the controller, in SQLite: goals, and which process is which replica.
+
+Each change is one transaction that is on disk before anything acts on it; a kill at any moment leaves the state before
+or after it. Code is kept apart, by digest, so that it is in memory only while a replica starts.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from swerve.control.model import (
+    Application,
+    Deployment,
+    DeploymentKey,
+    DeploymentStatus,
+    DeploymentStatusTrigger,
+    Goal,
+    Proxy,
+    Replica,
+    ReplicaState,
+    State,
+)
+from swerve.control.target import DeploymentTarget
+
+# Changes when what is stored cannot be read by another release.
+_FORMAT = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS code (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
+"""
+
+_T = TypeVar("_T")
+
+
+class StoreError(Exception):
+    """The store cannot be used; the message says why."""
+
+
+class Store:
+    """The store of one instance."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the store, made if there is none.
+
+        Raises:
+            StoreError: it is no store of this release, or cannot be opened.
+        """
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            path.chmod(0o600)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # A deploy that was answered must survive the machine's crash too.
+            self._db.execute("PRAGMA synchronous = FULL")
+            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found == 0:
+                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
+        except sqlite3.Error as error:
+            raise StoreError(f"The store {path} cannot be opened: {error}") from error
+        if found not in (0, _FORMAT):
+            raise StoreError(f"The store {path} has format {found}, this release of Swerve reads {_FORMAT}.")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def load(self) -> State:
+        """The stored state. Its replicas and proxies may have ended meanwhile."""
+        meta = dict(self._db.execute("SELECT key, value FROM records WHERE kind = 'meta'"))
+        return State(
+            seed=meta.get("seed") or secrets.token_hex(8),
+            serial=int(meta.get("serial", "0")),
+            config_json=meta.get("config", ""),
+            applications={item.name: item for item in self._read("application", _application)},
+            deployments={item.key: item for item in self._read("deployment", _deployment)},
+            replicas={item.id: item for item in self._read("replica", _replica)},
+            proxies={item.id: item for item in self._read("proxy", _proxy)},
+        )
+
+    def _read(self, kind: str, decode: Callable[[Any], _T]) -> list[_T]:
+        rows = self._db.execute("SELECT value FROM records WHERE kind = ? ORDER BY key", (kind,))
+        return [decode(json.loads(value)) for (value,) in rows]
+
+    def save(self, old: State, new: State, code: Mapping[str, bytes] | None = None) -> None:
+        """Store what differs between `old` and `new`; `code` is what `new` needs beyond what is stored, by digest."""
+        before, after = _records(old, new), _records(new, old)
+        changed = [(kind, key, value) for (kind, key), value in after.items() if before.get((kind, key)) != value]
+        gone = before.keys() - after.keys()
+        if not (changed or gone or code):
+            return
+        with self._transaction():
+            self._db.executemany("REPLACE INTO records VALUES (?, ?, ?)", changed)
+            self._db.executemany("DELETE FROM records WHERE kind = ? AND key = ?", gone)
+            if code:
+                self._db.executemany("INSERT OR IGNORE INTO code VALUES (?, ?)", code.items())
+            unused = _digests(old) - _digests(new)
+            self._db.executemany("DELETE FROM code WHERE digest = ?", [(digest,) for digest in unused])
+
+    def code(self, digest: str) -> bytes:
+        """The code with this digest.
+
+        Raises:
+            KeyError: it is not stored.
+        """
+        row = self._db.execute("SELECT data FROM code WHERE digest = ?", (digest,)).fetchone()
+        if row is None:
+            raise KeyError(digest)
+        data: bytes = row[0]
+        return data
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._transaction():
+            self._db.execute("DELETE FROM records")
+            self._db.execute("DELETE FROM code")
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _digests(state: State) -> set[str]:
+    goals = [goal for item in state.deployments.values() for goal in (item.goal, item.previous) if goal is not None]
+    return {goal.target.code_digest for goal in goals}
+
+
+def _records(state: State, other: State) -> dict[tuple[str, str], str]:
+    """The records of `state` that may differ from those of `other`: what is the same object is left out."""
+    records = {
+        ("meta", "seed"): state.seed,
+        ("meta", "serial"): str(state.serial),
+        ("meta", "config"): state.config_json,
+    }
+    for name, application in state.applications.items():
+        if other.applications.get(name) is not application:
+            records["application", name] = json.dumps(asdict(application))
+    for key, deployment in state.deployments.items():
+        if other.deployments.get(key) is not deployment:
+            records["deployment", json.dumps([key.app, key.name])] = _encode_deployment(deployment)
+    for replica_id, replica in state.replicas.items():
+        if other.replicas.get(replica_id) is not replica:
+            records["replica", replica_id] = _encode_replica(replica)
+    for proxy_id in state.proxies:
+        records["proxy", proxy_id] = json.dumps(proxy_id)
+    return records
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values as JSON. Times of the controller's clock and what is found out again are not stored.
+
+
+def _application(values: dict[str, Any]) -> Application:
+    return Application(**{**values, "deployments": tuple(values["deployments"])})
+
+
+def _encode_deployment(deployment: Deployment) -> str:
+    return json.dumps(
+        {
+            "key": [deployment.key.app, deployment.key.name],
+            "goal": _encode_goal(deployment.goal),
+            "previous": None if deployment.previous is None else _encode_goal(deployment.previous),
+            "status": deployment.status,
+            "trigger": deployment.trigger,
+            "message": deployment.message,
+            "reached": deployment.reached,
+            "deleting": deployment.deleting,
+        }
+    )
+
+
+def _deployment(values: dict[str, Any]) -> Deployment:
+    return Deployment(
+        key=DeploymentKey(*values["key"]),
+        goal=_goal(values["goal"]),
+        previous=None if values["previous"] is None else _goal(values["previous"]),
+        status=DeploymentStatus(values["status"]),
+        trigger=DeploymentStatusTrigger(values["trigger"]),
+        message=values["message"],
+        reached=values["reached"],
+        deleting=values["deleting"],
+    )
+
+
+def _encode_goal(goal: Goal) -> list[object]:
+    return [goal.target.to_json(), goal.num_replicas]
+
+
+def _goal(values: list[Any]) -> Goal:
+    return Goal(DeploymentTarget.from_json(values[0]), values[1])
+
+
+_REPLICA_FIELDS = ("id", "version", "config_version", "rank", "max_ongoing_requests", "state", "serves", "holds_place")
+
+
+def _encode_replica(replica: Replica) -> str:
+    values = {name: getattr(replica, name) for name in _REPLICA_FIELDS}
+    return json.dumps({**values, "key": [replica.key.app, replica.key.name]})
+
+
+def _replica(values: dict[str, Any]) -> Replica:
+    return Replica(**{**values, "key": DeploymentKey(*values["key"]), "state": ReplicaState(values["state"])})
+
+
+def _proxy(proxy_id: str) -> Proxy:
+    return Proxy(proxy_id)

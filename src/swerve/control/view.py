@@ -1,0 +1,123 @@
+"""The state as others see it: the view that proxies and handles route by, and the status for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swerve.control.model import (
+    Application,
+    ApplicationStatus,
+    Deployment,
+    DeploymentKey,
+    DeploymentStatus,
+    Replica,
+    State,
+)
+from swerve.generated import control_pb2 as pb
+
+
+def view(state: State, options: pb.InstanceOptions, version: int) -> pb.View:
+    """What to route by now."""
+    applications = [
+        pb.ApplicationView(name=app.name, route_prefix=app.route_prefix, ingress=app.ingress)
+        for app in state.applications.values()
+        if not app.deleting
+    ]
+    deployments = [_deployment_view(state, deployment) for deployment in state.deployments.values()]
+    return pb.View(
+        version=version,
+        options=options,
+        applications=applications,
+        deployments=deployments,
+        draining=state.stopping,
+    )
+
+
+def _deployment_view(state: State, deployment: Deployment) -> pb.DeploymentView:
+    serving = [replica for replica in state.replicas_of(deployment.key) if replica.serves]
+    return pb.DeploymentView(
+        app=deployment.key.app,
+        name=deployment.key.name,
+        replicas=[
+            pb.ReplicaView(
+                replica_id=replica.id,
+                max_ongoing_requests=replica.max_ongoing_requests,
+                multiplexed_model_ids=replica.model_ids,
+            )
+            for replica in serving
+        ],
+        max_queued_requests=deployment.goal.target.options.max_queued_requests,
+        unavailable=deployment.failed and not serving and deployment.previous is None,
+    )
+
+
+def status(state: State) -> pb.InstanceStatus:
+    """How everything does, without what only the shell knows (options and process ids of controller and agent)."""
+    return pb.InstanceStatus(
+        proxies=[
+            pb.ProxyStatus(
+                proxy_id=proxy.id,
+                status=proxy.state,
+                pid=proxy.pid,
+                message=proxy.message,
+                grpc_address=proxy.grpc_address,
+                http_address=proxy.http_address,
+            )
+            for proxy in state.proxies.values()
+        ],
+        applications=[_application_status(state, app) for app in state.applications.values()],
+    )
+
+
+def _application_status(state: State, app: Application) -> pb.ApplicationStatus:
+    deployments = [deployment for deployment in state.deployments.values() if deployment.key.app == app.name]
+    kept = [
+        state.deployments[key]
+        for name in app.deployments
+        if (key := DeploymentKey(app.name, name)) in state.deployments
+    ]
+    summary, message = summarize(app, kept)
+    return pb.ApplicationStatus(
+        name=app.name,
+        route_prefix=app.route_prefix,
+        status=summary,
+        message=message,
+        last_deployed_time_s=app.last_deployed_time_s,
+        deployments=[_deployment_status(state, deployment) for deployment in deployments],
+        source=app.source,
+        source_json=app.source_json,
+        ingress=app.ingress,
+    )
+
+
+def summarize(app: Application, deployments: Sequence[Deployment]) -> tuple[ApplicationStatus, str]:
+    """An application's status and message: those of its worst deployment (Ray Serve's order and texts)."""
+    if app.deleting:
+        return ApplicationStatus.DELETING, ""
+    failed = [item for item in deployments if item.status is DeploymentStatus.DEPLOY_FAILED]
+    if failed:
+        names = [item.key.name for item in failed]
+        reasons = "\n".join(f"{item.key.name}: {item.message}" for item in failed)
+        return ApplicationStatus.DEPLOY_FAILED, f"Failed to update the deployments {names}.\n{reasons}"
+    unhealthy = [item.key.name for item in deployments if item.status is DeploymentStatus.UNHEALTHY]
+    if unhealthy:
+        return ApplicationStatus.UNHEALTHY, f"The deployments {unhealthy} are UNHEALTHY."
+    if all(item.status is DeploymentStatus.HEALTHY for item in deployments):
+        return ApplicationStatus.RUNNING, ""
+    return ApplicationStatus.DEPLOYING, ""
+
+
+def _deployment_status(state: State, deployment: Deployment) -> pb.DeploymentStatus:
+    return pb.DeploymentStatus(
+        name=deployment.key.name,
+        status=deployment.status,
+        status_trigger=deployment.trigger,
+        message=deployment.message,
+        replicas=[_replica_status(replica) for replica in state.replicas_of(deployment.key)],
+        target_num_replicas=0 if deployment.deleting else deployment.goal.num_replicas,
+        config_json=deployment.goal.target.config_json,
+    )
+
+
+def _replica_status(replica: Replica) -> pb.ReplicaStatus:
+    return pb.ReplicaStatus(replica_id=replica.id, state=replica.state, pid=replica.pid, start_time_s=replica.started_s)
