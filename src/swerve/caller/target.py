@@ -58,6 +58,11 @@ class Target(Generic[Call]):
                 self._links[replica_id] = _Link(info.address, self._links_changed, self._loop)
         self._links_changed()
 
+    @property
+    def settled(self) -> bool:
+        """True when there are replicas and a connection to each is open."""
+        return bool(self._wanted) and self._wanted.keys() == self.router.replicas.keys()
+
     def release(self, replica: Replica) -> None:
         """A call at `replica` ended; the one that waits longest takes its slot."""
         assigned = self.router.release(replica)
@@ -137,6 +142,8 @@ class _Link:
             await self.connection.wait_unusable()
             self.connection = None
             self._on_change()
+            # A replica that accepts and hangs up again must not be tried in a tight loop.
+            await asyncio.sleep(pause)
 
     def close(self) -> None:
         """Open no new calls here; the connection closes when those that run have ended."""

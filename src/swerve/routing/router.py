@@ -96,6 +96,10 @@ class Router(Generic[Call]):
             self._wake_by(patience)
         return None
 
+    def take(self, replica: Replica) -> None:
+        """A call goes to `replica` whatever its load, as a broadcast's do. `release` it when the call has ended."""
+        self._take(replica)
+
     def withdraw(self, call: Call) -> bool:
         """Forget a waiting call (cancelled or expired). False when it was not waiting."""
         return self._waiting.pop(call, None) is not None or self._refused.pop(call, None) is not None

@@ -1,0 +1,70 @@
+"""Arguments that are responses of other handle calls: each is replaced by its result before the call is sent."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from swerve.caller import codec
+from swerve.caller.call import PendingCall
+from swerve.caller.response import DeploymentResponse, DeploymentResponseGenerator
+
+
+def has_responses(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    for value in args:
+        if isinstance(value, DeploymentResponse | DeploymentResponseGenerator):
+            return True
+    return bool(kwargs) and has_responses(tuple(kwargs.values()), {})
+
+
+class Resolution:
+    """Waits for the responses among a call's arguments, then submits the call; fails it with the first of their errors.
+
+    `post` brings a function to the loop of the call.
+    """
+
+    def __init__(
+        self,
+        call: PendingCall,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._call = call
+        self._args = args
+        self._kwargs = kwargs
+        self._post = post
+
+    def start(self) -> None:
+        self._call.start()
+        values = (*self._args, *self._kwargs.values())
+        if any(isinstance(value, DeploymentResponseGenerator) for value in values):
+            self._call.fail(
+                RuntimeError(
+                    "Streaming deployment handle results cannot be passed to downstream handle calls. "
+                    "Iterate over them and pass the items."
+                )
+            )
+            return
+        self._pending = [value for value in values if isinstance(value, DeploymentResponse)]
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._pending:
+            response = self._pending[-1]
+            if not response._when_done(functools.partial(self._post, self._advance)):
+                return
+            self._pending.pop()
+        try:
+            args = tuple(map(_result, self._args))
+            kwargs = {name: _result(value) for name, value in self._kwargs.items()}
+            pieces = codec.encode((args, kwargs))
+        except Exception as error:
+            self._call.fail(error)
+        else:
+            self._call.submit(pieces)
+
+
+def _result(value: Any) -> Any:
+    return value._outcome() if isinstance(value, DeploymentResponse) else value

@@ -1,0 +1,378 @@
+"""One handle call: from the caller's arguments, through the router, to a replica and back.
+
+Everything here happens on the runtime's event loop, except `cancel_soon` and `resume_soon`, which any thread may call.
+A call ends exactly once, whatever comes first: its result, an error, its deadline or its cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from swerve.caller.codec import Pieces
+from swerve.caller.target import Target
+from swerve.context import RequestContext
+from swerve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+from swerve.net.client_call import ClientCall, request_headers
+from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.net.timers import TimerWheel
+from swerve.routing.replicas import Replica
+from swerve.routing.router import Shed, Unavailable
+from swerve.wire.deadline import format_timeout
+from swerve.wire.http2 import ErrorCode, Http2Error
+from swerve.wire.message import prefix
+from swerve.wire.status import Status, StatusCode
+
+CALL_PATH = "/swerve.control.v1.Handle/Call"
+STREAM_PATH = "/swerve.control.v1.Handle/Stream"
+
+# The four-byte length of a gRPC message allows more, but 2 GiB - 1 is what every gRPC implementation takes.
+MAX_MESSAGE_SIZE = (1 << 31) - 1
+# Items of a stream that may wait for their reader before credit is withheld from the replica.
+MAX_UNREAD = 16
+# A replica that a call is bound to refused it: the pause before it is asked again.
+_PINNED_RETRY_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What a handle calls, and how; `headers` are what its calls have in common."""
+
+    app: str
+    deployment: str
+    method: str = "__call__"
+    model_id: str = ""
+    session_id: str = ""
+    stream: bool = False
+    headers: Headers = ()
+
+    @classmethod
+    def make(cls, app: str, deployment: str, method: str, model_id: str, session_id: str, stream: bool) -> Destination:
+        extra = [(b"swerve-method", method.encode())]
+        if model_id:
+            extra.append((b"multiplexed_model_id", model_id.encode()))
+        if session_id:
+            extra.append((b"session_id", session_id.encode()))
+        headers = request_headers(STREAM_PATH if stream else CALL_PATH, "swerve", extra)
+        return cls(app, deployment, method, model_id, session_id, stream, headers)
+
+
+class Sink(Protocol):
+    """Where a call's outcome goes. Called on the runtime's loop; must not wait."""
+
+    def _on_message(self, message: bytes) -> None:
+        """A reply, as `codec.decode_reply` reads it: the result, or one item of a stream."""
+
+    def _on_finished(self, error: BaseException | None) -> None:
+        """The call is over; nothing follows."""
+
+
+class PendingCall(Protocol):
+    """A call that a handle made."""
+
+    @property
+    def owes(self) -> bool: ...
+    def pin(self, replica: Replica) -> None: ...
+    def start(self) -> None: ...
+    def submit(self, pieces: Pieces) -> None: ...
+    def launch(self, pieces: Pieces) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
+    def cancel_soon(self) -> None: ...
+    def resume_soon(self) -> None: ...
+
+
+class Caller(Protocol):
+    """What handles call through: the process's runtime, or an application in local testing mode."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    def post(self, function: Callable[[], None]) -> None:
+        """Run `function` on the loop: now when this is its thread, else soon."""
+
+    def call(
+        self, destination: Destination, origin: RequestContext, sink: Sink, unread: deque[bytes] | None = None
+    ) -> PendingCall:
+        """A new call, made in the request `origin`, whose outcome goes to `sink`."""
+
+    def reaches(self, destination: Destination) -> bool:
+        """True when a call can be sent at once."""
+
+    def take_everyone(self, destination: Destination) -> list[Replica] | None:
+        """A slot of each replica, whatever its load. None while it is not known which these are."""
+
+
+class Routed(Protocol):
+    """What waits in a router."""
+
+    model_id: str
+
+    def send(self, replica: Replica) -> None:
+        """The router chose `replica` and took a slot there."""
+
+    def fail(self, error: BaseException) -> None:
+        """No replica will be chosen."""
+
+
+class Home(Protocol):
+    """What a call needs of its runtime."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def timers(self) -> TimerWheel: ...
+    def post(self, function: Callable[[], None]) -> None:
+        """Run `function` on the loop: now when this is its thread, else soon."""
+
+    def target(self, app: str, deployment: str) -> Target[Routed]: ...
+
+
+def admit(call: Routed, target: Target[Routed]) -> None:
+    """Let the router decide: `call` is sent, waits, or fails."""
+    try:
+        replica = target.router.submit(call)
+    except Shed as shed:
+        call.fail(BackPressureError(shed.queued, shed.limit))
+    except Unavailable:
+        call.fail(DeploymentUnavailableError(target.deployment, target.app))
+    else:
+        if replica is not None:
+            call.send(replica)
+        elif target.router.wake_at is not None:
+            target.arm()
+
+
+class HandleCall(ClientCall):
+    """A call of a deployment. `start`, then `submit` when its arguments are there."""
+
+    __slots__ = (
+        "_body",
+        "_home",
+        "_origin",
+        "_owed",
+        "_pinned",
+        "_replica",
+        "_sink",
+        "_target",
+        "_unread",
+        "destination",
+        "finished",
+        "model_id",
+    )
+
+    def __init__(
+        self,
+        home: Home,
+        destination: Destination,
+        origin: RequestContext,
+        sink: Sink,
+        unread: deque[bytes] | None = None,
+    ) -> None:
+        super().__init__(MAX_MESSAGE_SIZE)
+        self.destination = destination
+        self.model_id = destination.model_id
+        self.finished = False
+        self._home = home
+        self._origin = origin
+        self._sink: Sink | None = sink
+        # A stream's items that wait for their reader; they set the pace at which the replica may send.
+        self._unread = unread
+        self._owed = 0
+        self._target: Target[Routed] | None = None
+        self._replica: Replica | None = None
+        self._pinned = False
+        self._body: Pieces = []
+        origin.children[id(self)] = self.cancel_soon
+
+    # --- the way there ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The clock runs from here on, also while arguments are still being computed."""
+        deadline = self._origin.deadline
+        if deadline is not None and not self.finished:
+            if deadline <= time.monotonic():
+                self.expire()
+            else:
+                self._home.timers.add(deadline, self)
+
+    def pin(self, replica: Replica) -> None:
+        """Go to `replica` and to no other. Its slot was taken for this call."""
+        self._target = self._home.target(self.destination.app, self.destination.deployment)
+        self._replica = replica
+        self._pinned = True
+
+    def launch(self, pieces: Pieces) -> None:
+        """`start` and `submit`."""
+        self.start()
+        self.submit(pieces)
+
+    def submit(self, pieces: Pieces) -> None:
+        """Send the encoded arguments to the replica that the router chooses, now or when one has a free slot."""
+        if self.finished or not self._take_body(pieces):
+            return
+        if self._replica is not None:
+            self.send(self._replica)
+            return
+        target = self._target = self._home.target(self.destination.app, self.destination.deployment)
+        admit(self, target)
+
+    def send(self, replica: Replica) -> None:
+        """The router chose `replica`."""
+        self._replica = replica
+        try:
+            self.begin(cast(Connection, replica.link), self._headers(), self._body)
+        except Http2Error:
+            # The connection takes no new streams, so nothing was sent.
+            self._turned_away()
+
+    def _take_body(self, pieces: Pieces) -> bool:
+        size = sum(len(piece) for piece in pieces)
+        if size > MAX_MESSAGE_SIZE:
+            self.fail(
+                RayServeException(
+                    f"The arguments of a call of '{self.destination.method}' take {size} bytes; "
+                    f"at most {MAX_MESSAGE_SIZE} can be sent."
+                )
+            )
+            return False
+        first = pieces[0]
+        # One part is cheaper to send than two, and a first piece is small enough to be joined.
+        self._body = [prefix(size) + bytes(first), *pieces[1:]]
+        return True
+
+    def _headers(self) -> Headers:
+        origin = self._origin
+        extra = [(b"request_id", origin.request_id.encode())]
+        if origin.app_name:
+            extra.append((b"application", origin.app_name.encode()))
+        if origin.route:
+            extra.append((b"swerve-route", origin.route.encode()))
+        if origin.deadline is not None:
+            extra.append((b"grpc-timeout", format_timeout(origin.deadline - time.monotonic())))
+        return (*self.destination.headers, *extra)
+
+    def _turned_away(self) -> None:
+        """The replica did not begin the call: another one may."""
+        replica, self._replica = self._replica, None
+        assert replica is not None
+        assert self._target is not None
+        self.done = False
+        if not self._pinned:
+            self._target.refused(replica, self)
+        elif cast(Connection, replica.link).usable:
+            self._replica = replica
+            self._home.loop.call_later(_PINNED_RETRY_S, self._send_again, replica)
+        else:
+            self._target.release(replica)
+            self.fail(ReplicaUnavailableError(f"Replica '{replica.info.replica_id}' is gone."))
+
+    def _send_again(self, replica: Replica) -> None:
+        if not self.finished:
+            self.send(replica)
+
+    # --- the way back ----------------------------------------------------------------------------------------------
+
+    def message_received(self, message: bytes) -> None:
+        if self._sink is not None:
+            self._sink._on_message(message)
+
+    def consume(self, amount: int) -> None:
+        if self._unread is None or len(self._unread) < MAX_UNREAD:
+            super().consume(amount)
+        else:
+            self._owed += amount
+            # The reader, on its thread, may have emptied the buffer since.
+            self.resume()
+
+    def resume_soon(self) -> None:
+        """`resume`, from any thread."""
+        self._home.post(self.resume)
+
+    def resume(self) -> None:
+        """The reader of a stream caught up: pay the credit that was withheld."""
+        if self._owed and self._unread is not None and len(self._unread) < MAX_UNREAD:
+            owed, self._owed = self._owed, 0
+            super().consume(owed)
+
+    @property
+    def owes(self) -> bool:
+        return self._owed > 0
+
+    def on_closed(self, error_code: int) -> None:
+        # A request that has not left completely cannot have begun.
+        if error_code == CONNECTION_LOST and self.connection is not None and self.connection.unsent(self.stream_id):
+            error_code = ErrorCode.REFUSED_STREAM
+        super().on_closed(error_code)
+
+    def ended(self, status: Status, trailers: Headers) -> None:
+        if self.refused and not self.finished:
+            self._turned_away()
+            return
+        self._leave_replica()
+        if not self.finished:
+            self._finish(None if status.code == StatusCode.OK else self._error(status))
+
+    def _error(self, status: Status) -> Exception:
+        match status.code:
+            case StatusCode.CANCELLED:
+                return RequestCancelledError(self._origin.request_id)
+            case StatusCode.DEADLINE_EXCEEDED:
+                return TimeoutError(status.details)
+            case StatusCode.UNAVAILABLE:
+                return ReplicaUnavailableError(
+                    f"The replica of deployment '{self.destination.deployment}' in application "
+                    f"'{self.destination.app}' was lost while it had the call: {status.details}"
+                )
+            case _:
+                return RayServeException(status.details)
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    def cancel_soon(self) -> None:
+        """Cancel the call, from any thread. Nothing happens when it is over."""
+        if not self.finished:
+            self._home.post(self._cancel)
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with `error`, wherever it is."""
+        if self.finished:
+            return
+        if self._target is not None:
+            self._target.router.withdraw(self)
+        self._finish(error)
+        if self._replica is not None:
+            if self.done or self.connection is None:
+                self._leave_replica()
+            else:
+                super().cancel()
+
+    def _cancel(self) -> None:
+        self.fail(RequestCancelledError(self._origin.request_id))
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.fail(TimeoutError(f"Request {self._origin.request_id} reached its deadline."))
+
+    def _leave_replica(self) -> None:
+        replica, self._replica = self._replica, None
+        if replica is not None and self._target is not None:
+            self._target.release(replica)
+
+    def _finish(self, error: BaseException | None) -> None:
+        self.finished = True
+        self._body = []
+        if self._origin.deadline is not None:
+            self._home.timers.remove(self._origin.deadline, self)
+        self._origin.children.pop(id(self), None)
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink._on_finished(error)

@@ -1,0 +1,234 @@
+"""The one place of a process from which handles call deployments.
+
+A runtime lives on one event loop: in a replica on its main loop, in a driving program on a loop of its own in a
+background thread. It watches the controller's view, keeps the last one while the controller is away, and has a `Target`
+for each deployment that was called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import cast
+
+import uvloop
+
+from swerve.caller.call import Destination, HandleCall, Routed, Sink
+from swerve.caller.target import Target
+from swerve.context import RequestContext
+from swerve.control.client import ControllerClient
+from swerve.exceptions import DeploymentUnavailableError, RayServeException
+from swerve.generated import control_pb2
+from swerve.net.connection import Connection
+from swerve.net.timers import TimerWheel
+from swerve.routing.replicas import Replica, ReplicaInfo
+
+logger = logging.getLogger("swerve.caller")
+
+# How long calls of a deployment that the view does not name wait for it to appear. One that was just applied is in the
+# view within milliseconds; a controller that is away is restarted within a few seconds.
+_ABSENT_S = 30.0
+_STOP_TIMEOUT_S = 5.0
+
+Key = tuple[str, str]
+
+
+class CallerRuntime:
+    """Calls deployments of one instance. Create it by `in_replica` or `for_driver`."""
+
+    def __init__(self, controller_address: str, kind: str, ident: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.timers = TimerWheel(loop)
+        self.closed = False
+        self.controller_address = controller_address
+        self.controller = ControllerClient(controller_address)
+        self._watcher = (kind, ident)
+        self._watch_task: asyncio.Task[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._thread_id = threading.get_ident()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox_due = False
+        self._views: dict[Key, control_pb2.DeploymentView] = {}
+        self._targets: dict[Key, Target[Routed]] = {}
+        self._absent: dict[Key, asyncio.TimerHandle] = {}
+
+    @classmethod
+    def in_replica(cls, controller_address: str, replica_id: str) -> CallerRuntime:
+        """A runtime on the running event loop. It opens no connection before the first call."""
+        return cls(controller_address, "replica", replica_id, asyncio.get_running_loop())
+
+    @classmethod
+    def for_driver(cls, controller_address: str) -> CallerRuntime:
+        """A runtime on a loop of its own, in a daemon thread that `close` (or the program's end) stops."""
+        loop = uvloop.new_event_loop()
+        runtime = cls(controller_address, "driver", f"{threading.get_native_id()}", loop)
+        started = threading.Event()
+
+        def run() -> None:
+            asyncio.set_event_loop(loop)
+            runtime._thread_id = threading.get_ident()
+            loop.call_soon(started.set)
+            loop.run_forever()
+            loop.close()
+
+        runtime._thread = threading.Thread(target=run, name="swerve-handles", daemon=True)
+        runtime._thread.start()
+        started.wait()
+        atexit.register(runtime.close)
+        return runtime
+
+    # --- for calls -------------------------------------------------------------------------------------------------
+
+    def call(
+        self, destination: Destination, origin: RequestContext, sink: Sink, unread: deque[bytes] | None = None
+    ) -> HandleCall:
+        """A new call, made in the request `origin`, whose outcome goes to `sink`."""
+        return HandleCall(self, destination, origin, sink, unread)
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Run `function` on the loop: now when this is its thread, else soon, in order, together with others."""
+        if threading.get_ident() == self._thread_id:
+            function()
+            return
+        self._inbox.append(function)
+        if not self._inbox_due:
+            self._inbox_due = True
+            self.loop.call_soon_threadsafe(self._empty_inbox)
+
+    def _empty_inbox(self) -> None:
+        self._inbox_due = False
+        while self._inbox:
+            try:
+                self._inbox.popleft()()
+            except Exception:
+                # One call's failure must not lose the others.
+                logger.exception("Starting a handle call failed")
+
+    def target(self, app: str, deployment: str) -> Target[Routed]:
+        """How to reach a deployment. Made at its first call; until the view names it, calls wait in its router."""
+        key = (app, deployment)
+        target = self._targets.get(key)
+        if target is None:
+            target = self._targets[key] = Target(app, deployment, _send, self.loop)
+            self._update(key, target)
+            if self._watch_task is None:
+                self._watch_task = self.loop.create_task(self._watch())
+        return target
+
+    def reaches(self, destination: Destination) -> bool:
+        """True when a replica of the deployment can be called at once. From any thread."""
+        target = self._targets.get((destination.app, destination.deployment))
+        return target is not None and bool(target.router.replicas)
+
+    def take_everyone(self, destination: Destination) -> list[Replica] | None:
+        """A slot of each of the deployment's replicas, whatever its load. None until it is connected to all of them."""
+        target = self.target(destination.app, destination.deployment)
+        if not target.settled:
+            return None
+        replicas = list(target.router.replicas.values())
+        for replica in replicas:
+            target.router.take(replica)
+        return replicas
+
+    # --- the view --------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        async for view in self.controller.watch_view(*self._watcher):
+            self._views = {(deployment.app, deployment.name): deployment for deployment in view.deployments}
+            for key, target in list(self._targets.items()):
+                self._update(key, target)
+
+    def _update(self, key: Key, target: Target[Routed]) -> None:
+        view = self._views.get(key)
+        if view is None:
+            target.update([], -1, False)
+            if key not in self._absent:
+                self._absent[key] = self.loop.call_later(_ABSENT_S, self._give_up, key)
+            return
+        timer = self._absent.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        target.update([_info(replica) for replica in view.replicas], view.max_queued_requests, view.unavailable)
+        if view.unavailable and not view.replicas:
+            for call in target.router.drop_waiting():
+                call.fail(DeploymentUnavailableError(target.deployment, target.app))
+
+    def _give_up(self, key: Key) -> None:
+        """The deployment did not appear. A later call waits anew."""
+        self._absent.pop(key, None)
+        target = self._targets.pop(key)
+        for call in target.close():
+            call.fail(
+                RayServeException(
+                    f"Deployment '{target.deployment}' in application '{target.app}' does not exist "
+                    f"(it did not appear within {_ABSENT_S:.0f} s)."
+                )
+            )
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """End every call and the watching. On the runtime's loop."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+        for timer in self._absent.values():
+            timer.cancel()
+        for target in self._targets.values():
+            links = [cast(Connection, replica.link) for replica in target.router.replicas.values()]
+            for call in target.close():
+                call.fail(RayServeException("This process was disconnected from Serve while the call waited."))
+            for link in links:
+                link.close()
+        await self.controller.close()
+
+    def close(self) -> None:
+        """Stop a driver's runtime and its thread. From any thread but its own; repeated calls do nothing."""
+        atexit.unregister(self.close)
+        thread = self._thread
+        if thread is None or not thread.is_alive():
+            return
+        try:
+            asyncio.run_coroutine_threadsafe(self.aclose(), self.loop).result(_STOP_TIMEOUT_S)
+        except FutureTimeoutError:
+            logger.warning("The handle thread did not end its calls within %.0f s", _STOP_TIMEOUT_S)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        thread.join(_STOP_TIMEOUT_S)
+
+
+def _send(call: Routed, replica: Replica) -> None:
+    call.send(replica)
+
+
+def _info(view: control_pb2.ReplicaView) -> ReplicaInfo:
+    return ReplicaInfo(view.replica_id, view.address, view.max_ongoing_requests, frozenset(view.multiplexed_model_ids))
+
+
+_runtime: CallerRuntime | None = None
+
+
+def set_runtime(runtime: CallerRuntime | None) -> None:
+    """Make `runtime` the one that this process's handles use."""
+    global _runtime
+    _runtime = runtime
+
+
+def get_runtime() -> CallerRuntime:
+    """The runtime that this process's handles use.
+
+    Raises:
+        RayServeException: the process is connected to no instance.
+    """
+    runtime = _runtime
+    if runtime is None or runtime.closed:
+        raise RayServeException(
+            "This process is not connected to a Serve instance. Start one with `serve.start()` or `serve.run(...)`."
+        )
+    return runtime
