@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,35 +23,33 @@ from swerve.config import (
     explain,
     gRPCOptions,
     local_testing_forced,
-    state_dir,
+)
+from swerve.connection import (
+    Connection,
+    connected,
+    current_state_dir,
+    required,
+    shut_down,
+    start_instance,
+    use_state_dir,
 )
 from swerve.context import current_replica_context
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
 from swerve.instance_options import ignored_options, instance_options
 from swerve.schema import ApplicationStatus, ServeStatus
-from swerve.wire.status import RpcError
 
 if TYPE_CHECKING:
-    from swerve.caller.runtime import CallerRuntime
-    from swerve.control.client import ControllerClient
-    from swerve.control.instance import Instance
     from swerve.handle import DeploymentHandle
 
 logger = logging.getLogger("swerve.api")
 
-T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
-# One exchange with the controller over a local socket; generous, for a machine that is busy.
-_CALL_TIMEOUT_S = 30.0
 # Ray Serve waits as long for applications to go.
 _DELETE_TIMEOUT_S = 60.0
-# Applications drain first; Ray Serve's tiers of a shutdown are 30 s each.
-_SHUTDOWN_TIMEOUT_S = 90.0
 # How often `status` is asked while waiting: a local exchange costs less than a millisecond.
 _POLL_S = 0.02
-_NO_INSTANCE = "There is no Serve instance running on this Ray cluster."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,94 +61,6 @@ class RunTarget:
     route_prefix: str | None = "/"
     logging_config: dict[str, Any] | LoggingConfig | None = None
     external_scaler_enabled: bool = False
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Connection
-
-
-@dataclass(slots=True)
-class _Connection:
-    """The instance that this process talks to, over a loop in a background thread."""
-
-    runtime: CallerRuntime
-    # None in a replica, which neither starts nor stops the instance it belongs to.
-    instance: Instance | None
-    # Whether the instance ends with this process.
-    owned: bool = False
-
-    @property
-    def client(self) -> ControllerClient:
-        return self.runtime.controller
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of an exchange with the controller.
-
-        Raises:
-            RayServeException: the controller refused or could not be reached; the message is its own.
-        """
-        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self.runtime.loop)
-        try:
-            return future.result(_CALL_TIMEOUT_S)
-        except RpcError as error:
-            raise RayServeException(error.status.details) from error
-
-
-@dataclass(slots=True)
-class _Process:
-    """What this process has decided: where its instance lives, and the connection to it."""
-
-    state_dir: Path = field(default_factory=state_dir)
-    connection: _Connection | None = None
-
-
-_process = _Process()
-
-
-def _connected() -> _Connection | None:
-    """The connection to the running instance, None if none runs."""
-    from swerve.control import instance as instances
-
-    present = _process.connection
-    if present is not None and (present.instance is None or instances.find(present.instance.state_dir)):
-        return present
-    _disconnect()
-    if current_replica_context() is not None:
-        from swerve.caller.runtime import get_runtime
-
-        # Not the replica's own runtime: waiting on its loop from that loop would never end.
-        return _connect(get_runtime().controller_address, None)
-    found = instances.find(_process.state_dir)
-    return None if found is None else _connect(found.controller_address, found)
-
-
-def _connect(address: str, instance: Instance | None, *, owned: bool = False) -> _Connection:
-    from swerve.caller.runtime import CallerRuntime, set_runtime
-
-    runtime = CallerRuntime.for_driver(address)
-    if instance is not None:
-        set_runtime(runtime)
-    _process.connection = _Connection(runtime, instance, owned)
-    return _process.connection
-
-
-def _disconnect() -> None:
-    from swerve.caller.runtime import set_runtime
-
-    connection, _process.connection = _process.connection, None
-    if connection is not None:
-        if connection.instance is not None:
-            set_runtime(None)
-        connection.runtime.close()
-
-
-def _required() -> _Connection:
-    connection = _connected()
-    if connection is None:
-        raise RayServeException(
-            f"{_NO_INSTANCE} Start one with `swerve start` or `serve.start()` (state folder: {_process.state_dir})."
-        )
-    return connection
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -190,29 +98,15 @@ def start(
     _model(TracingConfig, tracing_config)
     _model(ControllerOptions, controller_options)
     if state_dir is not None:
-        _use_state_dir(Path(state_dir))
-    present = _connected()
+        use_state_dir(Path(state_dir))
+    present = connected()
     if present is not None:
-        logger.info("Connecting to the Serve instance that runs already (state folder: %s).", _process.state_dir)
+        logger.info("Connecting to the Serve instance that runs already (state folder: %s).", current_state_dir())
         warning = ignored_options(grpc, present.call(present.client.status()).options)
         if warning:
             logger.warning(warning)
         return
-    _start(instance_options(grpc, http, logs, location), owned=False)
-
-
-def _use_state_dir(path: Path) -> None:
-    chosen = path.expanduser().absolute()
-    if chosen != _process.state_dir:
-        _disconnect()
-        _process.state_dir = chosen
-
-
-def _start(options: control_pb2.InstanceOptions, *, owned: bool) -> _Connection:
-    from swerve.control import instance as instances
-
-    started = instances.start(_process.state_dir, options, owner_pid=os.getpid() if owned else None)
-    return _connect(started.controller_address, started, owned=owned)
+    start_instance(instance_options(grpc, http, logs, location), owned=False)
 
 
 def _model(kind: type[Model], value: Model | dict[str, Any] | None) -> Model | None:
@@ -228,7 +122,7 @@ def _model(kind: type[Model], value: Model | dict[str, Any] | None) -> Model | N
 
 def status() -> ServeStatus:
     """The state of the instance; empty when none runs."""
-    connection = _connected()
+    connection = connected()
     return ServeStatus() if connection is None else ServeStatus.from_proto(connection.call(connection.client.status()))
 
 
@@ -238,18 +132,9 @@ def shutdown() -> None:
     Raises:
         TimeoutError: it is still there after 90 s.
     """
-    from swerve.control import instance as instances
-
-    connection = _connected()
-    if connection is None:
-        return
-    if connection.instance is None:
-        raise RayServeException("A replica cannot shut down the instance that it belongs to.")
-    connection.call(connection.client.shutdown())
-    stopped = connection.instance
-    _disconnect()
-    if not instances.wait_stopped(stopped, _SHUTDOWN_TIMEOUT_S):
-        raise TimeoutError(f"The instance in {stopped.state_dir} did not stop within {_SHUTDOWN_TIMEOUT_S:.0f} s.")
+    connection = connected()
+    if connection is not None:
+        shut_down(connection)
 
 
 async def shutdown_async() -> None:
@@ -308,15 +193,18 @@ def run_many(
                 name=one.name,
                 route_prefix=one.route_prefix,
                 logging_config=_model(LoggingConfig, one.logging_config),
-                packages=_process.state_dir / "packages",
+                packages=current_state_dir() / "packages",
             ),
         )
         for one in targets
     ]
-    connection = _connected() or _start(instance_options(gRPCOptions()), owned=True)
+    connection = connected() or start_instance(instance_options(gRPCOptions()), owned=True)
     connection.call(connection.client.deploy(control_pb2.DeployRequest(applications=applications)))
     if wait_for_applications_running:
-        wait_until_running([app.name for app in applications], lambda: connection.call(connection.client.status()))
+        names = [app.name for app in applications]
+        for name, failure in settled(names, lambda: connection.call(connection.client.status())):
+            if failure is not None:
+                raise RuntimeError(f"Deploying application {name} failed: {failure}")
     if blocking:
         _block(connection, [app.name for app in applications])
     from swerve.handle import DeploymentHandle
@@ -354,11 +242,12 @@ def check_route_prefix(route_prefix: str | None) -> None:
         raise ValueError(f"Invalid route_prefix '{route_prefix}', may not contain wildcards.")
 
 
-def wait_until_running(names: Sequence[str], get_status: Callable[[], control_pb2.InstanceStatus]) -> None:
-    """Returns when all these applications run. A model may load for hours, so there is no time limit.
+def settled(
+    names: Sequence[str], get_status: Callable[[], control_pb2.InstanceStatus]
+) -> Iterator[tuple[str, str | None]]:
+    """Each of these applications as soon as it runs (None) or has failed (why).
 
-    Raises:
-        RuntimeError: one failed or was deleted meanwhile.
+    A model may load for hours, so there is no time limit.
     """
     waiting = list(names)
     while waiting:
@@ -366,26 +255,29 @@ def wait_until_running(names: Sequence[str], get_status: Callable[[], control_pb
         for name in list(waiting):
             app = present.get(name)
             if app is None:
-                raise RuntimeError(f"Deploying application {name} failed: it was deleted meanwhile.")
-            if app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
-                raise RuntimeError(f"Deploying application {name} failed: {app.message}")
-            if app.status == ApplicationStatus.RUNNING:
-                waiting.remove(name)
+                yield name, "it was deleted meanwhile."
+            elif app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                yield name, app.message
+            elif app.status == ApplicationStatus.RUNNING:
+                yield name, None
+            else:
+                continue
+            waiting.remove(name)
         if waiting:
             time.sleep(_POLL_S)
 
 
-def _block(connection: _Connection, names: Sequence[str]) -> None:
+def _block(connection: Connection, names: Sequence[str]) -> None:
     from swerve.control import instance as instances
 
     try:
-        while instances.find(_process.state_dir) is not None:
+        while instances.find(current_state_dir()) is not None:
             time.sleep(1)
         logger.warning("The Serve instance was shut down; leaving.")
     except KeyboardInterrupt:
         logger.warning("Got KeyboardInterrupt, shutting down...")
         if connection.owned:
-            shutdown()
+            shut_down(connection)
         else:
             connection.call(connection.client.delete(list(names)))
 
@@ -397,7 +289,7 @@ def delete(name: str, _blocking: bool = True) -> None:
         RayServeException: no instance runs.
         TimeoutError: it is still there after 60 s.
     """
-    connection = _required()
+    connection = required()
     connection.call(connection.client.delete([name]))
     if not _blocking:
         return
@@ -418,7 +310,7 @@ def get_app_handle(name: str) -> DeploymentHandle:
     """
     from swerve.handle import DeploymentHandle
 
-    connection = _required()
+    connection = required()
     for app in connection.call(connection.client.status()).applications:
         if app.name == name:
             return DeploymentHandle(app.ingress, name)
@@ -446,7 +338,7 @@ def get_deployment_handle(
                 "Please specify an application name when getting a deployment handle outside of a Serve application."
             )
         app_name = context.app_name
-    connection = _required()
+    connection = required()
     if _check_exists:
         applications = connection.call(connection.client.status()).applications
         known = {(app.name, deployment.name) for app in applications for deployment in app.deployments}

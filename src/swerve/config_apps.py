@@ -1,8 +1,8 @@
 """Builds the applications of a configuration file, each in a process of its own with its runtime_env.
 
-A process of its own, because applications may want different variables and folders, and because what one of them imports
-must not end up in the command that applies the file. `python -m swerve.config_apps` is that process: a JSON object on
-standard input, the result on the file descriptor that it names.
+A process of its own, because applications may want different variables and folders, and because what one of them
+imports must not end up in the command that applies the file. `python -m swerve.config_apps` is that process: a JSON
+object on standard input, the result on the file descriptor that it names.
 """
 
 from __future__ import annotations

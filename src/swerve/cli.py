@@ -1,0 +1,281 @@
+"""The commands `swerve` and `serve`: what they accept. What they do is in `swerve.commands`, imported when one runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="swerve",
+    help="Serve Python models over gRPC, with Ray Serve's API and no cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the instance lives: two folders, two instances. "
+        "Default: $SWERVE_STATE_DIR, else the user's XDG state folder.",
+        show_default=False,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", "-a", help="Accepted for Ray Serve's scripts; has no effect.", show_default=False),
+]
+AppDir = Annotated[Path, typer.Option("--app-dir", "-d", help="Where to import from.")]
+RuntimeEnvFile = Annotated[
+    Path | None, typer.Option("--runtime-env", help="YAML file with the runtime_env.", show_default=False)
+]
+RuntimeEnvJson = Annotated[str | None, typer.Option(help="The runtime_env as JSON.", show_default=False)]
+WorkingDir = Annotated[
+    str | None, typer.Option(help="Folder or zip file that the replicas work in.", show_default=False)
+]
+RayCompat = Annotated[bool, typer.Option("--ray-compat", help="Let `ray.serve` mean Swerve in the application's code.")]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ARGUMENTS]...", help="key=value pairs for an application builder.", show_default=False),
+]
+
+GrpcPort = Annotated[int | None, typer.Option(help="gRPC port; 0 turns gRPC off.  [default: 9000]", show_default=False)]
+GrpcHost = Annotated[
+    str | None,
+    typer.Option(
+        "--grpc-host", "--host", help='Address to bind; "" binds all.  [default: localhost]', show_default=False
+    ),
+]
+GrpcServicers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grpc-servicer-functions",
+        help="Import path of an add_X_to_server function. Repeatable. Without any there is no gRPC server.",
+        show_default=False,
+    ),
+]
+GrpcReflection = Annotated[
+    bool | None,
+    typer.Option("--grpc-enable-reflection/--grpc-disable-reflection", help="[default: enabled]", show_default=False),
+]
+GrpcTimeout = Annotated[
+    float | None, typer.Option(help="Seconds that a call may take.  [default: no limit]", show_default=False)
+]
+GrpcMaxMessage = Annotated[
+    int | None, typer.Option(help="Bytes that a message may have.  [default: 2147483647]", show_default=False)
+]
+NumProxies = Annotated[int | None, typer.Option(help="Proxies that share the port.  [default: 1]", show_default=False)]
+
+
+@app.command()
+def start(
+    state_dir: StateDir = None,
+    grpc_port: GrpcPort = None,
+    grpc_host: GrpcHost = None,
+    grpc_servicer_functions: GrpcServicers = None,
+    grpc_enable_reflection: GrpcReflection = None,
+    grpc_request_timeout_s: GrpcTimeout = None,
+    grpc_max_message_size: GrpcMaxMessage = None,
+    num_proxies: NumProxies = None,
+    app_dir: AppDir = Path("."),
+    http_host: Annotated[str | None, typer.Option(help="HTTP address.", show_default=False)] = None,
+    http_port: Annotated[int | None, typer.Option(help="HTTP port.", show_default=False)] = None,
+    proxy_location: Annotated[str, typer.Option(help="Disabled, HeadOnly or EveryNode.")] = "EveryNode",
+    address: Address = None,
+) -> None:
+    """Start an instance in the background; returns when it serves."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.start(
+        state_dir,
+        app_dir,
+        commands.grpc_options(
+            port=grpc_port,
+            host=grpc_host,
+            grpc_servicer_functions=grpc_servicer_functions,
+            enable_reflection=grpc_enable_reflection,
+            request_timeout_s=grpc_request_timeout_s,
+            max_message_size=grpc_max_message_size,
+            num_proxies=num_proxies,
+        ),
+        {name: value for name, value in (("host", http_host), ("port", http_port)) if value is not None},
+        proxy_location,
+    )
+
+
+@app.command()
+def run(
+    config_or_import_path: Annotated[str, typer.Argument(help="A YAML file, or `module:application`.")],
+    arguments: Arguments = None,
+    state_dir: StateDir = None,
+    name: Annotated[str, typer.Option(help="Name of the application.")] = "default",
+    route_prefix: Annotated[str, typer.Option(help="HTTP route of the application.")] = "/",
+    blocking: Annotated[bool, typer.Option("--blocking/--non-blocking", help="Stay until Ctrl-C.")] = True,
+    reload: Annotated[bool, typer.Option("--reload", "-r", help="Deploy again when a Python file changes.")] = False,
+    app_dir: AppDir = Path("."),
+    runtime_env: RuntimeEnvFile = None,
+    runtime_env_json: RuntimeEnvJson = None,
+    working_dir: WorkingDir = None,
+    ray_compat: RayCompat = False,
+    grpc_port: GrpcPort = None,
+    grpc_host: GrpcHost = None,
+    grpc_servicer_functions: GrpcServicers = None,
+    grpc_enable_reflection: GrpcReflection = None,
+    grpc_request_timeout_s: GrpcTimeout = None,
+    grpc_max_message_size: GrpcMaxMessage = None,
+    num_proxies: NumProxies = None,
+    address: Address = None,
+) -> None:
+    """Run the applications of a config file, or one application; starts an instance if none runs."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.run(
+        config_or_import_path,
+        arguments or [],
+        commands.RunRequest(
+            state_dir=state_dir,
+            app_dir=app_dir,
+            name=name,
+            route_prefix=route_prefix,
+            blocking=blocking,
+            reload=reload,
+            runtime_env=commands.runtime_env(runtime_env, runtime_env_json, working_dir),
+            ray_compat=ray_compat,
+            grpc=commands.grpc_options(
+                port=grpc_port,
+                host=grpc_host,
+                grpc_servicer_functions=grpc_servicer_functions,
+                enable_reflection=grpc_enable_reflection,
+                request_timeout_s=grpc_request_timeout_s,
+                max_message_size=grpc_max_message_size,
+                num_proxies=num_proxies,
+            ),
+        ),
+    )
+
+
+@app.command()
+def deploy(
+    config_or_import_path: Annotated[str, typer.Argument(help="A YAML file, or `module:application`.")],
+    arguments: Arguments = None,
+    state_dir: StateDir = None,
+    name: Annotated[str, typer.Option(help="Name of the application, for an import path.")] = "default",
+    app_dir: AppDir = Path("."),
+    runtime_env: RuntimeEnvFile = None,
+    runtime_env_json: RuntimeEnvJson = None,
+    working_dir: WorkingDir = None,
+    ray_compat: RayCompat = False,
+    address: Address = None,
+) -> None:
+    """Apply a config file, or one application, to the running instance; returns before the replicas run."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.deploy(
+        config_or_import_path,
+        arguments or [],
+        state_dir,
+        app_dir,
+        name,
+        commands.runtime_env(runtime_env, runtime_env_json, working_dir),
+        ray_compat,
+    )
+
+
+@app.command()
+def config(
+    state_dir: StateDir = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Only this application.", show_default=False)] = None,
+    address: Address = None,
+) -> None:
+    """Print the applied config file."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.config(state_dir, name)
+
+
+@app.command()
+def status(
+    state_dir: StateDir = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="Only this application.", show_default=False)] = None,
+    address: Address = None,
+) -> None:
+    """Print the state of proxies, applications and deployments as YAML."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.status(state_dir, name)
+
+
+@app.command()
+def shutdown(
+    state_dir: StateDir = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    address: Address = None,
+) -> None:
+    """Stop the instance with all its applications."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.shutdown(state_dir, ask=not yes)
+
+
+@app.command()
+def build(
+    import_paths: Annotated[list[str], typer.Argument(help="One or more `module:application`.")],
+    app_dir: AppDir = Path("."),
+    output_path: Annotated[
+        Path | None, typer.Option("--output-path", "-o", help="File to write; stdout if none.", show_default=False)
+    ] = None,
+    grpc_servicer_functions: GrpcServicers = None,
+    grpc_enable_reflection: GrpcReflection = None,
+    ray_compat: RayCompat = False,
+) -> None:
+    """Write a config file for applications."""
+    from swerve import commands
+
+    options = commands.grpc_options(
+        grpc_servicer_functions=grpc_servicer_functions, enable_reflection=grpc_enable_reflection
+    )
+    commands.build(import_paths, app_dir, output_path, options, ray_compat)
+
+
+def main() -> None:
+    """The entry point of both commands."""
+    # The console script's own folder is no place to import applications from.
+    program = Path(sys.argv[0])
+    if sys.path and Path(sys.path[0]) == program.parent:
+        del sys.path[0]
+    try:
+        app(prog_name=program.name if program.name in ("swerve", "serve") else "swerve")
+    except Exception as error:
+        if not _is_for_user(error):
+            raise
+        typer.echo(f"Error: {error}{_hint(error)}", err=True)
+        sys.exit(1)
+
+
+def _is_for_user(error: Exception) -> bool:
+    """Whether the message says all that the user needs; anything else is our mistake and shows where it happened."""
+    from swerve.exceptions import RayServeException
+
+    return isinstance(
+        error, (RayServeException, ImportError, OSError, RuntimeError, TimeoutError, TypeError, ValueError)
+    )
+
+
+def _hint(error: Exception) -> str:
+    if "No module named 'ray" in str(error) or "<class 'ray.serve." in str(error):
+        return "\nThis looks like Ray Serve code: add --ray-compat to run it as it is."
+    return ""
+
+
+if __name__ == "__main__":
+    main()

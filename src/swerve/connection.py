@@ -1,0 +1,165 @@
+"""The instance that this process talks to: found, started, connected to, left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from swerve.config import state_dir
+from swerve.context import current_replica_context
+from swerve.exceptions import RayServeException
+from swerve.wire.status import RpcError
+
+if TYPE_CHECKING:
+    from swerve.caller.runtime import CallerRuntime
+    from swerve.control.client import ControllerClient
+    from swerve.control.instance import Instance
+    from swerve.generated import control_pb2
+
+T = TypeVar("T")
+
+# One exchange with the controller over a local socket; generous, for a machine that is busy.
+_CALL_TIMEOUT_S = 30.0
+# Applications drain first; Ray Serve's tiers of a shutdown are 30 s each.
+_SHUTDOWN_TIMEOUT_S = 90.0
+_NO_INSTANCE = "There is no Serve instance running on this Ray cluster."
+
+
+@dataclass(slots=True)
+class Connection:
+    """The instance that this process talks to, over a loop in a background thread."""
+
+    runtime: CallerRuntime
+    # None in a replica, which neither starts nor stops the instance it belongs to.
+    instance: Instance | None
+    # Whether the instance ends with this process.
+    owned: bool = False
+
+    @property
+    def client(self) -> ControllerClient:
+        return self.runtime.controller
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of an exchange with the controller.
+
+        Raises:
+            RayServeException: the controller refused or could not be reached; the message is its own.
+        """
+        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self.runtime.loop)
+        try:
+            return future.result(_CALL_TIMEOUT_S)
+        except RpcError as error:
+            raise RayServeException(error.status.details) from error
+
+
+@dataclass(slots=True)
+class _Process:
+    """What this process has decided: where its instance lives (None: what the environment says), and the connection."""
+
+    chosen: Path | None = None
+    connection: Connection | None = None
+
+
+_process = _Process()
+
+
+def current_state_dir() -> Path:
+    """Where this process's instance lives, or would."""
+    return _process.chosen or state_dir()
+
+
+def connected() -> Connection | None:
+    """The connection to the running instance, None if none runs."""
+    from swerve.control import instance as instances
+
+    present = _process.connection
+    folder = current_state_dir()
+    if present is not None:
+        if present.instance is None:
+            return present
+        if present.instance.state_dir == folder and instances.find(folder) is not None:
+            return present
+    disconnect()
+    if current_replica_context() is not None:
+        from swerve.caller.runtime import get_runtime
+
+        # Not the replica's own runtime: waiting on its loop from that loop would never end.
+        return _connect(get_runtime().controller_address, None)
+    found = instances.find(folder)
+    return None if found is None else _connect(found.controller_address, found)
+
+
+def _connect(address: str, instance: Instance | None, *, owned: bool = False) -> Connection:
+    from swerve.caller.runtime import CallerRuntime, set_runtime
+
+    runtime = CallerRuntime.for_driver(address)
+    if instance is not None:
+        set_runtime(runtime)
+    _process.connection = Connection(runtime, instance, owned)
+    return _process.connection
+
+
+def disconnect() -> None:
+    """Leaves the instance, which keeps running."""
+    from swerve.caller.runtime import set_runtime
+
+    connection, _process.connection = _process.connection, None
+    if connection is not None:
+        if connection.instance is not None:
+            set_runtime(None)
+        connection.runtime.close()
+
+
+def required() -> Connection:
+    """The connection to the running instance.
+
+    Raises:
+        RayServeException: none runs.
+    """
+    connection = connected()
+    if connection is None:
+        raise RayServeException(
+            f"{_NO_INSTANCE} Start one with `swerve start` or `serve.start()` (state folder: {current_state_dir()})."
+        )
+    return connection
+
+
+def use_state_dir(path: Path) -> None:
+    """From now on this process's instance is the one in `path`."""
+    _process.chosen = state_dir(path)
+
+
+def start_instance(options: control_pb2.InstanceOptions, *, owned: bool) -> Connection:
+    """Starts an instance and connects to it; an owned one ends with this process.
+
+    Raises:
+        InstanceError: it cannot start; nothing of it is left then.
+    """
+    from swerve.control import instance as instances
+
+    started = instances.start(current_state_dir(), options, owner_pid=os.getpid() if owned else None)
+    return _connect(started.controller_address, started, owned=owned)
+
+
+def shut_down(connection: Connection) -> None:
+    """Stops the instance and waits until it is gone.
+
+    Raises:
+        TimeoutError: it is still there after 90 s.
+        RayServeException: this process is a replica of it.
+    """
+    from swerve.control import instance as instances
+
+    if connection.instance is None:
+        raise RayServeException("A replica cannot shut down the instance that it belongs to.")
+    connection.call(connection.client.shutdown())
+    disconnect()
+    if not instances.wait_stopped(connection.instance, _SHUTDOWN_TIMEOUT_S):
+        raise TimeoutError(
+            f"The instance in {connection.instance.state_dir} did not stop within {_SHUTDOWN_TIMEOUT_S:.0f} s."
+        )
