@@ -51,9 +51,7 @@ class TeaHouse:
             cents = await self._prices.price.remote(order.tea)
         except KeyError:
             # The exception that another deployment raised arrives here with its type.
-            grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
-            grpc_context.set_details(f"there is no {order.tea} today")
-            return Receipt()
+            grpc_context.abort(grpc.StatusCode.NOT_FOUND, f"there is no {order.tea} today")
         grpc_context.set_trailing_metadata([("currency", "EUR")])
         return Receipt(text=f"{order.cups} x {order.tea}", cents=cents * order.cups)
 
