@@ -114,6 +114,8 @@ class gRPCOptions(BaseModel):
     enable_reflection: bool = True
     # Ray binds all interfaces. "localhost" binds the loopback addresses, v4 and v6; "" or "0.0.0.0" binds all.
     host: str = "localhost"
+    # A single application takes calls that name another one (as in Ray) unless this is set.
+    strict_application: bool = False
     # Ray 2.60 keeps the code that a handler set before it raised; off, an unhandled exception is INTERNAL.
     keep_status_on_exception: bool = False
     # Ray sends every call to the only application there is, whatever `application` says; on, the name must match.

@@ -87,6 +87,7 @@ class Connection(asyncio.Protocol):
         self.streams: dict[int, StreamHandler] = {}
         self.transport: asyncio.Transport | None = None
         self.peer = ""
+        self.peer_name = b""
         # False once no new stream may be opened here: GOAWAY was received, or the connection is closing.
         self.usable = True
         self._loop = loop
@@ -124,6 +125,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.peer = self.peer or _peer_name(self.transport)
+        self.peer_name = self.peer.encode()
         if self._on_made is not None and not self._on_made(self):
             self.transport.abort()
             return

@@ -74,7 +74,7 @@ def method_acceptor(methods: Mapping[str, Method]) -> Callable[[Connection, int,
         if by_path.get(path) is None:
             call.refuse(Status(StatusCode.UNIMPLEMENTED, f"Method {path.decode('latin-1')} is not served here."))
         elif end_stream:
-            call.half_closed()
+            call.end_of_request()
         return call
 
     return accept

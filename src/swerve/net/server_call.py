@@ -24,7 +24,7 @@ class ServerCall:
     A subclass ends the call with `finish`, once; what it sends after that, or after `cancelled`, goes nowhere.
     """
 
-    __slots__ = ("_half_closed", "_reader", "_started", "connection", "done", "headers", "stream_id")
+    __slots__ = ("_half_closed", "_reader", "_started", "connection", "done", "headers", "initial", "stream_id")
 
     def __init__(
         self,
@@ -38,6 +38,8 @@ class ServerCall:
         self.stream_id = stream_id
         self.headers = headers
         self.done = False
+        # Fields that the response's headers get beside the protocol's own, whenever they are sent.
+        self.initial: Headers = ()
         self._reader = MessageReader(max_message_size, encoding)
         self._started = False
         self._half_closed = False
@@ -54,6 +56,12 @@ class ServerCall:
     def cancelled(self) -> None:
         """The client cancelled the call or went away before it ended."""
         raise NotImplementedError
+
+    def end_of_request(self) -> None:
+        """The request's headers were all of it (or all that is left of it)."""
+        self._half_closed = True
+        if not self.done:
+            self.half_closed()
 
     # --- stream events ---------------------------------------------------------------------------------------------
 
@@ -74,21 +82,20 @@ class ServerCall:
             self.connection.acknowledge(self.stream_id, len(data))
             self.refuse(error.status)
             return
-        self.consume(len(data))
-        for message in messages:
-            self.message_received(message)
+        self.deliver(messages, len(data))
         if end_stream and not self.done:
             self.half_closed()
 
-    def consume(self, amount: int) -> None:
-        """Give credit for received bytes. Overridden where user code sets the pace."""
-        self.connection.acknowledge(self.stream_id, amount)
+    def deliver(self, messages: list[bytes], size: int) -> None:
+        """Take the messages that `size` received bytes completed, and give credit for these. Overridden where user
+        code sets the pace."""
+        self.connection.acknowledge(self.stream_id, size)
+        for message in messages:
+            self.message_received(message)
 
     def on_trailers(self, headers: Headers) -> None:
         """A request has no trailers in gRPC; one that has them ends here all the same."""
-        self._half_closed = True
-        if not self.done:
-            self.half_closed()
+        self.end_of_request()
 
     def on_closed(self, error_code: int) -> None:
         if not self.done:
@@ -101,7 +108,7 @@ class ServerCall:
         """Send the response's headers now, with `extra` fields, unless they have been sent."""
         if not self._started and not self.done:
             self._started = True
-            self.connection.send_headers(self.stream_id, RESPONSE_HEADERS + extra if extra else RESPONSE_HEADERS)
+            self.connection.send_headers(self.stream_id, RESPONSE_HEADERS + self.initial + extra)
 
     @property
     def started(self) -> bool:
@@ -117,7 +124,7 @@ class ServerCall:
             return
         if not self._started:
             self._started = True
-            self.connection.send_headers(self.stream_id, RESPONSE_HEADERS)
+            self.connection.send_headers(self.stream_id, RESPONSE_HEADERS + self.initial)
         self.connection.send_data(self.stream_id, data)
 
     def refuse(self, status: Status) -> None:

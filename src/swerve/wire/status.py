@@ -9,8 +9,10 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 
-# How many characters of details fit a trailer that every client accepts: Ray Serve's GRPC_MAX_STATUS_DETAILS_LENGTH.
+# Ray Serve's GRPC_MAX_STATUS_DETAILS_LENGTH, in characters.
 MAX_DETAILS_LENGTH = 4096
+# gRPC clients may refuse more than 8 KiB of trailers; percent-encoding makes up to nine bytes of a character.
+_MAX_ENCODED_SIZE = 6 * 1024
 _TRUNCATED = "... [truncated]"
 
 
@@ -63,11 +65,18 @@ class RpcError(Exception):
         return f"{self.status.code.name}: {self.status.details}"
 
 
-def truncate_details(details: str) -> str:
-    """`details`, cut to `MAX_DETAILS_LENGTH` characters with a mark at the end."""
-    if len(details) <= MAX_DETAILS_LENGTH:
-        return details
-    return details[: MAX_DETAILS_LENGTH - len(_TRUNCATED)] + _TRUNCATED
+def truncate_details(details: str, *, keep_end: bool = False) -> str:
+    """`details`, cut to what fits a trailer, with a mark at the end.
+
+    `keep_end` cuts the beginning instead, and marks that: the last lines of a traceback say what happened.
+    """
+    limit = MAX_DETAILS_LENGTH
+    cut = details
+    while len(cut) > MAX_DETAILS_LENGTH or len(encode_message(cut)) > _MAX_ENCODED_SIZE:
+        kept = limit - len(_TRUNCATED)
+        cut = _TRUNCATED + details[-kept:] if keep_end else details[:kept] + _TRUNCATED
+        limit = limit * 3 // 4
+    return cut
 
 
 # Printable ASCII but "%" passes; so does an inner space. HTTP/2 forbids a field value with a space at its edge
@@ -81,7 +90,8 @@ def _percent(match: re.Match[bytes]) -> bytes:
 
 def encode_message(details: str) -> bytes:
     """`details` percent-encoded for the `grpc-message` trailer."""
-    return _UNSAFE.sub(_percent, details.encode("utf-8", "surrogatepass"))
+    # A lone surrogate cannot be UTF-8; what stands for it is readable and harmless.
+    return _UNSAFE.sub(_percent, details.encode("utf-8", "backslashreplace"))
 
 
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")

@@ -1,0 +1,94 @@
+"""The access log: one line a call, formatted and written in batches so that a call pays only for an append."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from swerve.observe.logs import JsonFormatter, timestamp
+from swerve.wire.status import StatusCode
+
+FLUSH_INTERVAL_S = 0.25
+# Lines that wait at most; a full batch is written at once.
+_MAX_LINES = 2_000
+
+_CODE_NAMES = tuple(code.name for code in StatusCode)
+
+# (wall clock time of the end, request id, method, route, status code, seconds)
+Entry = tuple[float, str, str, str, int, float]
+
+
+class AccessLog:
+    """Ray Serve's access lines: `{METHOD} {ROUTE} {STATUS} {latency}ms`, through the process's log handler."""
+
+    def __init__(self, handler: logging.Handler, component: str, ident: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._handler = handler
+        self._loop = loop
+        self._entries: list[Entry] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._format = self._formatter(isinstance(handler.formatter, JsonFormatter), component, ident)
+
+    def add(self, request_id: str, method: str, route: str, code: int, seconds: float) -> None:
+        """Log a call that ended just now. `seconds` is its duration."""
+        entries = self._entries
+        entries.append((time.time(), request_id, method, route, code, seconds))
+        if self._timer is None:
+            self._timer = self._loop.call_later(FLUSH_INTERVAL_S, self.flush)
+        elif len(entries) >= _MAX_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        entries, self._entries = self._entries, []
+        if entries:
+            text = "\n".join(map(self._format, entries))
+            self._handler.acquire()
+            try:
+                # The lines are formatted already: the handler's formatter must not prefix the batch.
+                record = logging.LogRecord("swerve.access", logging.INFO, "", 0, text, None, None)
+                formatter = self._handler.formatter
+                self._handler.setFormatter(None)
+                self._handler.emit(record)
+                self._handler.setFormatter(formatter)
+            finally:
+                self._handler.release()
+
+    def _formatter(self, json_lines: bool, component: str, ident: str) -> Callable[[Entry], str]:
+        base = {"component_name": component, "component_id": ident}
+
+        def as_json(entry: Entry) -> str:
+            created, request_id, method, route, code, seconds = entry
+            fields = {
+                "asctime": timestamp(created),
+                "levelname": "INFO",
+                **base,
+                "request_id": request_id,
+                "route": route,
+                "method": method,
+                "status": _CODE_NAMES[code],
+                "latency_ms": round(seconds * 1000, 1),
+                "serve_access_log": True,
+                "message": f"{method} {route} {_CODE_NAMES[code]} {seconds * 1000:.1f}ms",
+            }
+            return json.dumps(fields)
+
+        last_second, prefix = 0, ""
+        label = f"{component} {ident}"
+
+        def as_text(entry: Entry) -> str:
+            nonlocal last_second, prefix
+            created, request_id, method, route, code, seconds = entry
+            second = int(created)
+            if second != last_second:
+                last_second, prefix = second, "INFO " + timestamp(second)[:-3]
+            millis = int((created - second) * 1000)
+            name = _CODE_NAMES[code]
+            return f"{prefix}{millis:03d} {label} {request_id} -- {method} {route} {name} {seconds * 1000:.1f}ms"
+
+        return as_json if json_lines else as_text

@@ -1,0 +1,317 @@
+"""The hot path: one call on its way from a client's connection to a replica's and back.
+
+No task, no future and no message object belongs to a call, only the two small objects below, whose methods the
+connections call as bytes arrive. Header blocks and DATA pass as they came; the proxy adds fields and reads the status.
+
+    ForwardedCall   the client's stream: request in, response out
+    _ReplicaLeg     the replica's stream: request out, response in
+
+A call waits in the target's router until a replica has a free slot. Until a replica has begun to answer, the request's
+bytes are kept (at most a window of them), so a call that a replica turned away can be sent to another.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
+from swerve.routing.router import Shed, Unavailable
+from swerve.wire.deadline import format_timeout
+from swerve.wire.http2 import ErrorCode, Http2Error
+from swerve.wire.status import Status, StatusCode
+
+if TYPE_CHECKING:
+    from swerve.caller.target import Target
+    from swerve.net.timers import TimerWheel
+    from swerve.routing.replicas import Replica
+
+# Fields that the proxy appends to what it forwards. Replicas read the last value of a name, so no client can forge them.
+PEER_FIELD = b"swerve-peer"
+REQUEST_ID_FIELD = b"request_id"
+MULTIPLEXED_MODEL_ID_FIELD = b"multiplexed_model_id"
+
+# A request whose bytes fit is kept for another replica; it is the window of the client's stream.
+_REPLAY_LIMIT = 1 << 20
+
+_GRPC_STATUS = b"grpc-status"
+_random_bits = random.Random(os.urandom(16)).getrandbits
+
+
+def new_request_id() -> bytes:
+    """A random UUID (version 4), as Ray Serve generates for a call that brings no request id."""
+    digits = b"%032x" % (_random_bits(128) & ~(0xF << 76) & ~(0x3 << 62) | (0x4 << 76) | (0x2 << 62))
+    return b"%s-%s-%s-%s-%s" % (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+
+
+class CallObserver(Protocol):
+    """Where finished calls are counted and logged."""
+
+    def begun(self) -> None: ...
+
+    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float) -> None: ...
+
+    def refused(self, path: bytes, request_id: bytes, code: int) -> None: ...
+
+
+class ForwardedCall:
+    """A call as its client's connection sees it. Satisfies `StreamHandler` and `RoutedCall`."""
+
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_credited",
+        "_deadline",
+        "_headers",
+        "_leg",
+        "_observer",
+        "_replica",
+        "_request_ended",
+        "_response_started",
+        "_started_at",
+        "_target",
+        "_timeout_text",
+        "_timers",
+        "client",
+        "done",
+        "model_id",
+        "path",
+        "request_id",
+        "stream_id",
+    )
+
+    def __init__(
+        self,
+        client: Connection,
+        stream_id: int,
+        headers: Headers,
+        fields: dict[bytes, bytes],
+        target: Target[ForwardedCall],
+        observer: CallObserver,
+    ) -> None:
+        self.client = client
+        self.stream_id = stream_id
+        self.done = False
+        self.path = fields[b":path"]
+        model_id = fields.get(MULTIPLEXED_MODEL_ID_FIELD)
+        self.model_id = "" if model_id is None else model_id.decode("latin-1")
+        request_id = fields.get(REQUEST_ID_FIELD)
+        if request_id:
+            self.request_id = request_id
+            self._headers = (*headers, (PEER_FIELD, client.peer_name))
+        else:
+            self.request_id = request_id = new_request_id()
+            self._headers = (*headers, (PEER_FIELD, client.peer_name), (REQUEST_ID_FIELD, request_id))
+        self._target = target
+        self._observer = observer
+        self._started_at = time.monotonic()
+        self._deadline = 0.0
+        self._timers: TimerWheel | None = None
+        self._timeout_text = ""
+        self._replica: Replica | None = None
+        self._leg: _ReplicaLeg | None = None
+        self._body: list[bytes] | None = []
+        self._body_size = 0
+        # How many parts of the body have been forwarded once, so that their credit is settled.
+        self._credited = 0
+        self._request_ended = False
+        self._response_started = False
+        observer.begun()
+
+    # --- starting --------------------------------------------------------------------------------------------------
+
+    def submit(self, end_stream: bool, timeout: float | None, timeout_text: str, timers: TimerWheel) -> None:
+        """Hand the call to the router. `timeout` is in seconds; `timeout_text` is what its expiry says."""
+        self._request_ended = end_stream
+        if timeout is not None:
+            self._deadline = self._started_at + timeout
+            self._timeout_text = timeout_text
+            self._timers = timers
+            timers.add(self._deadline, self)
+        target = self._target
+        try:
+            replica = target.router.submit(self)
+        except Shed as shed:
+            self.fail(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"Request dropped due to backpressure (num_queued_requests={shed.queued}, "
+                f"max_queued_requests={shed.limit}).",
+            )
+        except Unavailable:
+            self.fail(
+                StatusCode.UNAVAILABLE,
+                f"Deployment(name='{target.deployment}', app='{target.app}') is unavailable because it failed to "
+                "deploy.",
+            )
+        else:
+            if replica is not None:
+                self.start(replica)
+            elif target.router.wake_at is not None:
+                target.arm()
+
+    def start(self, replica: Replica) -> None:
+        """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
+        connection = replica.link
+        assert isinstance(connection, Connection)
+        headers = self._headers
+        if self._timers is not None:
+            left = self._deadline - time.monotonic()
+            headers = (*headers, (b"grpc-timeout", format_timeout(left)))
+        leg = _ReplicaLeg(self, connection)
+        body = self._body
+        try:
+            leg.stream_id = connection.open_stream(headers, leg, end_stream=self._request_ended and not body)
+        except Http2Error:
+            # The connection is going away; the target hears of it by itself and finds another replica.
+            self._target.refused(replica, self)
+            return
+        self._replica = replica
+        self._leg = leg
+        if body:
+            last = len(body) - 1 if self._request_ended else -1
+            for index, part in enumerate(body):
+                if index < self._credited:
+                    connection.send_data(leg.stream_id, part, end_stream=index == last)
+                else:
+                    connection.forward_data(leg.stream_id, part, index == last, self.client, self.stream_id)
+            self._credited = len(body)
+
+    # --- the client's stream ---------------------------------------------------------------------------------------
+
+    def on_headers(self, headers: Headers, end_stream: bool) -> None:
+        raise AssertionError("a client's stream has no response headers")
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        if end_stream:
+            self._request_ended = True
+        if self.done:
+            self.client.acknowledge(self.stream_id, len(data))
+            return
+        body, leg = self._body, self._leg
+        if body is not None:
+            self._body_size += len(data)
+            if self._body_size <= _REPLAY_LIMIT or leg is None:
+                body.append(data)
+            else:
+                self._body = None
+        if leg is not None:
+            self._credited += 1
+            leg.connection.forward_data(leg.stream_id, data, end_stream, self.client, self.stream_id)
+
+    def on_trailers(self, headers: Headers) -> None:
+        # A gRPC request has none; HTTP/2 allows them, and they end the request.
+        self._request_ended = True
+        if self._leg is not None and not self.done:
+            self._leg.connection.end_stream(self._leg.stream_id)
+
+    def on_closed(self, error_code: int) -> None:
+        self._request_ended = True
+        if not self.done:
+            self._abandon()
+            self._record(StatusCode.CANCELLED)
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self._abandon()
+        self.fail(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
+
+    def fail(self, code: StatusCode, details: str) -> None:
+        """End the call with a status of the proxy's own."""
+        trailers = status_trailers(Status(code, details), ((REQUEST_ID_FIELD, self.request_id),))
+        if self._response_started:
+            self.client.send_trailers(self.stream_id, trailers)
+        else:
+            self.client.send_headers(self.stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
+        self._record(code)
+
+    def _abandon(self) -> None:
+        """Take the call out of the queue, or off the replica that has it."""
+        leg = self._leg
+        if leg is None:
+            self._target.router.withdraw(self)
+        else:
+            leg.connection.reset(leg.stream_id, ErrorCode.CANCEL)
+
+    def _record(self, code: int) -> None:
+        self.done = True
+        if self._timers is not None:
+            self._timers.remove(self._deadline, self)
+        if not self._request_ended:
+            self.client.end_early(self.stream_id)
+        body, self._body = self._body, None
+        if body is not None and self._credited < len(body):
+            unread = sum(len(part) for part in body[self._credited :])
+            self.client.acknowledge(self.stream_id, unread)
+        self._observer.ended(self._target.app, self.path, self.request_id, code, time.monotonic() - self._started_at)
+
+
+class _ReplicaLeg:
+    """A forwarded call as the replica's connection sees it. Satisfies `StreamHandler`."""
+
+    __slots__ = ("_call", "connection", "stream_id")
+
+    def __init__(self, call: ForwardedCall, connection: Connection) -> None:
+        self._call = call
+        self.connection = connection
+        self.stream_id = 0
+
+    def on_headers(self, headers: Headers, end_stream: bool) -> None:
+        call = self._call
+        if call.done:
+            return
+        call._body = None
+        call._response_started = True
+        call.client.send_headers(call.stream_id, headers, end_stream=end_stream)
+        if end_stream:
+            call._record(_status_in(headers))
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        call = self._call
+        if call.done:
+            self.connection.acknowledge(self.stream_id, len(data))
+        else:
+            call.client.forward_data(call.stream_id, data, False, self.connection, self.stream_id)
+
+    def on_trailers(self, headers: Headers) -> None:
+        call = self._call
+        if not call.done:
+            call.client.send_trailers(call.stream_id, headers)
+            call._record(_status_in(headers))
+
+    def on_closed(self, error_code: int) -> None:
+        call = self._call
+        replica = call._replica
+        assert replica is not None
+        call._leg = call._replica = None
+        if call.done:
+            call._target.release(replica)
+        elif error_code == ErrorCode.REFUSED_STREAM and call._body is not None:
+            call._target.refused(replica, call)
+        else:
+            call._target.release(replica)
+            call.fail(*_reason(error_code))
+
+
+def _status_in(headers: Headers) -> int:
+    """The `grpc-status` of a replica's last header block."""
+    for name, value in headers:
+        if name == _GRPC_STATUS:
+            return int(value)
+    return StatusCode.UNKNOWN
+
+
+def _reason(error_code: int) -> tuple[StatusCode, str]:
+    """The status of a call whose replica stopped without giving one."""
+    if error_code == CONNECTION_LOST:
+        return StatusCode.UNAVAILABLE, "The replica that served the call died or was stopped before it answered."
+    if error_code == ErrorCode.REFUSED_STREAM:
+        return (
+            StatusCode.UNAVAILABLE,
+            "The replica turned the call away, and its request is too large to be sent again.",
+        )
+    return StatusCode.INTERNAL, f"The replica reset the call with HTTP/2 error code {error_code}."

@@ -1,0 +1,162 @@
+"""The proxy's front door: each request is checked, routed by the current view, and handed on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from swerve.caller.target import Target
+from swerve.generated import control_pb2
+from swerve.net.connection import Connection, Headers, StreamHandler
+from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
+from swerve.net.timers import TimerWheel
+from swerve.proxy.builtin import BuiltinServices
+from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall, new_request_id
+from swerve.proxy.routes import RouteTable, build_routes, not_found
+from swerve.routing.replicas import Replica, ReplicaInfo
+from swerve.wire.deadline import parse_timeout
+from swerve.wire.metadata import size_of
+from swerve.wire.status import Status, StatusCode
+
+_GRPC_CONTENT_TYPE = b"application/grpc"
+# A header list this short and with values this small in all needs no exact count.
+_SMALL_FIELDS = 32
+_SMALL_VALUES = 4096
+_DEADLINE_EXCEEDED = "Deadline Exceeded"
+
+
+class Ingress:
+    """Routes requests by the last view that it was given."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, observer: CallObserver) -> None:
+        self.builtin = BuiltinServices()
+        self._loop = loop
+        self._observer = observer
+        self._timers = TimerWheel(loop)
+        self._routes = RouteTable()
+        self._targets: dict[tuple[str, str], Target[ForwardedCall]] = {}
+
+    # --- the view --------------------------------------------------------------------------------------------------
+
+    def update(self, view: control_pb2.View) -> None:
+        """Route by `view` from now on. Calls that wait for a deployment that is gone end NOT_FOUND."""
+        self._routes = build_routes(view)
+        wanted = set(self._routes.ingresses.values())
+        for deployment in view.deployments:
+            key = (deployment.app, deployment.name)
+            if key in wanted:
+                target = self._targets.get(key)
+                if target is None:
+                    target = self._targets[key] = Target(*key, _start, self._loop)
+                target.update(replica_infos(deployment), deployment.max_queued_requests, deployment.unavailable)
+        for key in [known for known in self._targets if known not in wanted]:
+            for call in self._targets.pop(key).close():
+                call.fail(StatusCode.NOT_FOUND, not_found(key[0].encode()))
+        self.builtin.update(self._routes.applications, view)
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def accept(
+        self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
+    ) -> StreamHandler | None:
+        """An `Acceptor` for client connections."""
+        # The last value of a name counts, as in Ray Serve.
+        fields = dict(headers)
+        routes = self._routes
+        path = fields.get(b":path", b"")
+        if path not in routes.methods:
+            if path in self.builtin.methods:
+                return self.builtin.accept(connection, stream_id, headers, path, end_stream)
+            return self._refuse(
+                connection, stream_id, fields, end_stream, StatusCode.UNIMPLEMENTED, "Method not found!"
+            )
+        if not fields.get(b"content-type", b"").startswith(_GRPC_CONTENT_TYPE):
+            connection.send_headers(stream_id, ((b":status", b"415"),), end_stream=True)
+            return _Refused(connection, stream_id, end_stream)
+        if len(headers) > _SMALL_FIELDS or sum(map(len, fields.values())) > _SMALL_VALUES:
+            size, limit = size_of(headers), routes.limits.max_metadata_size
+            if size > limit:
+                return self._refuse(
+                    connection,
+                    stream_id,
+                    fields,
+                    end_stream,
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    f"Received metadata larger than max ({size} vs. {limit}).",
+                )
+        ingress = routes.find(fields.get(b"application"))
+        if ingress is None:
+            details = not_found(fields.get(b"application"))
+            return self._refuse(connection, stream_id, fields, end_stream, StatusCode.NOT_FOUND, details)
+        call = ForwardedCall(connection, stream_id, headers, fields, self._targets[ingress], self._observer)
+        self._submit(call, fields.get(b"grpc-timeout"), end_stream)
+        return call
+
+    def _submit(self, call: ForwardedCall, requested: bytes | None, end_stream: bool) -> None:
+        timeout = self._routes.limits.request_timeout_s
+        details = "" if timeout is None else f"Request timed out after {timeout}s."
+        if requested is not None:
+            client_timeout = parse_timeout(requested)
+            if client_timeout is None:
+                text = requested.decode("latin-1")
+                call.fail(StatusCode.INTERNAL, f"The call's grpc-timeout '{text}' is malformed.")
+                return
+            if timeout is None or client_timeout < timeout:
+                timeout, details = client_timeout, _DEADLINE_EXCEEDED
+        call.submit(end_stream, timeout, details, self._timers)
+
+    def _refuse(
+        self,
+        connection: Connection,
+        stream_id: int,
+        fields: dict[bytes, bytes],
+        end_stream: bool,
+        code: StatusCode,
+        details: str,
+    ) -> StreamHandler:
+        """Answer a request that no deployment gets."""
+        request_id = fields.get(REQUEST_ID_FIELD) or new_request_id()
+        trailers = status_trailers(Status(code, details), ((REQUEST_ID_FIELD, request_id),))
+        connection.send_headers(stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
+        self._observer.refused(fields.get(b":path", b""), request_id, code)
+        return _Refused(connection, stream_id, end_stream)
+
+
+def _start(call: ForwardedCall, replica: Replica) -> None:
+    call.start(replica)
+
+
+def replica_infos(deployment: control_pb2.DeploymentView) -> list[ReplicaInfo]:
+    """The replicas of a deployment, from the view."""
+    return [
+        ReplicaInfo(
+            replica.replica_id,
+            replica.address,
+            replica.max_ongoing_requests,
+            frozenset(replica.multiplexed_model_ids),
+        )
+        for replica in deployment.replicas
+    ]
+
+
+class _Refused:
+    """What is left of a request that has been answered: its body is read and thrown away."""
+
+    __slots__ = ("_connection", "_stream_id")
+
+    def __init__(self, connection: Connection, stream_id: int, ended: bool) -> None:
+        self._connection = connection
+        self._stream_id = stream_id
+        if not ended:
+            connection.end_early(stream_id)
+
+    def on_headers(self, headers: Headers, end_stream: bool) -> None:
+        raise AssertionError("a client's stream has no response headers")
+
+    def on_data(self, data: bytes, end_stream: bool) -> None:
+        self._connection.acknowledge(self._stream_id, len(data))
+
+    def on_trailers(self, headers: Headers) -> None:
+        pass
+
+    def on_closed(self, error_code: int) -> None:
+        pass

@@ -1,0 +1,64 @@
+"""What the proxy counts and logs of each call."""
+
+from __future__ import annotations
+
+from swerve.observe.access import AccessLog
+from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text
+from swerve.wire.status import StatusCode
+
+_CODE_NAMES = tuple(code.name for code in StatusCode)
+
+
+class ProxyObserver:
+    """Counters of the gRPC ingress, by application, method and code. `access_log` is None when it is switched off."""
+
+    def __init__(self, access_log: AccessLog | None) -> None:
+        self.ongoing = 0
+        self._access_log = access_log
+        self._calls: dict[tuple[str, bytes, int], Histogram] = {}
+        self._names: dict[bytes, str] = {}
+
+    def begun(self) -> None:
+        self.ongoing += 1
+
+    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float) -> None:
+        self.ongoing -= 1
+        key = (app, path, code)
+        histogram = self._calls.get(key)
+        if histogram is None:
+            histogram = self._calls[key] = Histogram()
+        histogram.observe(seconds * 1000.0)
+        if self._access_log is not None:
+            name = self._names.get(path)
+            if name is None:
+                name = self._names[path] = path.decode("latin-1")
+            self._access_log.add(request_id.decode("latin-1"), name, app, code, seconds)
+
+    def refused(self, path: bytes, request_id: bytes, code: int) -> None:
+        """A request that no application got. Its path is the client's invention, so it is no label."""
+        key = ("", b"", code)
+        histogram = self._calls.get(key)
+        if histogram is None:
+            histogram = self._calls[key] = Histogram()
+        histogram.observe(0.0)
+        if self._access_log is not None:
+            self._access_log.add(request_id.decode("latin-1"), path.decode("latin-1")[:256], "", code, 0.0)
+
+    def prometheus_text(self) -> str:
+        """All series in Prometheus' text format."""
+        requests: dict[Labels, int] = {}
+        errors: dict[Labels, int] = {}
+        latencies: dict[Labels, Histogram] = {}
+        for (app, path, code), histogram in self._calls.items():
+            base = (("application", app), ("method", path.decode("latin-1")), ("route", app))
+            labels = (*base, ("status_code", _CODE_NAMES[code]))
+            count = sum(histogram.counts)
+            requests[labels] = count
+            latencies[labels] = histogram
+            if code != StatusCode.OK:
+                errors[(*base, ("error_code", _CODE_NAMES[code]))] = count
+        lines = counter_text("serve_num_grpc_requests", "gRPC requests that the proxy answered.", requests)
+        lines += counter_text("serve_num_grpc_error_requests", "gRPC requests that ended with an error.", errors)
+        lines += histogram_text("serve_grpc_request_latency_ms", "Time from a request's headers to its end.", latencies)
+        lines += gauge_text("serve_num_ongoing_grpc_requests", "gRPC requests under way.", {(): self.ongoing})
+        return "\n".join(lines) + "\n"

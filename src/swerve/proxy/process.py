@@ -1,0 +1,143 @@
+"""The proxy process: `python -m swerve.proxy.process <spec file>`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from swerve.control.client import ControllerClient
+from swerve.generated import control_pb2
+from swerve.net.address import Address
+from swerve.net.listener import Listener, ListenOptions, bind_tcp
+from swerve.observe.access import AccessLog
+from swerve.observe.logs import configure
+from swerve.proxy.ingress import Ingress
+from swerve.proxy.observer import ProxyObserver
+from swerve.wire.http2 import Http2Limits
+
+logger = logging.getLogger("swerve.proxy")
+
+# What a proxy that cannot bind its port exits with; trying again is pointless.
+EXIT_CANNOT_BIND = 3
+# Running calls may finish for this long after SIGTERM.
+_DRAIN_S = 30.0
+
+
+class Proxy:
+    """One proxy: follows the view and serves the gRPC port that the view's options name."""
+
+    def __init__(self, spec: control_pb2.ProxySpec, loop: asyncio.AbstractEventLoop) -> None:
+        self._spec = spec
+        self._loop = loop
+        self._listener: Listener | None = None
+        self._ingress: Ingress | None = None
+        self._access_log: AccessLog | None = None
+        self.exit_code = 0
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or until the port cannot be bound."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        following = self._loop.create_task(self._follow())
+        stopping = self._loop.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                await following
+            await self._drain()
+        finally:
+            following.cancel()
+            stopping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+            if self._access_log is not None:
+                self._access_log.flush()
+
+    async def _follow(self) -> None:
+        client = ControllerClient(self._spec.controller_address)
+        async for view in client.watch_view("proxy", self._spec.proxy_id):
+            if self._ingress is None:
+                self._ingress = self._make_ingress(view)
+            self._ingress.update(view)
+            if self._listener is None:
+                try:
+                    await self._listen(view, self._ingress)
+                except OSError as error:
+                    self._report({"error": str(error)})
+                    self.exit_code = EXIT_CANNOT_BIND
+                    return
+                # Modules and code stay for ever; the collector need not walk over them.
+                gc.collect()
+                gc.freeze()
+
+    def _make_ingress(self, view: control_pb2.View) -> Ingress:
+        config: dict[str, Any] = json.loads(view.options.logging_config_json or "{}")
+        name = f"proxy_{self._spec.proxy_id}"
+        handler = configure("proxy", self._spec.proxy_id, Path(self._spec.log_dir), name, config)
+        if config.get("enable_access_log", True):
+            self._access_log = AccessLog(handler, "proxy", self._spec.proxy_id, self._loop)
+        return Ingress(self._loop, ProxyObserver(self._access_log))
+
+    async def _listen(self, view: control_pb2.View, ingress: Ingress) -> None:
+        options: dict[str, Any] = json.loads(view.options.grpc_options_json or "{}")
+        host, port = options.get("host") or "", int(options.get("port", 0))
+        listener = Listener(
+            ingress.accept,
+            ListenOptions(
+                limits=Http2Limits(max_concurrent_streams=int(options.get("max_concurrent_streams", 1000))),
+                max_connections=int(options.get("max_connections", 10_000)),
+                handshake_timeout_s=float(options.get("handshake_timeout_s", 10.0)),
+            ),
+        )
+        try:
+            sockets = bind_tcp(host, port, share=view.options.num_proxies > 1)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(f"The gRPC port {Address(host=host or '*', port=port)} cannot be bound: {reason}.") from error
+        for sock in sockets:
+            await listener.listen_on(sock)
+        self._listener = listener
+        bound = sockets[0].getsockname()
+        logger.info("Serving gRPC at %s", Address(host=bound[0], port=bound[1]))
+        self._report({"grpc": f"{host or bound[0]}:{bound[1]}"})
+
+    def _report(self, what: dict[str, str]) -> None:
+        """Tell the controller by way of the ready file, which appears whole or not at all."""
+        ready = Path(self._spec.ready_file)
+        scratch = ready.with_name(ready.name + ".new")
+        scratch.write_text(json.dumps(what))
+        scratch.rename(ready)
+
+    async def _drain(self) -> None:
+        """Say unhealthy, ask clients to go, let running calls finish."""
+        if self._ingress is not None:
+            self._ingress.builtin.drain()
+        if self._listener is not None:
+            await self._listener.close(_DRAIN_S)
+
+
+async def _serve(spec: control_pb2.ProxySpec) -> int:
+    proxy = Proxy(spec, asyncio.get_running_loop())
+    await proxy.run()
+    return proxy.exit_code
+
+
+def main() -> None:
+    """Read the specification and serve."""
+    spec = control_pb2.ProxySpec.FromString(Path(sys.argv[1]).read_bytes())
+    sys.exit(uvloop.run(_serve(spec)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The route table: what the view says about applications and methods, in the form that the hot path looks up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from swerve.generated import control_pb2
+
+_SEE_LIST = "Ping /ray.serve.RayServeAPIService/ListApplications for available applications."
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcLimits:
+    """The gRPC options that the proxy itself keeps. Times in seconds, sizes in bytes."""
+
+    request_timeout_s: float | None = None
+    strict_application: bool = False
+    max_metadata_size: int = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """One view's routes.
+
+    `ingresses` maps an application's name, as it stands in metadata, to its ingress deployment's (app, name).
+    """
+
+    methods: frozenset[bytes] = frozenset()
+    ingresses: Mapping[bytes, tuple[str, str]] = field(default_factory=dict)
+    limits: GrpcLimits = GrpcLimits()
+
+    def find(self, application: bytes | None) -> tuple[str, str] | None:
+        """The ingress deployment for a call that names `application`.
+
+        A single application takes every call, whatever name it brings (as in Ray Serve), unless
+        `strict_application` is set.
+        """
+        ingresses = self.ingresses
+        if len(ingresses) == 1 and not (application and self.limits.strict_application):
+            return next(iter(ingresses.values()))
+        return ingresses.get(application or b"")
+
+    @property
+    def applications(self) -> list[str]:
+        """Names of the applications, in the view's order."""
+        return [app for app, _ in self.ingresses.values()]
+
+
+def not_found(application: bytes | None) -> str:
+    """Ray Serve's details for a call that no application takes."""
+    if not application:
+        return f"Application metadata not set. {_SEE_LIST}"
+    return f"Application '{application.decode('latin-1')}' not found. {_SEE_LIST}"
+
+
+def limits_of(options: Mapping[str, object]) -> GrpcLimits:
+    """The proxy's part of the instance's gRPC options (JSON of `swerve.config.gRPCOptions`)."""
+    timeout = options.get("request_timeout_s")
+    size = options.get("max_metadata_size")
+    return GrpcLimits(
+        request_timeout_s=float(timeout) if isinstance(timeout, int | float) and timeout >= 0 else None,
+        strict_application=bool(options.get("strict_application", False)),
+        max_metadata_size=int(size) if isinstance(size, int) else GrpcLimits().max_metadata_size,
+    )
+
+
+def build_routes(view: control_pb2.View) -> RouteTable:
+    """The route table of a view."""
+    grpc_options = json.loads(view.options.grpc_options_json or "{}")
+    return RouteTable(
+        methods=frozenset(method.path.encode() for method in view.options.grpc_methods),
+        ingresses={app.name.encode(): (app.name, app.ingress) for app in view.applications},
+        limits=limits_of(grpc_options),
+    )

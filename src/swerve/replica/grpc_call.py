@@ -1,0 +1,270 @@
+"""A client's gRPC call in the replica: bytes to the user's messages and back, context, status, trailers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from swerve.context import RequestContext
+from swerve.exceptions import gRPCStatusError
+from swerve.grpc_util import RayServegRPCContext, gRPCInputStream, status_code
+from swerve.net.connection import Connection, Headers
+from swerve.replica.errors import TIMED_OUT, status_for
+from swerve.replica.user_call import Runtime, UserCall
+from swerve.replica.user_code import MissingMethodError, UserCode
+from swerve.servicers import ServedMethod
+from swerve.wire.deadline import parse_timeout
+from swerve.wire.message import DEFLATE, GZIP, IDENTITY, check_encoding, frame, frame_compressed
+from swerve.wire.status import OK, RpcError, Status, StatusCode
+
+_ENCODINGS = {1: DEFLATE, 2: GZIP}  # grpc.Compression's values
+
+
+class GrpcRuntime(Runtime, Protocol):
+    """What a gRPC call needs of its replica."""
+
+    app: str
+    deployment: str
+    user_code: UserCode
+    max_message_size: int
+    keep_status_on_exception: bool
+
+
+class GrpcCall(UserCall):
+    """One RPC. The handler gets the parsed request, or for client streaming an input stream."""
+
+    __slots__ = ("_context", "_input", "_method", "_request", "_request_id")
+
+    runtime: GrpcRuntime
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream_id: int,
+        headers: Headers,
+        fields: dict[bytes, bytes],
+        method: ServedMethod,
+        runtime: GrpcRuntime,
+    ) -> None:
+        get = fields.get
+        self._request_id = get(b"request_id", b"")
+        timeout = get(b"grpc-timeout")
+        seconds = None if timeout is None else parse_timeout(timeout)
+        context = RequestContext(
+            request_id=self._request_id.decode("latin-1"),
+            route=runtime.app,
+            app_name=runtime.app,
+            multiplexed_model_id=get(b"multiplexed_model_id", b"").decode("latin-1"),
+            session_id=get(b"session_id", b"").decode("latin-1"),
+            deadline=None if seconds is None else time.monotonic() + seconds,
+        )
+        encoding = get(b"grpc-encoding", IDENTITY)
+        super().__init__(connection, stream_id, headers, runtime.max_message_size, encoding, runtime, context)
+        self.path = method.path
+        self._method = method
+        self._context: RayServegRPCContext | None = None
+        self._request: bytes | None = None
+        self._input: gRPCInputStream[Any] | None = None
+        if encoding is not IDENTITY and encoding != IDENTITY:
+            try:
+                check_encoding(encoding)
+            except RpcError as error:
+                self.refuse(error.status)
+
+    # --- the request -----------------------------------------------------------------------------------------------
+
+    def begin(self, end_stream: bool) -> None:
+        """The headers are in. A call whose client streams starts now, others when their message is complete."""
+        if self._method.client_streaming and not self.done:
+            self._input = gRPCInputStream(self._credit)
+            self._invoke(self._input)
+        if end_stream:
+            self.end_of_request()
+
+    def _credit(self, amount: int) -> None:
+        self.connection.acknowledge(self.stream_id, amount)
+
+    def deliver(self, messages: list[bytes], size: int) -> None:
+        stream = self._input
+        if stream is None or not messages:
+            super().deliver(messages, size)
+            return
+        # The client gets its credit back when the handler has read the last message that these bytes completed.
+        last = len(messages) - 1
+        for index, message in enumerate(messages):
+            try:
+                parsed = self._parse(message)
+            except RpcError as error:
+                self._credit(size)
+                self._reject(error.status)
+                return
+            stream._push(parsed, size if index == last else 0)
+
+    def message_received(self, message: bytes) -> None:
+        if self._request is not None:
+            self._reject(
+                Status(StatusCode.INTERNAL, f"{self.path} takes one request message, and the client sent more.")
+            )
+        self._request = message
+
+    def half_closed(self) -> None:
+        if self._input is not None:
+            self._input._end()
+        elif self._request is None:
+            self._reject(
+                Status(StatusCode.INTERNAL, f"{self.path} takes one request message, and the client sent none.")
+            )
+        else:
+            try:
+                request = self._parse(self._request)
+            except RpcError as error:
+                self._reject(error.status)
+            else:
+                self._invoke(request)
+
+    def _parse(self, message: bytes) -> Any:
+        try:
+            return self._method.deserialize(message)
+        except Exception as error:
+            expected = _type_name(self._method.request_class)
+            raise RpcError(
+                Status(StatusCode.INVALID_ARGUMENT, f"The request of {self.path} does not parse as {expected}: {error}")
+            ) from error
+
+    def _invoke(self, request: Any) -> None:
+        runtime = self.runtime
+        try:
+            handler = runtime.user_code.handler(self._method.name)
+        except MissingMethodError as error:
+            details = f"Deployment '{runtime.deployment}' does not serve {self.path}: {error}"
+            self._reject(Status(StatusCode.UNIMPLEMENTED, details))
+            return
+        kwargs: dict[str, Any] = {}
+        if handler.takes_grpc_context:
+            kwargs["grpc_context"] = self._make_context()
+        self.run(handler, (request,), kwargs, stream=self._method.server_streaming)
+
+    def _make_context(self) -> RayServegRPCContext:
+        peer = dict(self.headers).get(b"swerve-peer", b"")
+        self._context = self.context.grpc_context = RayServegRPCContext(
+            self.headers,
+            request_id=self.context.request_id,
+            peer=peer.decode("latin-1"),
+            deadline=self.context.deadline,
+            send_initial=self._send_initial,
+        )
+        return self._context
+
+    # --- the response ----------------------------------------------------------------------------------------------
+
+    def _send_initial(self, metadata: Headers) -> None:
+        # From any thread: a plain handler runs in one.
+        self.runtime.mailbox.run(lambda: self.start(metadata))
+
+    def encode(self, value: Any) -> bytes:
+        method = self._method
+        if self._context is not None and not method.server_streaming and _is_error(self._context):
+            return b""  # a unary response has no message beside a status that is not OK
+        expected = method.response_class
+        if expected is not None and type(value) is not expected and not isinstance(value, expected):
+            raise RpcError(
+                Status(
+                    StatusCode.INTERNAL,
+                    f"Method '{method.name}' of deployment '{self.runtime.deployment}' returned "
+                    f"{_type_name(type(value))} where {self.path} expects {_type_name(expected)}.",
+                )
+            )
+        try:
+            message = method.serialize(value)
+        except Exception as error:
+            raise RpcError(
+                Status(
+                    StatusCode.INTERNAL,
+                    f"What method '{method.name}' of deployment '{self.runtime.deployment}' returned "
+                    f"({_type_name(type(value))}) cannot be serialized for {self.path}: {error}",
+                )
+            ) from error
+        if self._context is not None and self._context._compression:
+            encoding = self._encoding()
+            if encoding is not None:
+                return frame_compressed(message, encoding)
+        return frame(message)
+
+    def _encoding(self) -> bytes | None:
+        """How to compress the response; None when not. The response's headers say so, so the first message decides."""
+        assert self._context is not None
+        encoding = _ENCODINGS.get(int(self._context._compression))
+        accepted = dict(self.headers).get(b"grpc-accept-encoding", b"").split(b",")
+        if encoding is None or encoding not in [name.strip() for name in accepted]:
+            return None
+        announced = (b"grpc-encoding", encoding)
+        if announced not in self.initial:
+            if self.started:
+                return None
+            self.initial += (announced,)
+        return encoding
+
+    def answer(self, data: bytes | list[bytes | memoryview]) -> None:
+        if data:
+            self._send(data)
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        context = self._context
+        if context is None:
+            self._end(OK)
+            return
+        code = StatusCode.OK if context.code() is None else status_code(context.code())
+        self._end(Status(code, context.details()))
+
+    def failed(self, error: BaseException) -> None:
+        self._end(self._status_of(error))
+
+    def _status_of(self, error: BaseException) -> Status:
+        context = self._context
+        chosen = isinstance(error, gRPCStatusError | RpcError)
+        if context is not None and self.runtime.keep_status_on_exception and context.code() and not chosen:
+            code = status_code(context.code())
+            if code != StatusCode.OK:
+                return Status(code, context.details() or str(error))
+        return status_for(error)
+
+    def _reject(self, status: Status) -> None:
+        """End the call for what its client sent; user code that runs already is stopped."""
+        self._end(status)
+        self.cancelled()
+
+    def refuse(self, status: Status) -> None:
+        self._reject(status)
+
+    def expire(self) -> None:
+        self._end(Status(StatusCode.DEADLINE_EXCEEDED, TIMED_OUT))
+        super().expire()
+
+    def on_closed(self, error_code: int) -> None:
+        if not self.done:
+            self.status = StatusCode.CANCELLED
+            if self._input is not None:
+                self._input.cancel()
+        super().on_closed(error_code)
+
+    def _end(self, status: Status) -> None:
+        if self.done:
+            return
+        self.status = status.code
+        trailers: Headers = ((b"request_id", self._request_id),)
+        if self._context is not None and self._context._encoded_trailing:
+            trailers += self._context._encoded_trailing
+        self.finish(status, trailers)
+
+
+def _is_error(context: RayServegRPCContext) -> bool:
+    return context.code() is not None and status_code(context.code()) != StatusCode.OK
+
+
+def _type_name(cls: type | None) -> str:
+    """How a message type is called in its .proto; another class by its Python name."""
+    if cls is None:
+        return "the expected message"
+    descriptor = getattr(cls, "DESCRIPTOR", None)
+    return str(descriptor.full_name) if descriptor is not None else cls.__qualname__

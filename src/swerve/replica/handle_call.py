@@ -1,0 +1,128 @@
+"""A call from a `DeploymentHandle`: Python objects in and out. Only the private socket leads here."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol, cast
+
+from swerve.caller import codec
+from swerve.caller.call import CALL_PATH, MAX_MESSAGE_SIZE, STREAM_PATH
+from swerve.context import RequestContext
+from swerve.net.connection import Connection, Headers
+from swerve.replica.errors import TIMED_OUT
+from swerve.replica.user_call import Runtime, UserCall
+from swerve.replica.user_code import MissingMethodError, UserCode
+from swerve.wire.deadline import parse_timeout
+from swerve.wire.message import IDENTITY, prefix
+from swerve.wire.status import OK, Status, StatusCode
+
+# The paths of handle calls, unary and streaming.
+CALL = CALL_PATH.encode()
+STREAM = STREAM_PATH.encode()
+
+# Parts of a message that is smaller than this are joined; larger ones are not copied.
+_JOIN_BELOW = 64 * 1024
+
+
+class HandleRuntime(Runtime, Protocol):
+    """What a handle's call needs of its replica."""
+
+    app: str
+    user_code: UserCode
+
+
+class HandleCall(UserCall):
+    """One `handle.method.remote(...)`."""
+
+    __slots__ = ("_method", "_stream")
+
+    runtime: HandleRuntime
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream_id: int,
+        headers: Headers,
+        fields: dict[bytes, bytes],
+        runtime: HandleRuntime,
+    ) -> None:
+        get = fields.get
+        timeout = get(b"grpc-timeout")
+        seconds = None if timeout is None else parse_timeout(timeout)
+        context = RequestContext(
+            request_id=get(b"request_id", b"").decode("latin-1"),
+            route=get(b"swerve-route", b"").decode("latin-1"),
+            app_name=get(b"application", b"").decode("latin-1") or runtime.app,
+            multiplexed_model_id=get(b"multiplexed_model_id", b"").decode("latin-1"),
+            session_id=get(b"session_id", b"").decode("latin-1"),
+            deadline=None if seconds is None else time.monotonic() + seconds,
+        )
+        super().__init__(connection, stream_id, headers, MAX_MESSAGE_SIZE, IDENTITY, runtime, context)
+        self._method = get(b"swerve-method", b"__call__").decode()
+        self._stream = fields[b":path"] == STREAM
+        self.path = self._method
+
+    def message_received(self, message: bytes) -> None:
+        try:
+            args, kwargs = cast(tuple[tuple[Any, ...], dict[str, Any]], codec.decode(message))
+            handler = self.runtime.user_code.handler(self._method)
+        except MissingMethodError as error:
+            self._reject(Status(StatusCode.UNIMPLEMENTED, str(error)))
+        except Exception as error:
+            # The arguments' classes cannot be imported here, most likely: the caller must see which.
+            self._fail_with(error)
+            self.end_unstarted()
+        else:
+            self.run(handler, args, kwargs, stream=self._stream)
+
+    def half_closed(self) -> None:
+        if not self._ran:
+            self._reject(Status(StatusCode.INTERNAL, "The call has no arguments message."))
+
+    def encode(self, value: Any) -> list[bytes | memoryview]:
+        return _framed(codec.encode_reply(value))
+
+    def succeeded(self) -> None:
+        self._end(OK)
+
+    def failed(self, error: BaseException) -> None:
+        self._fail_with(error)
+
+    def _fail_with(self, error: BaseException) -> None:
+        """Send the exception itself: it keeps its type."""
+        if self.done:
+            return
+        self.status = StatusCode.UNKNOWN
+        self._send(_framed(codec.encode_exception(error)))
+        self.finish(OK)
+
+    def _reject(self, status: Status) -> None:
+        self._end(status)
+        self.cancelled()
+
+    def refuse(self, status: Status) -> None:
+        self._reject(status)
+
+    def expire(self) -> None:
+        self._end(Status(StatusCode.DEADLINE_EXCEEDED, TIMED_OUT))
+        super().expire()
+
+    def on_closed(self, error_code: int) -> None:
+        if not self.done:
+            self.status = StatusCode.CANCELLED
+        super().on_closed(error_code)
+
+    def _end(self, status: Status) -> None:
+        if not self.done:
+            self.status = status.code
+            self.finish(status)
+
+
+def _framed(parts: codec.Pieces) -> codec.Pieces:
+    """One gRPC message of these parts."""
+    size = sum(len(part) for part in parts)
+    if size > MAX_MESSAGE_SIZE:
+        raise ValueError(f"A result of {size} bytes is larger than a message can be ({MAX_MESSAGE_SIZE} bytes).")
+    if size < _JOIN_BELOW:
+        return [b"".join((prefix(size), *parts))]
+    return [prefix(size), *parts]

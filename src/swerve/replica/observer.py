@@ -1,0 +1,53 @@
+"""What a replica counts and logs of each call."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from swerve.observe.access import AccessLog
+from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text
+from swerve.wire.status import StatusCode
+
+if TYPE_CHECKING:
+    from swerve.replica.user_call import UserCall
+
+
+class ReplicaObserver:
+    """Counters of one replica, by route and code. `access_log` is None when it is switched off."""
+
+    def __init__(self, app: str, deployment: str, replica_id: str, access_log: AccessLog | None) -> None:
+        self._labels: Labels = (("application", app), ("deployment", deployment), ("replica", replica_id))
+        self._access_log = access_log
+        self._calls: dict[tuple[str, bool], Histogram] = {}
+
+    def ended(self, call: UserCall) -> None:
+        """User code of `call` has ended."""
+        seconds = time.monotonic() - call.started_at
+        context = call.context
+        key = (context.route, call.status == StatusCode.OK)
+        histogram = self._calls.get(key)
+        if histogram is None:
+            histogram = self._calls[key] = Histogram()
+        histogram.observe(seconds * 1000.0)
+        if self._access_log is not None:
+            self._access_log.add(context.request_id, "CALL", call.path, call.status, seconds)
+
+    def prometheus_text(self, ongoing: int) -> str:
+        """All series in Prometheus' text format."""
+        requests: dict[Labels, int] = {}
+        errors: dict[Labels, int] = {}
+        latencies: dict[Labels, Histogram] = {}
+        for (route, succeeded), histogram in self._calls.items():
+            labels = (*self._labels, ("route", route))
+            count = sum(histogram.counts)
+            if succeeded:
+                requests[labels] = count
+                latencies[labels] = histogram
+            else:
+                errors[labels] = count
+        lines = counter_text("serve_deployment_request_counter", "Calls that this replica answered.", requests)
+        lines += counter_text("serve_deployment_error_counter", "Calls that failed in this replica.", errors)
+        lines += histogram_text("serve_deployment_processing_latency_ms", "Time in the replica.", latencies)
+        lines += gauge_text("serve_replica_processing_queries", "Calls under way.", {self._labels: ongoing})
+        return "\n".join(lines) + "\n"

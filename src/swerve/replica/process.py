@@ -1,0 +1,84 @@
+"""The replica process: `python -m swerve.replica.process <spec file>`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from swerve.caller.runtime import CallerRuntime, set_runtime
+from swerve.generated import control_pb2
+from swerve.net.connection import Connection, Headers, StreamHandler
+from swerve.net.listener import ListenOptions, listen
+from swerve.net.server import method_acceptor
+from swerve.observe.access import AccessLog
+from swerve.observe.logs import configure
+from swerve.replica.observer import ReplicaObserver
+from swerve.replica.replica import Replica
+from swerve.replica.service import replica_methods
+from swerve.wire.http2 import Http2Limits
+
+# The private socket has few peers, all of them ours: the slots bound the calls, these the bytes.
+_LIMITS = Http2Limits(max_concurrent_streams=100_000, stream_window=4 << 20, connection_window=64 << 20)
+_PRIVATE_PREFIX = b"/swerve.control.v1.Replica/"
+_CLOSE_GRACE_S = 1.0
+
+
+async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:
+    """Run the replica that `spec` describes until it is told to stop."""
+    loop = asyncio.get_running_loop()
+    logging_config = json.loads(spec.logging_config_json or "{}")
+    name = f"replica_{spec.app}_{spec.deployment}_{spec.replica_id}".replace("/", "_")
+    component = f"{spec.app}_{spec.deployment}"
+    handler = configure(component, spec.replica_id, Path(spec.log_dir), name, logging_config)
+    enabled = logging_config.get("enable_access_log", True)
+    access_log = AccessLog(handler, component, spec.replica_id, loop) if enabled else None
+    replica = Replica(spec, loop, ReplicaObserver(spec.app, spec.deployment, spec.replica_id, access_log))
+    set_runtime(CallerRuntime.in_replica(spec.controller_address, spec.replica_id))
+    private = method_acceptor(replica_methods(replica))
+
+    def accept(connection: Connection, stream_id: int, headers: Headers, end_stream: bool) -> StreamHandler | None:
+        if dict(headers)[b":path"].startswith(_PRIVATE_PREFIX):
+            return private(connection, stream_id, headers, end_stream)
+        return replica.accept(connection, stream_id, headers, end_stream)
+
+    listener = await listen(spec.address, accept, ListenOptions(limits=_LIMITS))
+    grace_s = float(json.loads(spec.config_json)["graceful_shutdown_timeout_s"])
+    stopping: set[asyncio.Task[None]] = set()
+
+    def terminate() -> None:
+        stopping.add(loop.create_task(replica.stop(grace_s)))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, terminate)
+    starting = loop.create_task(_start(replica))
+    try:
+        await replica.stopped.wait()
+    finally:
+        starting.cancel()
+        await listener.close(_CLOSE_GRACE_S)
+        if access_log is not None:
+            access_log.flush()
+
+
+async def _start(replica: Replica) -> None:
+    await replica.start()
+    # What was loaded stays: the collector need not walk over a model's objects again and again.
+    gc.collect()
+    gc.freeze()
+
+
+def main() -> None:
+    """Read the specification and serve. Its sys.path comes first, so that user code imports as it did when built."""
+    spec = control_pb2.ReplicaSpec.FromString(Path(sys.argv[1]).read_bytes())
+    sys.path[:0] = [entry for entry in spec.sys_path if entry not in sys.path]
+    uvloop.run(serve_replica(spec))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""A replica: one instance of the user's class, the calls that it serves, and its life from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import cloudpickle
+
+from swerve import multiplex
+from swerve.context import ReplicaContext, ReplicaRank, set_replica_context
+from swerve.generated import control_pb2
+from swerve.net.connection import Connection, Headers, StreamHandler
+from swerve.net.timers import TimerWheel
+from swerve.replica.errors import stack_trace
+from swerve.replica.grpc_call import GrpcCall
+from swerve.replica.handle_call import CALL, STREAM, HandleCall
+from swerve.replica.observer import ReplicaObserver
+from swerve.replica.threads import Mailbox, ThreadPool
+from swerve.replica.user_call import UserCall
+from swerve.replica.user_code import UserCode
+from swerve.servicers import ServedMethod
+from swerve.servicers import load as load_servicers
+from swerve.wire.http2 import ErrorCode
+
+logger = logging.getLogger("swerve.replica")
+
+Phase = control_pb2.ReplicaState
+
+# State changes reach the controller at most this often (Ray Serve pushes model ids as often).
+_PUBLISH_INTERVAL_S = 0.1
+# A class's finalizer may not hold up the end of its replica for longer.
+_DESTROY_TIMEOUT_S = 5.0
+
+
+class Replica:
+    """Serves calls while RUNNING and below `max_ongoing_requests`; turns others away before user code sees them."""
+
+    def __init__(
+        self, spec: control_pb2.ReplicaSpec, loop: asyncio.AbstractEventLoop, observer: ReplicaObserver
+    ) -> None:
+        config: dict[str, Any] = json.loads(spec.config_json)
+        grpc_options: dict[str, Any] = json.loads(spec.grpc_options_json or "{}")
+        self.app = spec.app
+        self.deployment = spec.deployment
+        self.loop = loop
+        self.mailbox = Mailbox(loop)
+        self.pool = ThreadPool(int(config["max_ongoing_requests"]))
+        self.timers = TimerWheel(loop)
+        self.user_code: UserCode = UserCode(_not_loaded, (), {})
+        self.max_message_size = int(grpc_options.get("max_message_size", (1 << 31) - 1))
+        self.keep_status_on_exception = bool(grpc_options.get("keep_status_on_exception", False))
+        self.ongoing = 0
+        self._limit = int(config["max_ongoing_requests"])
+        self._spec = spec
+        self._config = config
+        self._observer = observer
+        self._phase = Phase.INITIALIZING
+        self._message = ""
+        self._methods: dict[bytes, ServedMethod] = {}
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.stopped = asyncio.Event()
+
+    # --- calls -----------------------------------------------------------------------------------------------------
+
+    def accept(
+        self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
+    ) -> StreamHandler | None:
+        """An `Acceptor` for users' methods and handle calls."""
+        fields = dict(headers)
+        if self.ongoing >= self._limit or self._phase != Phase.RUNNING:
+            connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            return None
+        path = fields[b":path"]
+        method = self._methods.get(path)
+        if method is not None:
+            self.ongoing += 1
+            call = GrpcCall(connection, stream_id, headers, fields, method, self)
+            call.begin(end_stream)
+            return call
+        if path in (CALL, STREAM):
+            self.ongoing += 1
+            return HandleCall(connection, stream_id, headers, fields, self)
+        # A method that this replica's servicer functions lack: the proxy's are newer or older than its.
+        connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
+        return None
+
+    def call_finished(self, call: UserCall) -> None:
+        """Part of `Runtime`: user code of `call` has ended."""
+        self.ongoing -= 1
+        self._observer.ended(call)
+        if self.ongoing == 0:
+            self._idle.set()
+        else:
+            self._idle.clear()
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load and construct user code. Never raises: what went wrong becomes the state FAILED with the traceback."""
+        try:
+            await self._construct()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._set_phase(Phase.FAILED, stack_trace(error))
+            logger.error("Starting failed:\n%s", self._message)
+        else:
+            self._set_phase(Phase.RUNNING)
+            logger.info("Started")
+
+    async def _construct(self) -> None:
+        spec = self._spec
+        if spec.is_ingress and spec.grpc_servicer_functions:
+            servicers = load_servicers(spec.grpc_servicer_functions)
+            self._methods = {path.encode(): method for path, method in servicers.methods.items()}
+        code = cloudpickle.loads(spec.code)
+        self.user_code = UserCode(code.target, code.init_args, code.init_kwargs)
+        # The constructor may ask for its replica's context; the instance is in it as soon as there is one.
+        self._set_context(spec.rank, spec.world_size)
+        await self.user_code.construct()
+        self._set_context(spec.rank, spec.world_size)
+        multiplex.on_models_changed = self._changed.set
+        if self._config.get("user_config") is not None:
+            await self.user_code.reconfigure(self._config["user_config"], spec.rank, self.pool)
+        await self.user_code.check_health(self.pool)
+
+    def _set_context(self, rank: int, world_size: int) -> None:
+        set_replica_context(
+            ReplicaContext(
+                app_name=self.app,
+                deployment=self.deployment,
+                replica_tag=self._spec.replica_id,
+                servable_object=self.user_code.instance,
+                _deployment_config=self._config,
+                rank=ReplicaRank(rank, rank, rank),
+                world_size=world_size,
+                code_version=self._spec.code_version,
+            )
+        )
+
+    async def reconfigure(self, config: Mapping[str, Any], rank: int, world_size: int) -> None:
+        """Take over a new configuration in place; what the user's `reconfigure` raises passes through."""
+        previous = self._config.get("user_config")
+        self._config = dict(config)
+        self._limit = self.pool.size = int(config["max_ongoing_requests"])
+        self._set_context(rank, world_size)
+        if config.get("user_config") is not None and config["user_config"] != previous:
+            await self.user_code.reconfigure(config["user_config"], rank, self.pool)
+
+    async def check_health(self) -> None:
+        """Raise if the user's `check_health` does."""
+        await self.user_code.check_health(self.pool)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Take no more calls, give those that run `timeout_s` seconds, destroy the user's object."""
+        if self._phase == Phase.DRAINING:
+            await self.stopped.wait()
+            return
+        self._set_phase(Phase.DRAINING)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.ongoing:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            logger.warning("Stopping with %d calls still running after %s s", self.ongoing, timeout_s)
+        try:
+            async with asyncio.timeout(_DESTROY_TIMEOUT_S):
+                await multiplex.unload_all()
+                await self.user_code.destroy()
+        except Exception:
+            logger.exception("Destroying the deployment's object failed")
+        self.stopped.set()
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    def _set_phase(self, phase: control_pb2.ReplicaState.Phase, message: str = "") -> None:
+        self._phase = phase
+        self._message = message
+        self._changed.set()
+
+    def state(self) -> control_pb2.ReplicaState:
+        """What the controller sees."""
+        return control_pb2.ReplicaState(
+            phase=self._phase,
+            message=self._message,
+            ongoing=self.ongoing,
+            multiplexed_model_ids=multiplex.loaded_model_ids(),
+            pid=os.getpid(),
+        )
+
+    async def watch(self) -> AsyncIterator[control_pb2.ReplicaState]:
+        """The state now, and again after each change."""
+        changed = self._changed
+        while True:
+            changed.clear()
+            yield self.state()
+            await changed.wait()
+            await asyncio.sleep(_PUBLISH_INTERVAL_S if self._phase == Phase.RUNNING else 0)
+
+
+def _not_loaded() -> None:
+    raise RuntimeError("user code is not loaded yet")
