@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from swerve.control.model import (
     Application,
@@ -16,16 +16,15 @@ from swerve.control.model import (
 from swerve.generated import control_pb2 as pb
 
 
-def view(state: State, options: pb.InstanceOptions, version: int) -> pb.View:
-    """What to route by now."""
+def view(state: State, options: pb.InstanceOptions, address_of: Callable[[str], str]) -> pb.View:
+    """What to route by now, without a version."""
     applications = [
         pb.ApplicationView(name=app.name, route_prefix=app.route_prefix, ingress=app.ingress)
         for app in state.applications.values()
         if not app.deleting
     ]
-    deployments = [_deployment_view(state, deployment) for deployment in state.deployments.values()]
+    deployments = [_deployment_view(state, deployment, address_of) for deployment in state.deployments.values()]
     return pb.View(
-        version=version,
         options=options,
         applications=applications,
         deployments=deployments,
@@ -33,7 +32,7 @@ def view(state: State, options: pb.InstanceOptions, version: int) -> pb.View:
     )
 
 
-def _deployment_view(state: State, deployment: Deployment) -> pb.DeploymentView:
+def _deployment_view(state: State, deployment: Deployment, address_of: Callable[[str], str]) -> pb.DeploymentView:
     serving = [replica for replica in state.replicas_of(deployment.key) if replica.serves]
     return pb.DeploymentView(
         app=deployment.key.app,
@@ -41,6 +40,7 @@ def _deployment_view(state: State, deployment: Deployment) -> pb.DeploymentView:
         replicas=[
             pb.ReplicaView(
                 replica_id=replica.id,
+                address=address_of(replica.id),
                 max_ongoing_requests=replica.max_ongoing_requests,
                 multiplexed_model_ids=replica.model_ids,
             )

@@ -54,6 +54,8 @@ _BACKOFF_FIRST_S = 0.1
 _BACKOFF_LAST_S = 5.0
 # A controller that ran this long counts as good: the next restart is immediate.
 _BACKOFF_RESET_S = 10.0
+_LOCK_TRIES = 10
+_LOCK_RETRY_S = 0.01
 # A command is a line of at most this many bytes; a reader that lags by more is cut off.
 _MAX_BUFFER = 4 << 20
 
@@ -97,7 +99,6 @@ class Agent:
                 break
             for key, mask in self._selector.select(timeout):
                 key.data(mask)
-        self._layout.agent_socket.unlink(missing_ok=True)
 
     # -- the controller -----------------------------------------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class Agent:
         if self._ending:
             self._terminate()
         elif code == EXIT_CANNOT_START:
-            logger.error("the controller cannot start, see %s", self._layout.log(CONTROLLER))
+            logger.error("the controller cannot start, see %s", self._layout.output(CONTROLLER))
             self._ending = True
             self._terminate()
         else:
@@ -298,7 +299,7 @@ class Agent:
                 return {}
             case "list":
                 running = [child for child in self._table.all() if child.id != CONTROLLER]
-                return {"agent": os.getpid(), "processes": [_described(child) for child in running]}
+                return {"processes": [_described(child) for child in running]}
             case "ending":
                 self._ending_within(float(command["within_s"]))
                 return {}
@@ -319,9 +320,13 @@ def _described(child: Child) -> dict[str, Any]:
 def _lock(path: Path) -> int | None:
     """Hold the lock until this process ends; None if another process holds it."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    # Who looks for an instance holds the lock for a moment.
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(_LOCK_RETRY_S)
+    else:
         os.close(lock)
         return None
     os.ftruncate(lock, 0)
@@ -357,8 +362,7 @@ def main() -> int:
         return EXIT_LOCKED
     owner = _owner(layout, arguments.owner_pid)
     Agent(layout, owner).run()
-    for path in (layout.agent_record, layout.controller_socket, layout.ready):
-        path.unlink(missing_ok=True)
+    layout.remove_run_files()
     if owner is not None:
         layout.remove_store()
     return 0

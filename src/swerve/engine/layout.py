@@ -54,12 +54,16 @@ class Layout:
         """Written by the controller when the instance serves, or cannot: JSON {"error": message or null}."""
         return self.run / "instance.ready"
 
-    def log(self, process_id: str) -> Path:
+    @property
+    def agent_log(self) -> Path:
+        return self.logs / "agent.log"
+
+    def output(self, process_id: str) -> Path:
         """What a process writes to its standard output and error."""
-        return self.logs / f"{process_id}.log"
+        return self.logs / f"{process_id}.out"
 
     def of_process(self, process_id: str, suffix: str) -> Path:
-        """A file of one process: "json" (the agent's record), "spec", "sock", "ready". They go when it ends."""
+        """A file of one process: "json" (the agent's record), "spec", "sock", "ready"."""
         return self.run / f"{process_id}.{suffix}"
 
     def socket_path_excess(self) -> int:
@@ -72,6 +76,19 @@ class Layout:
         self.root.chmod(0o700)
         self.logs.mkdir(mode=0o700, exist_ok=True)
         self.run.mkdir(mode=0o700, exist_ok=True)
+
+    def address_of(self, process_id: str) -> str:
+        """Where a replica listens."""
+        return f"unix:{self.of_process(process_id, 'sock')}"
+
+    @property
+    def controller_address(self) -> str:
+        return f"unix:{self.controller_socket}"
+
+    def remove_run_files(self) -> None:
+        """Leave nothing of an instance that has ended but its logs and its store."""
+        for path in self.run.iterdir():
+            path.unlink(missing_ok=True)
 
     def remove_store(self) -> None:
         """Forget what was deployed."""

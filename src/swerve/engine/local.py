@@ -41,7 +41,6 @@ class LocalEngine:
         self._task: asyncio.Task[None] | None = None
         self._revived: subprocess.Popen[bytes] | None = None
         self._ending = False
-        self.agent_pid = 0
 
     async def open(self, on_exit: Callable[[ProcessExit], None]) -> None:
         self._on_exit = on_exit
@@ -74,7 +73,6 @@ class LocalEngine:
 
     async def list(self) -> tuple[RunningProcess, ...]:
         answer = await self._command(op="list")
-        self.agent_pid = answer["agent"]
         running = tuple(RunningProcess(**process) for process in answer["processes"])
         self._running.update(process.id for process in running)
         return running
@@ -182,7 +180,7 @@ class LocalEngine:
 def spawn_agent(layout: Layout, *arguments: str) -> subprocess.Popen[bytes]:
     """Start an agent of its own session, with its output in its log."""
     argv = [sys.executable, "-m", "swerve.engine.agent", "--state-dir", str(layout.root), *arguments]
-    with open(os.open(layout.log("agent"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+    with open(os.open(layout.agent_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         return subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )

@@ -19,7 +19,7 @@ logger = logging.getLogger("swerve.engine")
 
 CONTROLLER = "controller"
 
-# Output of ended processes is kept for this many; the oldest goes first.
+# So many files of processes that have ended are kept; the oldest goes first.
 _KEPT_LOGS = 100
 
 
@@ -51,18 +51,18 @@ class ProcessTable:
         return tuple(self._children.values())
 
     def start(self, process_id: str, argv: Sequence[str], env: Mapping[str, str], cwd: str | None) -> Child:
-        """Start a process in a session of its own; its output goes to its log.
+        """Start a process in a session of its own; its output goes to a file.
 
         Raises:
             OSError: it cannot be started.
         """
-        with self._layout.log(process_id).open("ab") as log:
+        with self._layout.output(process_id).open("ab") as output:
             process = subprocess.Popen(
                 argv,
                 env={**os.environ, **env},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -113,17 +113,17 @@ class ProcessTable:
         return code
 
     def _remove_files(self, process_id: str) -> None:
-        for suffix in ("json", "spec", "sock", "ready"):
+        for suffix in ("json", "spec", "sock"):
             self._layout.of_process(process_id, suffix).unlink(missing_ok=True)
 
     def _prune_logs(self, process_id: str) -> None:
-        log = self._layout.log(process_id)
+        output = self._layout.output(process_id)
         with contextlib.suppress(OSError):
-            if log.stat().st_size == 0:
-                log.unlink()
+            if output.stat().st_size == 0:
+                output.unlink()
         alive = ("agent", CONTROLLER, *self._children)
-        # A process may keep more logs there; each has its id in the name.
-        ended = [path for path in self._layout.logs.glob("*.log") if not any(name in path.stem for name in alive)]
+        # A process may keep logs of its own there; each has its id in the name.
+        ended = [path for path in self._layout.logs.iterdir() if not any(name in path.name for name in alive)]
         for path in sorted(ended, key=_modified)[: max(0, len(ended) - _KEPT_LOGS)]:
             path.unlink(missing_ok=True)
 

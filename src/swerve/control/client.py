@@ -1,0 +1,76 @@
+"""Calls to the controller, from commands, drivers, proxies and replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+from swerve.generated import control_pb2 as pb
+from swerve.net.client import Channel
+from swerve.wire.status import RpcError
+
+_SERVICE = "/swerve.control.v1.Controller/"
+_TIMEOUT_S = 10.0
+_RETRY_FIRST_S = 0.05
+_RETRY_LAST_S = 1.0
+
+
+class ControllerClient:
+    """The controller at an address. Methods raise RpcError; UNAVAILABLE means that nobody answers there."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = Channel(address)
+        self._closed = asyncio.Event()
+
+    async def deploy(self, request: pb.DeployRequest, timeout_s: float = 30.0) -> None:
+        """Apply all applications of the request; returns when the new goal is stored.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT with what is wrong; nothing was applied.
+        """
+        await self._channel.unary(_SERVICE + "Deploy", request.SerializeToString(), timeout=timeout_s)
+
+    async def delete(self, names: Iterable[str]) -> list[str]:
+        """Begin to delete applications; the names that no application has."""
+        request = pb.DeleteRequest(names=names).SerializeToString()
+        answer = await self._channel.unary(_SERVICE + "Delete", request, timeout=_TIMEOUT_S)
+        return list(pb.DeleteResponse.FromString(answer).unknown)
+
+    async def status(self) -> pb.InstanceStatus:
+        request = pb.GetStatusRequest().SerializeToString()
+        answer = await self._channel.unary(_SERVICE + "GetStatus", request, timeout=_TIMEOUT_S)
+        return pb.InstanceStatus.FromString(answer)
+
+    async def config(self) -> str:
+        """JSON of the last applied configuration file, "" if none was."""
+        request = pb.GetConfigRequest().SerializeToString()
+        answer = await self._channel.unary(_SERVICE + "GetConfig", request, timeout=_TIMEOUT_S)
+        return pb.GetConfigResponse.FromString(answer).config_json
+
+    async def shutdown(self) -> None:
+        """Begin to end the instance and forget what was deployed."""
+        request = pb.ShutdownRequest().SerializeToString()
+        await self._channel.unary(_SERVICE + "Shutdown", request, timeout=_TIMEOUT_S)
+
+    async def watch_view(self, kind: str, ident: str) -> AsyncIterator[pb.View]:
+        """The view and each change of it. While the controller is away it is tried again, until this is closed."""
+        request = pb.WatchViewRequest(kind=kind, id=ident).SerializeToString()
+        delay = _RETRY_FIRST_S
+        while not self._closed.is_set():
+            stream = self._channel.stream(_SERVICE + "WatchView", request)
+            try:
+                async for message in stream:
+                    delay = _RETRY_FIRST_S
+                    yield pb.View.FromString(message)
+            except RpcError:
+                pass  # the controller is away: what was seen last goes on being true
+            finally:
+                stream.cancel()
+            try:
+                await asyncio.wait_for(self._closed.wait(), delay)
+            except TimeoutError:
+                delay = min(delay * 2, _RETRY_LAST_S)
+
+    async def close(self) -> None:
+        self._closed.set()
+        await self._channel.close()

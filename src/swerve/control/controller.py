@@ -1,0 +1,335 @@
+"""The controller's shell: feeds events to the decisions, stores what they lead to, carries out their commands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+
+from swerve.control import specs
+from swerve.control.converge import shutdown_time
+from swerve.control.events import (
+    CheckHealth,
+    Command,
+    Event,
+    Finish,
+    HealthChecked,
+    Kill,
+    Phase,
+    ProcessEnded,
+    ProcessStarted,
+    ProxyReported,
+    Reconfigured,
+    ReconfigureReplica,
+    Recovered,
+    ReplicaReported,
+    Shutdown,
+    StartProxy,
+    StartReplica,
+    StopProxy,
+    StopReplica,
+    Tick,
+)
+from swerve.control.links import ReplicaLink
+from swerve.control.model import ProxyState, State
+from swerve.control.publisher import Publisher
+from swerve.control.reconcile import next_wakeup, step
+from swerve.control.store import Store
+from swerve.control.view import status, view
+from swerve.engine.base import Engine, EngineError, ProcessExit, ProcessSpec
+from swerve.engine.layout import Layout
+from swerve.generated import control_pb2 as pb
+from swerve.wire.status import RpcError
+
+logger = logging.getLogger("swerve.control")
+
+_PROXY_POLL_S = 0.01
+# How much of a process's last output goes into the message about its end.
+_OUTPUT_TAIL = 4000
+
+
+class Controller:
+    """Runs one instance. Its tasks belong to `tasks`; made on the loop that it runs on."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        options: pb.InstanceOptions,
+        store: Store,
+        engine: Engine,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.options = options
+        self.publisher = Publisher()
+        self._layout = layout
+        self._store = store
+        self._engine = engine
+        self._state: State = store.load()
+        self._keeps_state = True
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[str, tuple[ReplicaLink, asyncio.Task[None]]] = {}
+        self._proxy_watches: dict[str, asyncio.Task[None]] = {}
+        self._announces = False
+        self._publishing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._finished: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    async def recover(self) -> None:
+        """Take over what runs, and begin to work towards what is stored.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
+        await self._engine.open(self._process_exited)
+        running = {process.id: (process.pid, process.started_s) for process in await self._engine.list()}
+        self.apply(Recovered(self._now(), running, specs.num_proxies(self.options)))
+
+    async def until_finished(self) -> None:
+        """Wait for the instance's end. To be called when the controller's service listens."""
+        self._announces = True
+        self._announce()
+        await self._finished
+        self.publisher.close()
+
+    def apply(self, event: Event, code: Mapping[str, bytes] | None = None) -> None:
+        """Let an event have its effect: decide, store, then act.
+
+        Raises:
+            Rejected: a Deploy that cannot be applied; nothing has changed.
+        """
+        state, commands = step(self._state, event)
+        if self._keeps_state:
+            self._store.save(self._state, state, code)
+        self._state = state
+        self._publish_soon()
+        self._follow_processes()
+        for command in commands:
+            self._carry_out(command)
+        self._announce()
+        self._set_timer()
+
+    async def shutdown(self, *, forget: bool) -> None:
+        """Begin to end the instance; `forget` what was deployed, or keep it for the next start."""
+        await self._engine.ending(shutdown_time(self._state))
+        if forget:
+            self._keeps_state = False
+            self._store.clear()
+        if not self._state.stopping:
+            logger.info("shutting down")
+            self.apply(Shutdown(self._now()))
+
+    def status(self) -> pb.InstanceStatus:
+        answer = status(self._state)
+        answer.options.CopyFrom(self.options)
+        answer.controller_pid = os.getpid()
+        answer.agent_pid = int(self._layout.lock.read_text() or 0)
+        return answer
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+    def _apply_or_end(self, event: Event) -> None:
+        """For the loop's callbacks, whose exceptions end nothing: a fault ends this process, the agent restarts it."""
+        try:
+            self.apply(event)
+        except Exception as error:
+            if not self._finished.done():
+                self._finished.set_exception(error)
+
+    def _terminated(self) -> None:
+        self._tasks.create_task(self.shutdown(forget=False))
+
+    # -- after each event ---------------------------------------------------------------------------------------------
+
+    def _publish_soon(self) -> None:
+        """Once a turn of the loop, however many events come in it."""
+        if not self._publishing:
+            self._publishing = True
+            self._loop.call_soon(self._publish)
+
+    def _publish(self) -> None:
+        self._publishing = False
+        self.publisher.publish(view(self._state, self.options, self._layout.address_of))
+
+    def _follow_processes(self) -> None:
+        """Connect to each replica that has started, drop what is gone."""
+        for replica in self._state.replicas.values():
+            if replica.pid and replica.id not in self._links:
+                link = ReplicaLink(replica.id, self._layout.address_of(replica.id), self._replica_reported)
+                self._links[replica.id] = (link, self._tasks.create_task(link.watch()))
+        for replica_id in self._links.keys() - self._state.replicas.keys():
+            self._links.pop(replica_id)[1].cancel()
+        for proxy in self._state.proxies.values():
+            if proxy.pid and proxy.id not in self._proxy_watches:
+                self._proxy_watches[proxy.id] = self._tasks.create_task(self._watch_proxy(proxy.id))
+        for proxy_id in self._proxy_watches.keys() - self._state.proxies.keys():
+            self._proxy_watches.pop(proxy_id).cancel()
+
+    def _announce(self) -> None:
+        """Tell who started the instance that it serves, or cannot."""
+        if not self._announces:
+            return
+        proxies = self._state.proxies.values()
+        messages = [proxy.message for proxy in proxies if proxy.message]
+        healthy = sum(proxy.state is ProxyState.HEALTHY for proxy in proxies)
+        if messages or healthy == self._state.num_proxies:
+            self._announces = False
+            part = self._layout.ready.with_suffix(".part")
+            part.write_text(json.dumps({"error": messages[0] if messages else None}))
+            part.rename(self._layout.ready)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due = next_wakeup(self._state, self._now())
+        self._timer = None if due is None else self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._apply_or_end(Tick(self._now()))
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case StartReplica():
+                logger.info("replica %s of %s:%s starts", command.id, command.key.app, command.key.name)
+                code = self._store.code(command.target.code_digest)
+                self._run(self._start(specs.replica_process(self._layout, self.options, command, code)))
+            case StopReplica():
+                logger.info("replica %s stops", command.id)
+                self._run(self._stop_replica(command))
+            case ReconfigureReplica():
+                logger.info("replica %s is reconfigured", command.id)
+                self._run(self._reconfigure(command))
+            case CheckHealth():
+                self._run(self._check_health(command))
+            case StartProxy():
+                self._run(self._start(specs.proxy_process(self._layout, command.id)))
+            case StopProxy():
+                self._run(self._signal(self._engine.stop(command.id)))
+            case Kill():
+                logger.warning("%s is killed", command.id)
+                self._run(self._signal(self._engine.kill(command.id)))
+            case Finish():
+                self._finished.set_result(None)
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        self._tasks.create_task(work)
+
+    async def _start(self, spec: ProcessSpec) -> None:
+        try:
+            process = await self._engine.start(spec)
+        except EngineError as error:
+            logger.error("%s cannot be started: %s", spec.id, error)
+            self.apply(ProcessEnded(self._now(), spec.id, f"The process cannot be started: {error}"))
+        else:
+            self.apply(ProcessStarted(self._now(), process.id, process.pid, process.started_s))
+
+    async def _signal(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except EngineError as error:
+            logger.error("a process could not be signalled: %s", error)
+
+    async def _stop_replica(self, command: StopReplica) -> None:
+        try:
+            await self._link(command.id).stop(command.timeout_s)
+        except (RpcError, KeyError):
+            # It does not listen, perhaps not yet; SIGTERM means the same to it.
+            await self._signal(self._engine.stop(command.id))
+
+    async def _reconfigure(self, command: ReconfigureReplica) -> None:
+        target = command.target
+        request = pb.ReconfigureRequest(
+            config_json=target.config_json, rank=command.rank, world_size=command.world_size
+        )
+        try:
+            error = await self._link(command.id).reconfigure(request)
+        except (RpcError, KeyError) as failure:
+            error = f"The replica could not be reconfigured: {failure}"
+        ongoing = target.options.max_ongoing_requests
+        self.apply(Reconfigured(self._now(), command.id, target.config_version, ongoing, error))
+
+    async def _check_health(self, command: CheckHealth) -> None:
+        try:
+            answer = await self._link(command.id).check_health(command.timeout_s)
+            healthy, message = answer.healthy, answer.message
+        except (RpcError, KeyError) as error:
+            healthy, message = False, str(error)
+        if not healthy:
+            logger.warning("replica %s failed a health check: %s", command.id, message)
+        self.apply(HealthChecked(self._now(), command.id, healthy, message))
+
+    def _link(self, replica_id: str) -> ReplicaLink:
+        return self._links[replica_id][0]
+
+    # -- reports ------------------------------------------------------------------------------------------------------
+
+    def _replica_reported(self, replica_id: str, phase: Phase, report: pb.ReplicaState) -> None:
+        if phase is Phase.FAILED:
+            logger.error("replica %s failed to start: %s", replica_id, report.message)
+        self.apply(
+            ReplicaReported(
+                self._now(), replica_id, phase, report.message, report.ongoing, tuple(report.multiplexed_model_ids)
+            )
+        )
+
+    def _process_exited(self, exit_: ProcessExit) -> None:
+        reason = _reason(exit_.code)
+        if (replica := self._state.replicas.get(exit_.id)) is not None:
+            if not replica.serves and replica.kill_at is None:
+                reason += _tail(self._layout.output(exit_.id))
+            if replica.kill_at is None:
+                logger.warning("replica %s: %s", exit_.id, reason)
+        ready = self._layout.of_process(exit_.id, "ready")
+        if (proxy := self._state.proxies.get(exit_.id)) is not None and proxy.state is not ProxyState.DRAINING:
+            reason = _read_ready(ready).get("error") or reason + _tail(self._layout.output(exit_.id))
+            logger.warning("proxy %s: %s", exit_.id, reason)
+        ready.unlink(missing_ok=True)
+        self._apply_or_end(ProcessEnded(self._now(), exit_.id, reason))
+
+    async def _watch_proxy(self, proxy_id: str) -> None:
+        """Wait for the proxy to say where it listens; a file is all that a proxy and its engine need to share."""
+        path = self._layout.of_process(proxy_id, "ready")
+        while not (said := _read_ready(path)):  # noqa: ASYNC110 (the event is another process's)
+            await asyncio.sleep(_PROXY_POLL_S)
+        self.apply(
+            ProxyReported(
+                self._now(), proxy_id, said.get("grpc") or "", said.get("http") or "", said.get("error") or ""
+            )
+        )
+
+
+def _read_ready(path: Path) -> dict[str, str | None]:
+    """What a proxy wrote into its ready file, empty while it has not."""
+    try:
+        said: dict[str, str | None] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return said
+
+
+def _reason(code: int | None) -> str:
+    if code is None:
+        return "The process ended."
+    if code < 0:
+        return f"The process was ended by {signal.Signals(-code).name}."
+    return f"The process ended with exit code {code}."
+
+
+def _tail(path: Path) -> str:
+    try:
+        text = path.read_bytes()[-_OUTPUT_TAIL:].decode(errors="replace").strip()
+    except OSError:
+        return ""
+    return f" Its last output:\n{text}" if text else ""

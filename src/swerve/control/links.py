@@ -1,0 +1,73 @@
+"""The controller's connections to its replicas: the reports they send, and the calls made to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from swerve.control.events import Phase
+from swerve.generated import control_pb2 as pb
+from swerve.net.client import Channel
+from swerve.wire.status import RpcError
+
+_SERVICE = "/swerve.control.v1.Replica/"
+# A new replica listens as soon as its interpreter runs; one that lost its connection is tried less often.
+_RETRY_FIRST_S = 0.01
+_RETRY_STARTING_S = 0.05
+_RETRY_LOST_S = 0.5
+_RECONFIGURE_TIMEOUT_S = 600.0
+# What an answer to Stop may take beyond the time that calls have.
+_STOP_SLACK_S = 1.0
+_PHASES = {
+    pb.ReplicaState.INITIALIZING: Phase.INITIALIZING,
+    pb.ReplicaState.RUNNING: Phase.RUNNING,
+    pb.ReplicaState.FAILED: Phase.FAILED,
+    pb.ReplicaState.DRAINING: Phase.DRAINING,
+}
+
+OnReport = Callable[[str, Phase, pb.ReplicaState], None]
+
+
+class ReplicaLink:
+    """One replica. Its methods raise RpcError when the replica does not answer."""
+
+    def __init__(self, replica_id: str, address: str, on_report: OnReport) -> None:
+        self._id = replica_id
+        self._channel = Channel(address)
+        self._on_report = on_report
+
+    async def watch(self) -> None:
+        """Pass on each report of the replica, until cancelled."""
+        delay, longest = _RETRY_FIRST_S, _RETRY_STARTING_S
+        try:
+            while True:
+                stream = self._channel.stream(_SERVICE + "WatchState", pb.WatchStateRequest().SerializeToString())
+                try:
+                    async for message in stream:
+                        delay, longest = _RETRY_FIRST_S, _RETRY_LOST_S
+                        report = pb.ReplicaState.FromString(message)
+                        if report.phase in _PHASES:
+                            self._on_report(self._id, _PHASES[report.phase], report)
+                except RpcError:
+                    pass  # not there yet, or gone: the engine says which
+                finally:
+                    stream.cancel()
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, longest)
+        finally:
+            await self._channel.close()
+
+    async def check_health(self, timeout_s: float) -> pb.CheckHealthResponse:
+        request = pb.CheckHealthRequest().SerializeToString()
+        answer = await self._channel.unary(_SERVICE + "CheckHealth", request, timeout=timeout_s)
+        return pb.CheckHealthResponse.FromString(answer)
+
+    async def reconfigure(self, request: pb.ReconfigureRequest) -> str:
+        """The error, "" when it succeeded."""
+        message = request.SerializeToString()
+        answer = await self._channel.unary(_SERVICE + "Reconfigure", message, timeout=_RECONFIGURE_TIMEOUT_S)
+        return pb.ReconfigureResponse.FromString(answer).error
+
+    async def stop(self, timeout_s: float) -> None:
+        request = pb.StopRequest(timeout_s=timeout_s).SerializeToString()
+        await self._channel.unary(_SERVICE + "Stop", request, timeout=timeout_s + _STOP_SLACK_S)

@@ -1,0 +1,60 @@
+"""Deploy requests as they come over the wire, made into events."""
+
+from __future__ import annotations
+
+import hashlib
+
+from swerve.control.deploy import Rejected
+from swerve.control.events import Deploy
+from swerve.control.model import Application
+from swerve.control.target import DeploymentTarget
+from swerve.generated import control_pb2 as pb
+
+
+def deploy_event(request: pb.DeployRequest, now: float, time_s: float) -> tuple[Deploy, dict[str, bytes]]:
+    """The event, and the code that it speaks of by digest. `time_s` is the time of day.
+
+    Raises:
+        Rejected: a deployment's configuration cannot be read.
+    """
+    code: dict[str, bytes] = {}
+    applications = []
+    for app in request.applications:
+        targets = {deployment.name: _target(app, deployment) for deployment in app.deployments}
+        code.update((targets[deployment.name].code_digest, deployment.code) for deployment in app.deployments)
+        applications.append((_application(app, time_s), targets))
+    return Deploy(now, tuple(applications), request.declarative, request.config_json), code
+
+
+def _application(app: pb.Application, time_s: float) -> Application:
+    return Application(
+        name=app.name,
+        route_prefix=app.route_prefix if app.HasField("route_prefix") else None,
+        ingress=app.ingress,
+        deployments=tuple(deployment.name for deployment in app.deployments),
+        source=app.source,
+        source_json=app.source_json,
+        docs_path=app.docs_path,
+        last_deployed_time_s=time_s,
+    )
+
+
+def _target(app: pb.Application, deployment: pb.Deployment) -> DeploymentTarget:
+    target = DeploymentTarget(
+        code_digest=hashlib.blake2b(deployment.code, digest_size=16).hexdigest(),
+        code_version=deployment.code_version,
+        config_json=deployment.config_json,
+        sys_path=tuple(app.sys_path),
+        runtime_env_json=app.runtime_env_json,
+        logging_config_json=app.logging_config_json,
+        route_prefix=app.route_prefix if app.HasField("route_prefix") else None,
+        is_ingress=deployment.name == app.ingress,
+    )
+    try:
+        # Read here once, so that what cannot be read is refused before it is applied.
+        _ = (target.options, target.version, target.config_version, target.env_vars, target.working_dir)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Rejected(
+            f'The configuration of deployment "{deployment.name}" in application "{app.name}" is not complete: {error}.'
+        ) from error
+    return target
