@@ -148,14 +148,8 @@ def multiplexed(func: Callable[..., Any] | None = None, /, *, max_num_models_per
             raise TypeError("@serve.multiplexed can only be used to decorate async functions or methods.")
         parameters = len(inspect.signature(load).parameters)
         if parameters not in (1, 2):
-            raise TypeError(
-                "@serve.multiplexed can only be used to decorate functions or methods with one 'model_id: str' argument."
-            )
-        return (
-            _method(load, max_num_models_per_replica)
-            if parameters == 2
-            else _function(load, max_num_models_per_replica)
-        )
+            raise TypeError("@serve.multiplexed can only decorate functions and methods with one 'model_id' argument.")
+        return (_method if parameters == 2 else _function)(load, max_num_models_per_replica)
 
     return decorate if func is None else decorate(func)
 

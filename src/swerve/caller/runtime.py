@@ -8,23 +8,20 @@ for each deployment that was called.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
-import threading
+import os
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import cast
 
-import uvloop
-
 from swerve.caller.call import Destination, HandleCall, Routed, Sink
+from swerve.caller.loop_thread import LoopThread
 from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.control.client import ControllerClient
 from swerve.exceptions import DeploymentUnavailableError, RayServeException
 from swerve.generated import control_pb2
 from swerve.net.connection import Connection
+from swerve.net.mailbox import Mailbox
 from swerve.net.timers import TimerWheel
 from swerve.routing.replicas import Replica, ReplicaInfo
 
@@ -33,7 +30,7 @@ logger = logging.getLogger("swerve.caller")
 # How long calls of a deployment that the view does not name wait for it to appear. One that was just applied is in the
 # view within milliseconds; a controller that is away is restarted within a few seconds.
 _ABSENT_S = 30.0
-_STOP_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 5.0
 
 Key = tuple[str, str]
 
@@ -49,10 +46,9 @@ class CallerRuntime:
         self.controller = ControllerClient(controller_address)
         self._watcher = (kind, ident)
         self._watch_task: asyncio.Task[None] | None = None
-        self._thread: threading.Thread | None = None
-        self._thread_id = threading.get_ident()
-        self._inbox: deque[Callable[[], None]] = deque()
-        self._inbox_due = False
+        self._thread: LoopThread | None = None
+        # Run a function on the loop: now when this is its thread, else soon, in order.
+        self.post = Mailbox(loop).run
         self._views: dict[Key, control_pb2.DeploymentView] = {}
         self._targets: dict[Key, Target[Routed]] = {}
         self._absent: dict[Key, asyncio.TimerHandle] = {}
@@ -65,21 +61,13 @@ class CallerRuntime:
     @classmethod
     def for_driver(cls, controller_address: str) -> CallerRuntime:
         """A runtime on a loop of its own, in a daemon thread that `close` (or the program's end) stops."""
-        loop = uvloop.new_event_loop()
-        runtime = cls(controller_address, "driver", f"{threading.get_native_id()}", loop)
-        started = threading.Event()
+        thread = LoopThread("swerve-handles")
 
-        def run() -> None:
-            asyncio.set_event_loop(loop)
-            runtime._thread_id = threading.get_ident()
-            loop.call_soon(started.set)
-            loop.run_forever()
-            loop.close()
+        async def make() -> CallerRuntime:
+            return cls(controller_address, "driver", str(os.getpid()), thread.loop)
 
-        runtime._thread = threading.Thread(target=run, name="swerve-handles", daemon=True)
-        runtime._thread.start()
-        started.wait()
-        atexit.register(runtime.close)
+        runtime = thread.call(make)
+        runtime._thread = thread
         return runtime
 
     # --- for calls -------------------------------------------------------------------------------------------------
@@ -89,25 +77,6 @@ class CallerRuntime:
     ) -> HandleCall:
         """A new call, made in the request `origin`, whose outcome goes to `sink`."""
         return HandleCall(self, destination, origin, sink, unread)
-
-    def post(self, function: Callable[[], None]) -> None:
-        """Run `function` on the loop: now when this is its thread, else soon, in order, together with others."""
-        if threading.get_ident() == self._thread_id:
-            function()
-            return
-        self._inbox.append(function)
-        if not self._inbox_due:
-            self._inbox_due = True
-            self.loop.call_soon_threadsafe(self._empty_inbox)
-
-    def _empty_inbox(self) -> None:
-        self._inbox_due = False
-        while self._inbox:
-            try:
-                self._inbox.popleft()()
-            except Exception:
-                # One call's failure must not lose the others.
-                logger.exception("Starting a handle call failed")
 
     def target(self, app: str, deployment: str) -> Target[Routed]:
         """How to reach a deployment. Made at its first call; until the view names it, calls wait in its router."""
@@ -190,17 +159,11 @@ class CallerRuntime:
         await self.controller.close()
 
     def close(self) -> None:
-        """Stop a driver's runtime and its thread. From any thread but its own; repeated calls do nothing."""
-        atexit.unregister(self.close)
-        thread = self._thread
-        if thread is None or not thread.is_alive():
-            return
-        try:
-            asyncio.run_coroutine_threadsafe(self.aclose(), self.loop).result(_STOP_TIMEOUT_S)
-        except FutureTimeoutError:
-            logger.warning("The handle thread did not end its calls within %.0f s", _STOP_TIMEOUT_S)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        thread.join(_STOP_TIMEOUT_S)
+        """`aclose`, then end the driver's thread. From any thread but that one; repeated calls do nothing."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.call(self.aclose, _CLOSE_TIMEOUT_S)
+            thread.stop()
 
 
 def _send(call: Routed, replica: Replica) -> None:

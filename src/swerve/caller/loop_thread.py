@@ -1,0 +1,63 @@
+"""An event loop in a daemon thread, for programs that have none of their own for handles to live on."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypeVar
+
+import uvloop
+
+logger = logging.getLogger("swerve.caller")
+
+T = TypeVar("T")
+
+_STOP_TIMEOUT_S = 5.0
+
+
+class LoopThread:
+    """Runs an event loop until `stop` or the program's end."""
+
+    def __init__(self, name: str) -> None:
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)
+
+    def call(self, make: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None = None) -> T:
+        """The result of the coroutine that `make` gives, run on the loop. From any other thread.
+
+        Raises:
+            TimeoutError: it took longer than `timeout_s` seconds.
+        """
+        return asyncio.run_coroutine_threadsafe(make(), self.loop).result(timeout_s)
+
+    def stop(self) -> None:
+        """Cancel what runs on the loop and end the thread. From any other thread; repeated calls do nothing."""
+        atexit.unregister(self.stop)
+        if not self._thread.is_alive():
+            return
+        try:
+            self.call(_cancel_all, _STOP_TIMEOUT_S)
+        except FutureTimeoutError:
+            logger.warning("The tasks of thread '%s' did not end within %.0f s", self._thread.name, _STOP_TIMEOUT_S)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_STOP_TIMEOUT_S)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
