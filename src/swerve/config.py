@@ -118,8 +118,6 @@ class gRPCOptions(BaseModel):
     strict_application: bool = False
     # Ray 2.60 keeps the code that a handler set before it raised; off, an unhandled exception is INTERNAL.
     keep_status_on_exception: bool = False
-    # Ray sends every call to the only application there is, whatever `application` says; on, the name must match.
-    strict_application: bool = False
     # Bytes of one message, either way.
     max_message_size: Annotated[int, Field(gt=0, le=MAX_MESSAGE_SIZE)] = MAX_MESSAGE_SIZE
     # Bytes of all header fields of one call, counted as HTTP/2 does (RFC 9113, section 6.5.2).

@@ -22,7 +22,7 @@ def replica_process(layout: Layout, options: pb.InstanceOptions, command: StartR
         config_json=target.config_json,
         address=layout.address_of(command.id),
         controller_address=layout.controller_address,
-        sys_path=[*target.sys_path, *options.sys_path],
+        sys_path=[*target.import_dirs, *options.sys_path],
         grpc_servicer_functions=_grpc_options(options).get("grpc_servicer_functions", ()),
         grpc_options_json=options.grpc_options_json,
         logging_config_json=target.logging_config_json or options.logging_config_json,

@@ -114,6 +114,13 @@ class DeploymentTarget:
         return self._own_runtime_env.get("working_dir") or self._runtime_env.get("working_dir")
 
     @property
+    def import_dirs(self) -> list[str]:
+        """What comes first on the replicas' `sys.path`, the deployment's own folders before the application's."""
+        own = self._own_runtime_env
+        folders = [own.get("working_dir"), *own.get("py_modules", ())]
+        return [*filter(None, folders), *self.sys_path]
+
+    @property
     def _runtime_env(self) -> Mapping[str, Any]:
         return json.loads(self.runtime_env_json) if self.runtime_env_json else {}
 
