@@ -231,6 +231,11 @@ class gRPCInputStream(Generic[T]):
         self._ended = True
         self._wake()
 
+    def _discard(self) -> None:
+        """The call is over: give credit for what was never read."""
+        while self._messages:
+            self._credit(self._messages.popleft()[1])
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

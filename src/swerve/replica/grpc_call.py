@@ -246,6 +246,7 @@ class GrpcCall(UserCall):
             self.status = StatusCode.CANCELLED
             if self._input is not None:
                 self._input.cancel()
+                self._input._discard()
         super().on_closed(error_code)
 
     def _end(self, status: Status) -> None:
@@ -256,6 +257,8 @@ class GrpcCall(UserCall):
         if self._context is not None and self._context._encoded_trailing:
             trailers += self._context._encoded_trailing
         self.finish(status, trailers)
+        if self._input is not None:
+            self._input._discard()
 
 
 def _is_error(context: RayServegRPCContext) -> bool:
