@@ -12,9 +12,9 @@ bytes are kept (at most a window of them), so a call that a replica turned away 
 
 from __future__ import annotations
 
-import os
-import random
+import itertools
 import time
+import uuid
 from typing import TYPE_CHECKING, Protocol
 
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from swerve.net.timers import TimerWheel
     from swerve.routing.replicas import Replica
 
-# Fields that the proxy appends to what it forwards. Replicas read the last value of a name, so no client can forge them.
+# Fields that the proxy appends to what it forwards. Replicas read a name's last value, so no client can forge them.
 PEER_FIELD = b"swerve-peer"
 REQUEST_ID_FIELD = b"request_id"
 MULTIPLEXED_MODEL_ID_FIELD = b"multiplexed_model_id"
@@ -38,13 +38,13 @@ MULTIPLEXED_MODEL_ID_FIELD = b"multiplexed_model_id"
 _REPLAY_LIMIT = 1 << 20
 
 _GRPC_STATUS = b"grpc-status"
-_random_bits = random.Random(os.urandom(16)).getrandbits
+_id_prefix = str(uuid.uuid4())[:24].encode()
+_id_numbers = itertools.count(1)
 
 
 def new_request_id() -> bytes:
-    """A random UUID (version 4), as Ray Serve generates for a call that brings no request id."""
-    digits = b"%032x" % (_random_bits(128) & ~(0xF << 76) & ~(0x3 << 62) | (0x4 << 76) | (0x2 << 62))
-    return b"%s-%s-%s-%s-%s" % (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    """An id for a call that brings none, in the form of a UUID: the process's random part, then a number."""
+    return b"%s%012x" % (_id_prefix, next(_id_numbers))
 
 
 class CallObserver(Protocol):
