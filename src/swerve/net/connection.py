@@ -97,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._established = False
         self._unusable: asyncio.Future[None] | None = None
         self._closed = False
+        self._abort_timer: asyncio.TimerHandle | None = None
         self._draining = False
         self._paused = False
         self._flush_due = False
@@ -153,6 +154,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._fail()
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -169,6 +172,8 @@ class Connection(asyncio.Protocol):
         Raises:
             Http2Error: the connection takes no new streams; `usable` is False then.
         """
+        if not self.usable:
+            raise Http2Error("The connection is closing or closed.")
         stream_id = self.http2.send_request(headers, end_stream=end_stream)
         self.streams[stream_id] = handler
         if not self._flush_due:
@@ -500,17 +505,18 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
             # A peer that does not read would keep the socket open for what is still to be written.
-            self._loop.call_later(_CLOSE_TIMEOUT_S, self._abort)
+            self._abort_timer = self._loop.call_later(_CLOSE_TIMEOUT_S, self._abort)
         owed, self._owed = self._owed, []
         for _, source, source_id, amount in owed:
             source.acknowledge(source_id, amount)
-        self._held.clear()
         streams, self.streams = self.streams, {}
         for handler in streams.values():
             try:
+                # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
                 handler.on_closed(CONNECTION_LOST)
             except Exception:
                 logger.exception("Ending a call of a lost connection failed")
+        self._held.clear()
         callbacks, self._drain_callbacks = self._drain_callbacks, {}
         for callback in callbacks.values():
             callback()
