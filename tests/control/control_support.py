@@ -1,0 +1,168 @@
+"""A world for the controller's decisions: processes that start, answer, fail and end as a test says."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from swerve.config import DeploymentConfig
+from swerve.control.events import (
+    CheckHealth,
+    Command,
+    Deploy,
+    Event,
+    Finish,
+    HealthChecked,
+    Kill,
+    Phase,
+    ProcessEnded,
+    ProcessStarted,
+    ProxyReported,
+    Reconfigured,
+    ReconfigureReplica,
+    Recovered,
+    ReplicaReported,
+    StartProxy,
+    StartReplica,
+    StopProxy,
+    StopReplica,
+    Tick,
+)
+from swerve.control.model import Application, Deployment, DeploymentKey, Replica, ReplicaState, State
+from swerve.control.reconcile import next_wakeup, step
+from swerve.control.target import DeploymentTarget
+
+
+def target(code: str = "v1", **options: object) -> DeploymentTarget:
+    return DeploymentTarget(
+        code_digest=code, code_version=code, config_json=DeploymentConfig(**options).model_dump_json(), is_ingress=True
+    )
+
+
+def application(
+    name: str = "app", route_prefix: str | None = "/", source: str = "imperative", **targets: DeploymentTarget
+) -> tuple[Application, dict[str, DeploymentTarget]]:
+    """An application whose first deployment is the ingress."""
+    targets = targets or {"Model": target()}
+    names = tuple(targets)
+    return Application(name, route_prefix, names[0], names, source=source), targets
+
+
+@dataclass
+class World:
+    """The reconciler and what it believes to be outside. `broken` are code versions whose replicas fail to start."""
+
+    state: State = field(default_factory=lambda: State("seed"))
+    now: float = 100.0
+    pending: list[Command] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    alive: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+    versions: dict[str, str] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    sick: set[str] = field(default_factory=set)
+    finished: bool = False
+    check: Callable[["World", list[Command]], None] = lambda world, commands: None
+
+    def feed(self, event: Event) -> list[Command]:
+        self.state, commands = step(self.state, event)
+        for command in commands:
+            if isinstance(command, StartReplica | StartProxy):
+                assert command.id not in self.alive | self.ended, "an id is used twice"
+                self.alive.add(command.id)
+                if isinstance(command, StartReplica):
+                    self.versions[command.id] = command.target.code_version
+            elif isinstance(command, Finish):
+                self.finished = True
+            else:
+                assert command.id in self.alive, f"{command} for what is gone"
+        self.pending += commands
+        self.commands += commands
+        self.check(self, list(commands))
+        return list(commands)
+
+    def deploy(self, *applications: tuple[Application, dict[str, DeploymentTarget]], declarative: bool = False) -> None:
+        self.feed(Deploy(self.now, applications, declarative, '{"applied": true}' if declarative else ""))
+
+    def end(self, process_id: str, reason: str = "The process was ended by SIGKILL.") -> None:
+        if process_id in self.alive:
+            self.alive.remove(process_id)
+            self.ended.add(process_id)
+            self.feed(ProcessEnded(self.now, process_id, reason))
+
+    def carry_out(self, command: Command) -> None:
+        """Do what a command asks, as the processes would."""
+        if isinstance(command, Finish) or command.id not in self.alive:
+            return
+        match command:
+            case StartReplica():
+                self.feed(ProcessStarted(self.now, command.id, 1000, 1.0))
+                self.feed(ReplicaReported(self.now, command.id, Phase.INITIALIZING))
+                if self.versions[command.id] in self.broken:
+                    self.feed(ReplicaReported(self.now, command.id, Phase.FAILED, "Traceback: boom"))
+                else:
+                    self.feed(ReplicaReported(self.now, command.id, Phase.RUNNING))
+            case StartProxy():
+                self.feed(ProcessStarted(self.now, command.id, 1000, 1.0))
+                self.feed(ProxyReported(self.now, command.id, grpc_address="127.0.0.1:9000"))
+            case StopReplica() | StopProxy() | Kill():
+                self.end(command.id, "The process ended with exit code 0.")
+            case ReconfigureReplica():
+                goal = command.target
+                error = "Traceback: bad config" if goal.code_version + ":config" in self.broken else ""
+                ongoing = goal.options.max_ongoing_requests
+                self.feed(Reconfigured(self.now, command.id, goal.config_version, ongoing, error))
+            case CheckHealth():
+                self.feed(HealthChecked(self.now, command.id, command.id not in self.sick, "not well"))
+
+    def run(self) -> None:
+        """Carry out all commands, and those that follow, at one moment."""
+        while self.pending:
+            self.carry_out(self.pending.pop(0))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, ticking when the state asks for it."""
+        end = self.now + seconds
+        while (due := next_wakeup(self.state, self.now)) is not None and due <= end:
+            self.now = due
+            self.feed(Tick(self.now))
+            self.run()
+        self.now = end
+
+    def restart_controller(self, stored: State, num_proxies: int = 0) -> None:
+        self.state = stored
+        self.pending = [item for item in self.pending if isinstance(item, StartReplica | StartProxy)]
+        # What was ordered but not started when the controller died never starts.
+        for command in self.pending:
+            self.alive.discard(command.id)
+            self.ended.add(command.id)
+        self.pending = []
+        running = {process_id: (1000, 1.0) for process_id in self.alive}
+        self.feed(Recovered(self.now, running, num_proxies))
+        for replica in tuple(self.state.replicas.values()):
+            if replica.state is ReplicaState.RECOVERING:
+                self.feed(ReplicaReported(self.now, replica.id, Phase.RUNNING))
+
+    # -- what tests ask -----------------------------------------------------------------------------------------------
+
+    def deployment(self, name: str = "Model", app: str = "app") -> Deployment:
+        return self.state.deployments[DeploymentKey(app, name)]
+
+    def replicas(self, name: str = "Model", app: str = "app") -> list[Replica]:
+        return [item for item in self.state.replicas_of(DeploymentKey(app, name))]
+
+    def running_versions(self, name: str = "Model", app: str = "app") -> list[str]:
+        """Code versions of the replicas that take calls."""
+        return sorted(self.versions[item.id] for item in self.replicas(name, app) if item.serves)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
