@@ -263,7 +263,10 @@ class Connection(asyncio.Protocol):
         if self._closed or not amount:
             return
         self._unacknowledged -= amount
-        self.http2.acknowledge(amount, stream_id)
+        try:
+            self.http2.acknowledge(amount, stream_id)
+        except StreamGone:
+            return
         if not self._flush_due and self.http2.want_write:
             self._schedule_flush()
 

@@ -53,9 +53,10 @@ __all__ = [
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-# The engine's error for the whole connection, and for a stream that ended meanwhile.
+# The engine's error for the whole connection, and for a stream that ended meanwhile, also with its connection: the last
+# DATA and a GOAWAY may come in one read.
 Http2Error = ngh2.NGH2Error
-StreamGone = (ngh2.StreamProtocolError, KeyError)
+StreamGone = (ngh2.StreamProtocolError, ngh2.ConnectionStateError, KeyError)
 
 
 class ErrorCode(IntEnum):
