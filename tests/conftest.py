@@ -89,6 +89,8 @@ def state_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield folder
     from swerve import connection
 
+    # A test may have pointed elsewhere meanwhile.
+    monkeypatch.setenv("SWERVE_STATE_DIR", str(folder))
     with contextlib.suppress(Exception):
         running = connection.connected()
         if running is not None:

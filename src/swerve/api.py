@@ -102,7 +102,7 @@ def start(
     present = connected()
     if present is not None:
         logger.info("Connecting to the Serve instance that runs already (state folder: %s).", current_state_dir())
-        warning = ignored_options(grpc, present.call(present.client.status()).options)
+        warning = ignored_options(grpc, present.status().options)
         if warning:
             logger.warning(warning)
         return
@@ -123,7 +123,7 @@ def _model(kind: type[Model], value: Model | dict[str, Any] | None) -> Model | N
 def status() -> ServeStatus:
     """The state of the instance; empty when none runs."""
     connection = connected()
-    return ServeStatus() if connection is None else ServeStatus.from_proto(connection.call(connection.client.status()))
+    return ServeStatus() if connection is None else ServeStatus.from_proto(connection.status())
 
 
 def shutdown() -> None:
@@ -199,10 +199,10 @@ def run_many(
         for one in targets
     ]
     connection = connected() or start_instance(instance_options(gRPCOptions()), owned=True)
-    connection.call(connection.client.deploy(control_pb2.DeployRequest(applications=applications)))
+    connection.call(lambda client: client.deploy(control_pb2.DeployRequest(applications=applications)))
     if wait_for_applications_running:
         names = [app.name for app in applications]
-        for name, failure in settled(names, lambda: connection.call(connection.client.status())):
+        for name, failure in settled(names, connection.status):
             if failure is not None:
                 raise RuntimeError(f"Deploying application {name} failed: {failure}")
     if blocking:
@@ -279,7 +279,7 @@ def _block(connection: Connection, names: Sequence[str]) -> None:
         if connection.owned:
             shut_down(connection)
         else:
-            connection.call(connection.client.delete(list(names)))
+            connection.call(lambda client: client.delete(list(names)))
 
 
 def delete(name: str, _blocking: bool = True) -> None:
@@ -290,11 +290,11 @@ def delete(name: str, _blocking: bool = True) -> None:
         TimeoutError: it is still there after 60 s.
     """
     connection = required()
-    connection.call(connection.client.delete([name]))
+    connection.call(lambda client: client.delete([name]))
     if not _blocking:
         return
     deadline = time.monotonic() + _DELETE_TIMEOUT_S
-    while any(app.name == name for app in connection.call(connection.client.status()).applications):
+    while any(app.name == name for app in connection.status().applications):
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"Some of these applications weren't deleted after {_DELETE_TIMEOUT_S:.0f}s: ['{name}']."
@@ -311,7 +311,7 @@ def get_app_handle(name: str) -> DeploymentHandle:
     from swerve.handle import DeploymentHandle
 
     connection = required()
-    for app in connection.call(connection.client.status()).applications:
+    for app in connection.status().applications:
         if app.name == name:
             return DeploymentHandle(app.ingress, name)
     raise RayServeException(f"Application '{name}' does not exist.")
@@ -340,7 +340,7 @@ def get_deployment_handle(
         app_name = context.app_name
     connection = required()
     if _check_exists:
-        applications = connection.call(connection.client.status()).applications
+        applications = connection.status().applications
         known = {(app.name, deployment.name) for app in applications for deployment in app.deployments}
         if (app_name, deployment_name) not in known:
             raise KeyError(f"Deployment(name='{deployment_name}', app='{app_name}') does not exist.")

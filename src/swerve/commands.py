@@ -211,11 +211,11 @@ def _apply(
     if config is not None:
         request.declarative = True
         request.config_json = config.model_dump_json(exclude_unset=True)
-    connection.call(connection.client.deploy(request))
+    connection.call(lambda client: client.deploy(request))
 
 
 def _warn_of_ignored(connection: Connection, grpc: gRPCOptions) -> None:
-    warning = ignored_options(grpc, connection.call(connection.client.status()).options)
+    warning = ignored_options(grpc, connection.status().options)
     if warning:
         _note(f"Warning: {warning}")
 
@@ -223,7 +223,7 @@ def _warn_of_ignored(connection: Connection, grpc: gRPCOptions) -> None:
 def config(state_dir: Path | None, name: str | None) -> None:
     _choose(state_dir)
     connection = _running()
-    text = connection.call(connection.client.config())
+    text = connection.call(lambda client: client.config())
     if not text:
         _note("No config file has been applied.")
         return
@@ -241,7 +241,7 @@ def config(state_dir: Path | None, name: str | None) -> None:
 def status(state_dir: Path | None, name: str | None) -> None:
     _choose(state_dir)
     connection = _running()
-    present = asdict(ServeStatus.from_proto(connection.call(connection.client.status())))
+    present = asdict(ServeStatus.from_proto(connection.status()))
     if name is None:
         typer.echo(to_yaml(present), nl=False)
     elif name in present["applications"]:
@@ -399,7 +399,7 @@ class _Run:
 
     def _wait(self, connection: Connection) -> dict[str, str]:
         failures = {}
-        for name, failure in settled(self.names, lambda: connection.call(connection.client.status())):
+        for name, failure in settled(self.names, connection.status):
             if failure is None:
                 typer.echo(f"Application '{name}' is running.")
             else:
@@ -444,7 +444,7 @@ class _Run:
         if self.owns_instance:
             instances.shut_down(connection)
         else:
-            connection.call(connection.client.delete(self.names))
+            connection.call(lambda client: client.delete(self.names))
 
 
 def _built_here(schema: ServeApplicationSchema) -> control_pb2.Application:

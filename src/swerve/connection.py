@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from swerve.config import state_dir
 from swerve.context import current_replica_context
 from swerve.exceptions import RayServeException
-from swerve.wire.status import RpcError
+from swerve.wire.status import RpcError, StatusCode
 
 if TYPE_CHECKING:
     from swerve.caller.runtime import CallerRuntime
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 # One exchange with the controller over a local socket; generous, for a machine that is busy.
 _CALL_TIMEOUT_S = 30.0
+# The agent restarts a controller within seconds.
+_AWAY_S = 15.0
+_RETRY_S = 0.05
 # Applications drain first; Ray Serve's tiers of a shutdown are 30 s each.
 _SHUTDOWN_TIMEOUT_S = 90.0
 _NO_INSTANCE = "There is no Serve instance running on this Ray cluster."
@@ -40,21 +44,31 @@ class Connection:
     # Whether the instance ends with this process.
     owned: bool = False
 
-    @property
-    def client(self) -> ControllerClient:
-        return self.runtime.controller
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of an exchange with the controller.
+    def call(self, exchange: Callable[[ControllerClient], Coroutine[Any, Any, T]]) -> T:
+        """The result of an exchange with the controller. While that is away (it starts, or starts again) this waits.
 
         Raises:
-            RayServeException: the controller refused or could not be reached; the message is its own.
+            RayServeException: the controller refused or stayed away; the message is its own.
         """
-        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self.runtime.loop)
-        try:
-            return future.result(_CALL_TIMEOUT_S)
-        except RpcError as error:
-            raise RayServeException(error.status.details) from error
+        deadline = time.monotonic() + _AWAY_S
+        while True:
+            future: Future[T] = asyncio.run_coroutine_threadsafe(exchange(self.runtime.controller), self.runtime.loop)
+            try:
+                return future.result(_CALL_TIMEOUT_S)
+            except RpcError as error:
+                away = error.status.code == StatusCode.UNAVAILABLE
+                if not away or self.gone() or time.monotonic() > deadline:
+                    raise RayServeException(error.status.details) from error
+            time.sleep(_RETRY_S)
+
+    def status(self) -> control_pb2.InstanceStatus:
+        return self.call(lambda client: client.status())
+
+    def gone(self) -> bool:
+        """Whether the instance has ended."""
+        from swerve.control import instance as instances
+
+        return self.instance is not None and instances.find(self.instance.state_dir) is None
 
 
 @dataclass(slots=True)
@@ -157,7 +171,12 @@ def shut_down(connection: Connection) -> None:
 
     if connection.instance is None:
         raise RayServeException("A replica cannot shut down the instance that it belongs to.")
-    connection.call(connection.client.shutdown())
+    try:
+        connection.call(lambda client: client.shutdown())
+    except RayServeException:
+        # It may end by itself meanwhile.
+        if not connection.gone():
+            raise
     disconnect()
     if not instances.wait_stopped(connection.instance, _SHUTDOWN_TIMEOUT_S):
         raise TimeoutError(

@@ -76,7 +76,7 @@ def test_an_application_in_another_object_is_refused_clearly():
         def __init__(self, app):
             self.app = app
 
-    with pytest.raises(ValueError, match="The application of deployment 'Leaf' cannot be pickled. Pass it to"):
+    with pytest.raises(ValueError, match=r"The application of deployment 'Leaf' cannot be pickled. Pass it to"):
         build(Root.bind(Box(Leaf.bind())), BuildOptions())
 
 
@@ -145,7 +145,8 @@ def test_an_import_paths_version_changes_with_its_source_and_arguments_only(tmp_
     assert stable_code_version("versioned_app:x", {}, {}) != first
 
 
-# --- code --------------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Code
 
 
 def test_a_class_of_a_module_that_only_exists_here_goes_by_value(monkeypatch, tmp_path):
@@ -198,7 +199,8 @@ def test_the_sys_path_that_travels_is_absolute_and_without_the_environments_own(
     assert not [entry for entry in path if "site-packages" in entry or "lib-dynload" in entry or "gone" in entry]
 
 
-# --- import paths ------------------------------------------------------------------------------------------------------
+# ---------------------------------------------------------------------------------------------------------------------
+# Import paths
 
 APPS = """
 import swerve as serve
@@ -269,17 +271,17 @@ def test_what_gives_no_application_is_refused(path, args, kind, message):
 
 def test_errors_of_the_python_api_come_before_anything_starts(state_dir):
     app = Leaf.bind()
-    with pytest.raises(ValueError, match="No applications provided."):
+    with pytest.raises(ValueError, match=r"No applications provided."):
         serve.run_many([])
-    with pytest.raises(RayServeException, match="Application name must a non-empty string."):
+    with pytest.raises(RayServeException, match=r"Application name must a non-empty string."):
         serve.run(app, name="")
-    with pytest.raises(TypeError, match="`serve.run` expects an `Application` returned by `Deployment.bind\\(\\)`."):
+    with pytest.raises(TypeError, match=r"`serve.run` expects an `Application` returned by `Deployment.bind\(\)`."):
         serve.run(Leaf)
     for prefix, message in [("x", "must start with a forward slash"), ("/x/", "may not end"), ("/{x}", "wildcards")]:
         with pytest.raises(ValueError, match=message):
             serve.run(app, route_prefix=prefix)
-    with pytest.raises(ValueError, match="`http_port` of `serve.start` has been removed"):
+    with pytest.raises(ValueError, match=r"`http_port` of `serve.start` has been removed"):
         serve.start(http_port=1)
-    with pytest.raises(TypeError, match="Must be a `ProxyLocation` or str, got: <class 'int'>."):
+    with pytest.raises(TypeError, match=r"Must be a `ProxyLocation` or str, got: <class 'int'>."):
         serve.start(proxy_location=3)
     assert not (state_dir / "agent.lock").exists()

@@ -109,9 +109,9 @@ def test_a_number_of_replicas_replaces_autoscaling_and_the_other_way_round():
 
 
 def test_a_deployment_is_neither_constructed_nor_called_directly():
-    with pytest.raises(RuntimeError, match="The Deployment constructor should not be called directly."):
+    with pytest.raises(RuntimeError, match=r"The Deployment constructor should not be called directly."):
         Deployment("x", serve.deployment(Model).config, Model)
-    with pytest.raises(RuntimeError, match="Deployments cannot be constructed directly."):
+    with pytest.raises(RuntimeError, match=r"Deployments cannot be constructed directly."):
         serve.deployment(Model)()
 
 
@@ -124,7 +124,7 @@ def test_bind_of_a_function_takes_no_arguments():
     deployment = serve.deployment(lambda request: request)
 
     assert isinstance(deployment.bind(), Application)
-    with pytest.raises(ValueError, match="init_args not supported for function deployments."):
+    with pytest.raises(ValueError, match=r"init_args not supported for function deployments."):
         deployment.bind(1)
-    with pytest.raises(ValueError, match="init_kwargs not supported for function deployments."):
+    with pytest.raises(ValueError, match=r"init_kwargs not supported for function deployments."):
         deployment.bind(x=1)

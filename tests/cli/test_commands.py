@@ -1,0 +1,244 @@
+"""The commands as a user runs them, against real instances."""
+
+import signal
+import time
+
+import grpc
+import pytest
+import yaml
+from conftest import wait_for
+
+APP = """
+import os
+import swerve as serve
+
+@serve.deployment
+class Echo:
+    def __init__(self, prefix=""):
+        self.prefix = prefix
+
+    def Unary(self, note):
+        return type(note)(text=self.prefix + note.text + VERSION, number=os.getpid())
+
+    def Stream(self, note):
+        for name in note.text.split():
+            yield type(note)(text=os.environ.get(name, "-"))
+
+VERSION = ""
+app = Echo.bind()
+
+def builder(args):
+    return Echo.bind(args["prefix"])
+"""
+ADD = "probe_pb2_grpc.add_ProbeServicer_to_server"
+
+
+@pytest.fixture
+def folder(swerve_command):
+    (swerve_command.cwd / "echo_app.py").write_text(APP)
+    return swerve_command.cwd
+
+
+@pytest.fixture
+def stub(probe, free_port):
+    with grpc.insecure_channel(f"localhost:{free_port}") as channel:
+        yield probe.rpc.ProbeStub(channel)
+
+
+@pytest.fixture
+def unary(probe, stub):
+    def call(text="x", application="default"):
+        note = probe.pb.Note(text=text)
+        return stub.Unary(note, timeout=5, metadata=(("application", application),), wait_for_ready=True).text
+
+    return call
+
+
+def answers(call, *args):
+    """`call`'s answer, None while there is none."""
+    try:
+        return call(*args)
+    except grpc.RpcError:
+        return None
+
+
+def test_start_deploy_status_config_and_shutdown(swerve_command, folder, free_port, unary):
+    started = swerve_command("start", "--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
+    assert started.returncode == 0, started.stderr
+    assert f"gRPC on localhost:{free_port}" in started.stdout
+
+    (folder / "config.yaml").write_text("applications: [{name: one, route_prefix: /one, import_path: 'echo_app:app'}]")
+    assert swerve_command("deploy", "config.yaml").returncode == 0
+    assert wait_for(lambda: answers(unary, "x", "one"), what="the answer") == "x"
+
+    status = yaml.safe_load(swerve_command("status").stdout)
+    assert list(status["proxies"].values()) == ["HEALTHY"]
+    assert status["applications"]["one"]["status"] == "RUNNING"
+    assert status["applications"]["one"]["deployments"]["Echo"]["replica_states"] == {"RUNNING": 1}
+    assert yaml.safe_load(swerve_command("status", "--name", "one").stdout)["status"] == "RUNNING"
+    applied = yaml.safe_load(swerve_command("config").stdout)
+    assert applied["applications"] == [{"name": "one", "route_prefix": "/one", "import_path": "echo_app:app"}]
+    assert yaml.safe_load(swerve_command("config", "-n", "one").stdout)["import_path"] == "echo_app:app"
+
+    stopped = swerve_command("shutdown", "-y")
+    assert (stopped.returncode, stopped.stdout) == (0, "Serve has stopped.\n")
+    assert swerve_command("shutdown", "-y").returncode == 0
+
+
+def test_run_of_an_import_path_serves_until_interrupted(swerve_command, folder, free_port, unary):
+    flags = ("--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
+    with swerve_command.foreground("run", "echo_app:builder", "prefix=hello ", *flags) as process:
+        assert wait_for(lambda: answers(unary, "x"), what="the answer") == "hello x"
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 0, output
+    assert "Application 'default' is running." in output
+    assert swerve_command("status").returncode == 1
+
+
+def test_run_of_a_config_file_serves_its_applications_with_their_environments(
+    swerve_command, folder, free_port, probe, stub, unary
+):
+    (folder / "config.yaml").write_text(f"""
+grpc_options: {{port: {free_port}, grpc_servicer_functions: [{ADD}]}}
+applications:
+  - name: one
+    route_prefix: /one
+    import_path: echo_app:builder
+    args: {{prefix: "one "}}
+    runtime_env: {{env_vars: {{NAME: first}}}}
+  - name: two
+    route_prefix: /two
+    import_path: echo_app:app
+    runtime_env: {{env_vars: {{NAME: second}}, working_dir: "."}}
+    deployments: [{{name: Echo, num_replicas: 2}}]
+""")
+    with swerve_command.foreground("run", "config.yaml"):
+        assert wait_for(lambda: answers(unary, "x", "one"), what="the answer") == "one x"
+        wait_for(lambda: answers(unary, "x", "two"), what="the answer")
+        names = []
+        for name in ("one", "two"):
+            notes = stub.Stream(probe.pb.Note(text="NAME"), metadata=(("application", name),), timeout=10)
+            names += [note.text for note in notes]
+        assert names == ["first", "second"]
+        replicas = wait_for(lambda: _replicas(swerve_command, "two").get("RUNNING") == 2, what="two replicas")
+        assert replicas
+        # Not this file's applications, so a later `run` leaves them alone.
+        assert swerve_command("run", "echo_app:app", "--route-prefix", "/x", "--non-blocking").returncode == 0
+        assert unary("x", "default") == "x"
+
+
+def _replicas(swerve_command, name):
+    status = yaml.safe_load(swerve_command("status", "-n", name).stdout)
+    return status["deployments"]["Echo"]["replica_states"]
+
+
+def test_run_on_a_running_instance_warns_of_other_options_and_takes_only_its_own_away(
+    swerve_command, folder, free_port, unary
+):
+    swerve_command("start", "--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
+    assert swerve_command("run", "echo_app:app", "--non-blocking").returncode == 0
+
+    flags = ("--name", "two", "--route-prefix", "/two", "--grpc-port", "1")
+    with swerve_command.foreground("run", "echo_app:app", *flags) as process:
+        assert wait_for(lambda: answers(unary, "x", "two"), what="the answer") == "x"
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+
+    assert f"fixed when it starts: port is {free_port}, not 1." in output
+    wait_for(lambda: "two:" not in swerve_command("status").stdout, what="the end of 'two'")
+    assert unary("x", "default") == "x"
+
+
+def test_applying_a_file_again_restarts_only_what_changed(swerve_command, folder, free_port, probe, stub, unary):
+    swerve_command("start", "--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
+    config = "applications: [{import_path: 'echo_app:app', deployments: [{name: Echo, max_ongoing_requests: %d}]}]"
+    (folder / "config.yaml").write_text(config % 5)
+    swerve_command("deploy", "config.yaml")
+    wait_for(lambda: answers(unary), what="the answer")
+    pid = stub.Unary(probe.pb.Note(), timeout=5).number
+
+    (folder / "config.yaml").write_text(config % 6)
+    swerve_command("deploy", "config.yaml")
+    wait_for(lambda: "RUNNING" in swerve_command("status", "-n", "default").stdout.splitlines()[0], what="RUNNING")
+    assert stub.Unary(probe.pb.Note(), timeout=5).number == pid
+
+    (folder / "echo_app.py").write_text(APP.replace('VERSION = ""', 'VERSION = " 2"'))
+    swerve_command("deploy", "config.yaml")
+    wait_for(lambda: answers(unary) == "x 2", what="the new code")
+
+
+def test_reload_deploys_again_when_a_file_changes(swerve_command, folder, free_port, unary):
+    flags = ("--reload", "--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
+    with swerve_command.foreground("run", "echo_app:app", *flags):
+        assert wait_for(lambda: answers(unary), what="the answer") == "x"
+        (folder / "echo_app.py").write_text("broken(")
+        time.sleep(1)
+        assert unary() == "x"
+        (folder / "echo_app.py").write_text(APP.replace('VERSION = ""', 'VERSION = " changed"'))
+        wait_for(lambda: answers(unary) == "x changed", what="the new code")
+
+
+def test_a_run_whose_instance_is_shut_down_ends(swerve_command, folder):
+    with swerve_command.foreground("run", "echo_app:app") as process:
+        wait_for(lambda: "RUNNING" in swerve_command("status").stdout, what="RUNNING")
+        swerve_command("shutdown", "-y")
+        output, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert "The Serve instance was shut down." in output
+
+
+def test_one_of_two_applications_failing_leaves_the_other_serving(swerve_command, folder, free_port, unary):
+    (folder / "broken_app.py").write_text(
+        "import swerve as serve\n@serve.deployment(max_constructor_retry_count=1)\nclass Broken:\n"
+        "    def __init__(self):\n        raise KeyError('no weights')\napp = Broken.bind()\n"
+    )
+    (folder / "config.yaml").write_text(f"""
+grpc_options: {{port: {free_port}, grpc_servicer_functions: [{ADD}]}}
+applications:
+  - {{name: good, route_prefix: /good, import_path: "echo_app:app"}}
+  - {{name: bad, route_prefix: /bad, import_path: "broken_app:app"}}
+""")
+    with swerve_command.foreground("run", "config.yaml"):
+        assert wait_for(lambda: answers(unary, "x", "good"), what="the answer") == "x"
+        wait_for(lambda: "DEPLOY_FAILED" in swerve_command("status", "-n", "bad").stdout, what="DEPLOY_FAILED")
+        bad = yaml.safe_load(swerve_command("status", "-n", "bad").stdout)
+        assert "KeyError: 'no weights'" in bad["deployments"]["Broken"]["message"]
+        assert unary("x", "good") == "x"
+
+
+def test_build_writes_a_file_that_run_takes(swerve_command, folder):
+    made = swerve_command("build", "echo_app:app", "--grpc-servicer-functions", ADD, "-o", "made.yaml")
+    assert made.returncode == 0, made.stderr
+
+    content = yaml.safe_load((folder / "made.yaml").read_text())
+    assert content["grpc_options"] == {"port": 9000, "grpc_servicer_functions": [ADD], "enable_reflection": True}
+    (app,) = content["applications"]
+    assert (app["name"], app["route_prefix"], app["import_path"]) == ("app1", "/", "echo_app:app")
+    assert app["deployments"] == [{"name": "Echo"}]
+    several = yaml.safe_load(swerve_command("build", "echo_app:app", "echo_app.app").stdout)
+    assert [app["route_prefix"] for app in several["applications"]] == ["/app1", "/app2"]
+
+
+def test_ray_serve_code_runs_unchanged_with_the_alias(swerve_command, folder, free_port, unary):
+    (folder / "ray_app.py").write_text(
+        "from ray import serve\nimport ray_helpers\n\n@serve.deployment\nclass Echo:\n"
+        "    def Unary(self, note):\n        return type(note)(text=ray_helpers.name())\n\napp = Echo.bind()\n"
+    )
+    (folder / "ray_helpers.py").write_text(
+        "from ray.serve.context import _get_serve_request_context as context\n"
+        "def name():\n    return context().app_name\n"
+    )
+    flags = ("--ray-compat", "--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
+    with swerve_command.foreground("run", "ray_app:app", *flags):
+        assert wait_for(lambda: answers(unary), what="the answer") == "default"
+
+
+@pytest.mark.parametrize("command", ["start", "run", "deploy", "config", "status", "shutdown", "build"])
+def test_every_command_has_help(swerve_command, command):
+    done = swerve_command(command, "--help")
+
+    assert done.returncode == 0
+    assert "Usage: swerve" in done.stdout
