@@ -214,8 +214,7 @@ class BatchQueue(Generic[C]):
 
     def _form(self) -> None:
         """Move the next batch out of those that wait, if it is due."""
-        while self._waiting and self._waiting[0].gone():
-            self._waiting.popleft()
+        self._waiting = deque(call for call in self._waiting if not call.gone())
         if not self._waiting:
             return
         try:

@@ -105,16 +105,23 @@ async def _finalize(model: Any) -> None:
     finalizer = getattr(model, "__del__", None)
     if finalizer is None:
         return
-    if inspect.iscoroutinefunction(finalizer):
-        await finalizer()
-    else:
-        # Freeing a model may take long; a thread keeps the loop serving.
-        await asyncio.to_thread(finalizer)
+    try:
+        if inspect.iscoroutinefunction(finalizer):
+            await finalizer()
+        else:
+            # Freeing a model may take long; a thread keeps the loop serving.
+            await asyncio.to_thread(finalizer)
+    finally:
+        _disarm(model)
+
+
+def _disarm(model: Any) -> None:
+    """Keep the interpreter from running the model's `__del__` again when it is collected."""
     cls = type(model)
     try:
         model.__class__ = type(cls.__name__, (cls,), {"__del__": lambda self: None, "__slots__": ()})
     except TypeError:
-        # A class whose layout cannot be subclassed so (written in C): its finalizer runs again, as any may.
+        # A class whose layout cannot be subclassed so (written in C) has its finalizer run again.
         logger.debug("The __del__ of a %s runs again when it is collected", cls.__qualname__)
 
 

@@ -91,7 +91,11 @@ class LocalApplication:
 
     def __reduce__(self) -> Any:
         # A handle among a call's arguments reaches the same application.
-        return _applications.__getitem__, (self._number,)
+        return _application, (self._number,)
+
+
+def _application(number: int) -> LocalApplication:
+    return _applications[number]
 
 
 class LocalCall:

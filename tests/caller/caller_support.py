@@ -1,5 +1,5 @@
-"""An instance in miniature on the test's event loop: a controller that only publishes views, replicas that answer handle
-calls by calling methods of an object."""
+"""An instance in miniature on the test's event loop: a controller that only publishes views, and replicas that answer
+handle calls by calling methods of an object."""
 
 from __future__ import annotations
 
@@ -174,3 +174,40 @@ async def request(**fields) -> AsyncIterator[RequestContext]:
         yield context
     finally:
         _request_context.reset(token)
+
+
+class Model:
+    """Counts what runs; `held` blocks until `release` is set."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.cancelled = 0
+        self.release = asyncio.Event()
+
+    async def __call__(self, value, factor=2):
+        return value * factor
+
+    async def held(self, value=None):
+        self.started += 1
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return value
+
+    async def fail(self, error):
+        raise error
+
+    def echo(self, *args, **kwargs):
+        return args, kwargs
+
+
+def run(coroutine_function, tmp_path):
+    """Run a scenario with an instance that is its argument."""
+
+    async def main():
+        async with instance(tmp_path) as running:
+            await asyncio.wait_for(coroutine_function(running), 30)
+
+    asyncio.run(main())

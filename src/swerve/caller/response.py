@@ -184,6 +184,7 @@ class DeploymentResponseGenerator:
         self._buffer = buffer
         self._call = call
         self._cancelled = False
+        self._exhausted = False
 
     @property
     def by_reference(self) -> bool:
@@ -256,8 +257,8 @@ class DeploymentResponseGenerator:
 
     def _raise_end(self, stop: Callable[[], BaseException]) -> NoReturn:
         error = self._buffer.error
-        if error is None:
+        if error is None or self._exhausted:
             raise stop()
-        # As a generator does: it raises once and is exhausted from then on.
-        self._buffer.error = None
+        # As a generator does: it raises once and has nothing more from then on.
+        self._exhausted = True
         raise error
