@@ -227,6 +227,14 @@ class gRPCInputStream(Generic[T]):
         self._messages.append((message, size))
         self._wake()
 
+    def _withhold(self, size: int) -> bool:
+        """Give credit for `size` more bytes only with the last message that waits. False when none waits."""
+        if not self._messages:
+            return False
+        message, owed = self._messages[-1]
+        self._messages[-1] = message, owed + size
+        return True
+
     def _end(self) -> None:
         self._ended = True
         self._wake()

@@ -5,6 +5,7 @@ The functions are called with a server that only records. Nothing here knows a u
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -132,12 +133,22 @@ def load(functions: Iterable[str]) -> Servicers:
                 f"{path} registers no gRPC method. "
                 "Name a generated function such as my_pb2_grpc.add_MyServiceServicer_to_server."
             )
+        _import_messages(function)
         for method_path, handler in recorder.handlers.items():
             service = _service_of(handler, method_path)
             methods[method_path] = _served_method(method_path, handler, service)
             if service is not None:
                 _collect_files(service.file, files)
     return Servicers(methods, tuple(files.values()))
+
+
+def _import_messages(function: Callable[..., Any]) -> None:
+    """Import the `_pb2` module beside a `_pb2_grpc` one: it describes the service. A file that takes all its messages
+    from others is not imported by its own generated code."""
+    module_name = getattr(function, "__module__", None) or ""
+    if module_name.endswith("_pb2_grpc"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module_name.removesuffix("_grpc"))
 
 
 def _request_class(handler: Any) -> type | None:

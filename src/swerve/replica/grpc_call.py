@@ -86,8 +86,13 @@ class GrpcCall(UserCall):
 
     def deliver(self, messages: list[bytes], size: int) -> None:
         stream = self._input
-        if stream is None or not messages:
+        if stream is None:
             super().deliver(messages, size)
+            return
+        if not messages:
+            # Part of a large message. It may come in ahead of its turn only when nothing else waits to be read.
+            if not stream._withhold(size):
+                self._credit(size)
             return
         # The client gets its credit back when the handler has read the last message that these bytes completed.
         last = len(messages) - 1
