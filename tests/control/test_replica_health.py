@@ -103,9 +103,7 @@ def test_replicas_that_die_young_are_replaced_ever_more_slowly_and_never_given_u
     assert delays[0] == 0
     assert 0 < delays[1] < 1
     assert delays[-1] == pytest.approx(BACKOFF_LAST_S)
-    assert all(
-        later >= min(2 * earlier, BACKOFF_LAST_S) * 0.99 for earlier, later in pairwise(delays)
-    )
+    assert all(later >= min(2 * earlier, BACKOFF_LAST_S) * 0.99 for earlier, later in pairwise(delays))
     assert world.deployment().status is DeploymentStatus.HEALTHY
 
 
