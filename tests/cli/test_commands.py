@@ -253,3 +253,23 @@ def test_every_command_has_help(swerve_command, command):
 
     assert done.returncode == 0
     assert "Usage: swerve" in done.stdout
+
+
+def test_ray_serve_scripts_run_unchanged_one_after_the_other(swerve_command, folder, free_port, unary):
+    (folder / "start_serve.py").write_text(
+        "from ray import serve\nfrom ray.serve.config import gRPCOptions\n"
+        f"serve.start(grpc_options=gRPCOptions(port={free_port}, grpc_servicer_functions=['{ADD}']))\n"
+    )
+    (folder / "deploy_app.py").write_text(
+        "import ray\nfrom ray import serve\nfrom ray.serve.handle import DeploymentHandle\nray.init()\n\n"
+        "@serve.deployment\nclass Inner:\n    def __call__(self, text):\n        return text.upper()\n\n"
+        "@serve.deployment\nclass Outer:\n    def __init__(self, inner: DeploymentHandle):\n        self.inner = inner\n\n"
+        "    async def Unary(self, note):\n        return type(note)(text=await self.inner.remote(note.text))\n\n"
+        "serve.run(target=Outer.bind(Inner.bind()), name='app1', route_prefix='/app1')\n"
+    )
+    for script in ("start_serve.py", "deploy_app.py"):
+        with swerve_command.foreground(script, module="swerve.ray_compat") as process:
+            output, _ = process.communicate(timeout=30)
+            assert process.returncode == 0, output
+
+    assert unary("shout", "app1") == "SHOUT"
