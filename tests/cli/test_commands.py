@@ -263,7 +263,8 @@ def test_ray_serve_scripts_run_unchanged_one_after_the_other(swerve_command, fol
     (folder / "deploy_app.py").write_text(
         "import ray\nfrom ray import serve\nfrom ray.serve.handle import DeploymentHandle\nray.init()\n\n"
         "@serve.deployment\nclass Inner:\n    def __call__(self, text):\n        return text.upper()\n\n"
-        "@serve.deployment\nclass Outer:\n    def __init__(self, inner: DeploymentHandle):\n        self.inner = inner\n\n"
+        "@serve.deployment\nclass Outer:\n    def __init__(self, inner: DeploymentHandle):\n"
+        "        self.inner = inner\n\n"
         "    async def Unary(self, note):\n        return type(note)(text=await self.inner.remote(note.text))\n\n"
         "serve.run(target=Outer.bind(Inner.bind()), name='app1', route_prefix='/app1')\n"
     )
