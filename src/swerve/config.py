@@ -169,6 +169,10 @@ class HTTPOptions(BaseModel):
             raise ValueError("Both ssl_keyfile and ssl_certfile must be provided together to enable HTTPS.")
         return self
 
+    @property
+    def enabled(self) -> bool:
+        return self.port > 0 and self.host is not None and self.location is not ProxyLocation.Disabled
+
 
 class LoggingConfig(BaseModel):
     """How a component logs."""

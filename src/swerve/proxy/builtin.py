@@ -77,13 +77,14 @@ class BuiltinServices:
 
     # --- Ray Serve's service ---------------------------------------------------------------------------------------
 
-    def _state(self) -> Status:
+    def state(self) -> Status:
+        """OK, or why this proxy should get no traffic."""
         if self.draining:
             return Status(StatusCode.UNAVAILABLE, _DRAINING)
         return OK if self._populated else Status(StatusCode.UNAVAILABLE, _NOT_POPULATED)
 
     def _require_healthy(self) -> None:
-        status = self._state()
+        status = self.state()
         if status.code != StatusCode.OK:
             raise RpcError(status)
 
@@ -101,7 +102,7 @@ class BuiltinServices:
         """The health of `service` ("" is the whole server), None when it is unknown here."""
         if service and service not in self._services and service not in (API_SERVICE, HEALTH_SERVICE):
             return None
-        healthy = self._state().code == StatusCode.OK
+        healthy = self.state().code == StatusCode.OK
         return int(HealthCheckResponse.SERVING if healthy else HealthCheckResponse.NOT_SERVING)
 
     def _check(self, request: bytes) -> bytes:

@@ -27,6 +27,7 @@ from swerve.wire.status import Status, StatusCode
 if TYPE_CHECKING:
     from swerve.caller.target import Target
     from swerve.net.timers import TimerWheel
+    from swerve.proxy.ingress import ProxiedCall
     from swerve.routing.replicas import Replica
 
 # Fields that the proxy appends to what it forwards. Replicas read a name's last value, so no client can forge them.
@@ -89,7 +90,7 @@ class ForwardedCall:
         stream_id: int,
         headers: Headers,
         fields: dict[bytes, bytes],
-        target: Target[ForwardedCall],
+        target: Target[ProxiedCall],
         observer: CallObserver,
     ) -> None:
         self.client = client
