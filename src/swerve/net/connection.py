@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
                 if len(data) >= 4096 and not end_stream and self.http2.queued_body_size(stream_id) > CHUNK:
                     self._hold(stream_id)
             except StreamGone:
-                return
+                pass  # the flush pays what is owed for the data
         if not self._flush_due:
             self._schedule_flush()
 
