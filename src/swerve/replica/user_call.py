@@ -250,9 +250,12 @@ class UserCall(ServerCall):
             self.connection.when_drained(self.stream_id, self._gate.set)
 
     def _go_on_async(self, made: Any, name: str, stream: bool) -> None:
-        self._spawn(self._finish_async(made, name, stream))
-        if self.done and self._task is not None:
-            self.runtime.loop.call_soon(self._task.cancel)
+        if not self.done:
+            self._spawn(self._finish_async(made, name, stream))
+            return
+        if inspect.iscoroutine(made):
+            made.close()
+        self._finished()
 
     async def _finish_async(self, made: Any, name: str, stream: bool) -> None:
         _request_context.set(self.context)
@@ -289,9 +292,14 @@ class UserCall(ServerCall):
     def _stop_user_code(self) -> None:
         """Cancel what can be: the task, the calls that it made. A thread goes on to its next `yield` or its end."""
         self.end_unstarted()
-        if self._task is not None:
-            # Not at once: a task that is cancelled before it has begun never reaches its `finally`.
-            self.runtime.loop.call_soon(self._task.cancel)
+        task = self._task
+        if task is not None:
+            coroutine = task.get_coro()
+            if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                # Cancelled before its first step it never runs, and never reaches its `finally`.
+                self._finished()
+            # At once: woken by the end of its input first, the handler would take a broken upload for a complete one.
+            task.cancel()
         if self._gate is not None:
             self._gate.set()
         for cancel in list(self.context.children.values()):
