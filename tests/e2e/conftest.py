@@ -107,10 +107,14 @@ grpc_options:
   keep_status_on_exception: true
   max_message_size: 100000
   num_proxies: 2
+  handshake_timeout_s: 0.5
 applications:
   - name: lab
     route_prefix: /lab
     import_path: e2e_lab:lab
+    deployments:
+      - name: Lab
+        max_ongoing_requests: 4
 """
 
 

@@ -50,6 +50,10 @@ def _exception(kind, *arguments):
     return (known.get(kind) or getattr(exceptions, kind))(*arguments)
 
 
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def _answer(arguments):
     match arguments:
         case ["None"]:
@@ -63,11 +67,29 @@ def _answer(arguments):
     return Note(text="done")
 
 
+class Gauge:
+    """How many run at a time here, and how many did at most."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.now = self.most = self.calls = 0
+
+    def __enter__(self):
+        with self.lock:
+            self.now += 1
+            self.calls += 1
+            self.most = max(self.most, self.now)
+
+    def __exit__(self, *exception):
+        with self.lock:
+            self.now -= 1
+
+
 @serve.deployment
 class Helper:
     """What the lab calls."""
 
-    def __init__(self, events_of=None):
+    def __init__(self):
         self.events = []
 
     async def __call__(self, value):
@@ -112,6 +134,7 @@ class Lab:
         self.helper = helper
         self.events = []
         self.gates = {}
+        self.gauge = Gauge()
 
     def __call__(self, note: Note) -> Note:
         return Note(text=f"Hello {note.text}", number=note.number * 2)
@@ -320,24 +343,6 @@ class Lab:
             case "stream":
                 return Note(number=sum(helper.options(stream=True).count.remote(note.number)))
         raise AssertionError(note.text)
-
-
-class Gauge:
-    """How many run at a time here, and how many did at most."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.now = self.most = self.calls = 0
-
-    def __enter__(self):
-        with self.lock:
-            self.now += 1
-            self.calls += 1
-            self.most = max(self.most, self.now)
-
-    def __exit__(self, *exception):
-        with self.lock:
-            self.now -= 1
 
 
 @serve.deployment(num_replicas=3, max_ongoing_requests=2)
