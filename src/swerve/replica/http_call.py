@@ -54,7 +54,7 @@ class HttpRuntime(Runtime, Protocol):
 class HttpCall(UserCall):
     """One request."""
 
-    __slots__ = ("_body", "_handlers", "_request_read", "_waiter", "http_status")
+    __slots__ = ("_body", "_handlers", "_partial", "_request_read", "_waiter", "http_status")
 
     runtime: HttpRuntime
 
@@ -74,6 +74,8 @@ class HttpCall(UserCall):
         self.http_status = 0
         # Parts of the body, each with the bytes of credit that the proxy gets when it is read.
         self._body: deque[tuple[bytes, int]] = deque()
+        # Bytes of an incomplete event whose credit is withheld.
+        self._partial = 0
         self._request_read = False
         self._waiter: asyncio.Future[None] | None = None
         # The task of the request, and the thread that its handler runs in.
@@ -87,8 +89,14 @@ class HttpCall(UserCall):
 
     def deliver(self, messages: list[bytes], size: int) -> None:
         if not messages:
-            super().deliver(messages, size)
+            # Part of an event. Its credit waits too, unless the event is all that user code waits for.
+            if self._body:
+                self._partial += size
+            else:
+                self.connection.acknowledge(self.stream_id, size)
             return
+        size += self._partial
+        self._partial = 0
         last = len(messages) - 1
         for index, message in enumerate(messages):
             event = HttpEvent.FromString(message)
@@ -123,6 +131,9 @@ class HttpCall(UserCall):
         while not self.done:
             if self._body:
                 data, credit = self._body.popleft()
+                if not self._body:
+                    credit += self._partial
+                    self._partial = 0
                 self.connection.acknowledge(self.stream_id, credit)
                 more = bool(self._body) or not self._half_closed
                 self._request_read = not more
