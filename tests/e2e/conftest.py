@@ -1,5 +1,6 @@
 """One instance with all applications for the tests that can share it, and one with other gRPC options."""
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -36,6 +37,21 @@ class World:
         """Run `swerve` for this instance."""
         protos = Path(importlib.import_module("probe_pb2").__file__ or "").parent
         return command(*arguments, state_dir=self.state_dir, proto_dir=protos)
+
+    @contextlib.contextmanager
+    def in_background(self, *arguments: str) -> Iterator[None]:
+        """Run `swerve` for this instance while the block runs, and wait for its end."""
+        protos = Path(importlib.import_module("probe_pb2").__file__ or "").parent
+        process = subprocess.Popen(
+            [sys.executable, "-m", "swerve.cli", *arguments],
+            env=environment(self.state_dir, protos),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            yield
+        finally:
+            assert process.wait(50) == 0
 
     def deploy(self, config: str) -> None:
         """Apply a config file and wait until its applications run."""
@@ -185,5 +201,7 @@ def bare(proto_dir: Path) -> Iterator[World]:
         yield World(port, state_dir, client)
     finally:
         client.channel.close()
-        command("shutdown", "-y", **where)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            # The test may have done it.
+            command("shutdown", "-y", **where)
         remove(state_dir)

@@ -140,14 +140,12 @@ class Lab:
         return Note(text=f"Hello {note.text}", number=note.number * 2)
 
     def Plain(self, note: Note) -> Note:
-        return Note(
-            text=f"{note.text} in {threading.current_thread() is threading.main_thread()}", payload=note.payload
-        )
+        return Note(text=f"{note.text} in {_in_main_thread()}", payload=note.payload)
 
     async def Coroutine(self, note: Note) -> Note:
-        return Note(
-            text=f"{note.text} in {threading.current_thread() is threading.main_thread()}", payload=note.payload
-        )
+        with self.gauge:
+            await asyncio.sleep(note.number / 1000)
+        return Note(text=f"{note.text} in {_in_main_thread()}", payload=note.payload, number=self.gauge.most)
 
     def Generator(self, note: Note):
         self.events.append(f"started {note.text}")
@@ -436,3 +434,44 @@ pool = Pool.bind()
 models = Models.bind()
 func = function.bind()
 kinds = Kinds.bind()
+configured = Configured.bind()
+
+
+@serve.deployment(graceful_shutdown_timeout_s=5)
+class Answer:
+    """Says what it was made with."""
+
+    def __init__(self, text):
+        self.text = text
+
+    async def __call__(self, note: Note) -> Note:
+        await asyncio.sleep(0.01)
+        return Note(text=self.text)
+
+
+@serve.deployment
+class Failing:
+    def __init__(self):
+        raise OSError("no weights here")
+
+    def __call__(self, note: Note) -> Note:
+        return note
+
+
+@serve.deployment(health_check_period_s=0.1, health_check_timeout_s=5, graceful_shutdown_timeout_s=1)
+class Sickly:
+    """Falls ill when it is told to."""
+
+    def __init__(self):
+        self.ill = False
+
+    def __call__(self, note: Note) -> Note:
+        return Note(number=os.getpid())
+
+    def Plain(self, note: Note) -> Note:
+        self.ill = True
+        return note
+
+    def check_health(self):
+        if self.ill:
+            raise RuntimeError("I am ill")
