@@ -124,6 +124,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._flush_due = False
         self._unacknowledged = 0
+        # A reset of ours may have cost connection window; see `Http2.repair_window`.
         self._window_suspect = False
         self._strikes = 0
         self._strikes_since = 0.0
@@ -292,7 +293,9 @@ class Connection(asyncio.Protocol):
             self.http2.acknowledge(amount, stream_id)
         except StreamGone:
             return
-        if not self._flush_due and (self._window_suspect or self.http2.want_write):
+        if self._window_suspect and not self._unacknowledged:
+            self._repair_window()
+        if not self._flush_due and self.http2.want_write:
             self._schedule_flush()
 
     def end_early(self, stream_id: int) -> None:
@@ -338,14 +341,17 @@ class Connection(asyncio.Protocol):
             self._fail()
         finally:
             self._flush_due = False
-        if self._window_suspect and self._unacknowledged == 0 and not self._closed:
-            self._window_suspect = False
-            if not self.http2.repair_window():
-                self.drain()
-            if self.http2.want_write:
-                self._schedule_flush()
+        if self._window_suspect and not self._unacknowledged and not self._closed:
+            self._repair_window()
         if self._draining and not self.streams:
             self.close()
+
+    def _repair_window(self) -> None:
+        if not self.http2.repair_window():
+            self._window_suspect = False
+            self._loop.call_soon(self.drain)
+        elif not self._flush_due and self.http2.want_write:
+            self._schedule_flush()
 
     def _write(self) -> bool:
         """True when there was something to write."""
