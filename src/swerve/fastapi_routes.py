@@ -50,7 +50,7 @@ def make_picklable() -> None:
     """Let Starlette and FastAPI applications go to their replicas, which some parts of them forget to allow."""
     from starlette.datastructures import State
 
-    copyreg.pickle(State, _reduce_state)  # type: ignore[arg-type]
+    copyreg.pickle(State, _reduce_state)
     # Newer FastAPI keeps a lock in each router that was included.
     included = getattr(sys.modules.get("fastapi.routing"), "_IncludedRouter", None)
     if included is not None:

@@ -6,7 +6,7 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, WebSocket, WebSocketDisconnect
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
@@ -204,6 +204,28 @@ class Shop:
         while (text := await socket.receive_text()) != "bye":
             await socket.send_text(f"{self.price} {text}")
         await socket.close(4001, "told to")
+
+    @api.websocket("/mirror")
+    async def mirror(self, socket: WebSocket):
+        await socket.accept()
+        await socket.send_bytes(await socket.receive_bytes())
+
+    @api.websocket("/leave")
+    async def leave(self, socket: WebSocket, path: str):
+        await socket.accept()
+        try:
+            await socket.receive_text()
+        except WebSocketDisconnect as left:
+            write(path, f"{left.code} {left.reason}")
+
+    @api.websocket("/trip")
+    async def trip(self, socket: WebSocket):
+        await socket.accept()
+        raise ValueError("a secret")
+
+    @api.websocket("/denied")
+    async def denied(self, socket: WebSocket):
+        await socket.send_denial_response(PlainTextResponse("teapot", 418))
 
 
 api.include_router(router, prefix="/sub")

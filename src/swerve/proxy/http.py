@@ -8,35 +8,28 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from swerve.generated import control_pb2
 from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest
 from swerve.proxy.forward import new_request_id
 from swerve.proxy.http_call import HttpCall
+from swerve.proxy.http_exchange import relay_response, upload_body
 from swerve.proxy.http_observer import CLIENT_CLOSED_REQUEST, HttpObserver
+from swerve.proxy.http_reply import Receive, Reply, Send
 from swerve.proxy.http_routes import HttpRoute, HttpRoutes, Wanted, build_http_routes, read_wanted
+from swerve.proxy.http_websocket import WebSocketReply, relay_websocket, upload_messages
 from swerve.proxy.ingress import Ingress
 from swerve.routing.router import Shed, Unavailable
-from swerve.wire.status import RpcError, Status, StatusCode
+from swerve.wire.status import RpcError, StatusCode
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Fields: TypeAlias = list[tuple[bytes, bytes]]
 
-_TEXT = b"text/plain; charset=utf-8"
-_REQUEST_ID = b"x-request-id"
 _INTERNAL_ERROR = "Internal Server Error"
 
 # What a call that its replica did not answer is answered; other codes are faults of ours.
-_HTTP_STATUS = {
-    StatusCode.DEADLINE_EXCEEDED: 408,
-    StatusCode.NOT_FOUND: 404,
-    StatusCode.RESOURCE_EXHAUSTED: 503,
-    StatusCode.UNAVAILABLE: 503,
-}
+_HTTP_STATUS = {StatusCode.RESOURCE_EXHAUSTED: 503, StatusCode.UNAVAILABLE: 503}
 
 
 class HttpIngress:
@@ -64,17 +57,18 @@ class HttpIngress:
         started_at = time.monotonic()
         wanted = read_wanted(scope["headers"])
         request_id = wanted.request_id or new_request_id().decode()
-        reply = Reply(send, request_id)
+        websocket = scope["type"] == "websocket"
+        reply = WebSocketReply(send, request_id) if websocket else Reply(send, request_id)
         path = route_path(scope)
         own = self._own.get(path)
-        if own is not None:
+        if own is not None and not websocket:
             await own(reply)
             return
         route = self._routes.match(path)
         self._observer.ongoing += 1
         try:
             if route is None:
-                await reply.text(404, f"Path '{path}' not found. Ping http://.../-/routes for available routes.")
+                await reply.text(404, _not_found(path))
             else:
                 timeout = self._timeout_s if wanted.timeout_s is None else wanted.timeout_s
                 await self._forward(scope, receive, reply, route, wanted, timeout)
@@ -83,9 +77,8 @@ class HttpIngress:
             app, deployment, prefix = (route.app, route.deployment, route.prefix) if route else ("", "", "")
             seconds = time.monotonic() - started_at
             status = reply.status or CLIENT_CLOSED_REQUEST
-            self._observer.ended(
-                app, deployment, prefix, scope["method"], status, request_id, path_for_log(scope), seconds
-            )
+            method = scope.get("method", "WEBSOCKET")
+            self._observer.ended(app, deployment, prefix, method, status, request_id, path_for_log(scope), seconds)
 
     # --- routes of the proxy ----------------------------------------------------------------------------------------
 
@@ -118,7 +111,9 @@ class HttpIngress:
         if target is None:
             await reply.text(503, f"Application '{route.app}' is not deployed yet.")
             return
-        deadline = None if timeout is None else time.monotonic() + timeout
+        # A WebSocket has its time to open, and then no end.
+        bounded = None if isinstance(reply, WebSocketReply) else timeout
+        deadline = None if bounded is None else time.monotonic() + bounded
         call = HttpCall(target, HttpEvent(request=request_of(scope, route, wanted, reply.request_id)), deadline)
         try:
             call.submit()
@@ -137,16 +132,26 @@ class HttpIngress:
             )
             await reply.text(503, text)
             return
-        upload = asyncio.get_running_loop().create_task(_upload(receive, call, detached=wanted.detached))
+        if isinstance(reply, WebSocketReply):
+            upload = upload_messages(receive, call, reply)
+        else:
+            upload = upload_body(receive, call, detached=wanted.detached)
+        uploading = asyncio.get_running_loop().create_task(upload)
         try:
-            async with asyncio.timeout(timeout):
-                await _relay(call, reply)
+            async with asyncio.timeout(timeout) as limit:
+                if isinstance(reply, WebSocketReply):
+                    await relay_websocket(call, reply, limit)
+                else:
+                    await relay_response(call, reply)
         except TimeoutError:
             await reply.fail(408, _timed_out(reply.request_id, timeout))
         except RpcError as error:
             code = error.status.code
             if code == StatusCode.CANCELLED:
                 reply.status = CLIENT_CLOSED_REQUEST
+            elif code == StatusCode.NOT_FOUND:
+                # The application was deleted while the request waited.
+                await reply.fail(404, _not_found(route_path(scope)))
             elif code == StatusCode.DEADLINE_EXCEEDED:
                 await reply.fail(408, _timed_out(reply.request_id, timeout))
             else:
@@ -154,82 +159,7 @@ class HttpIngress:
                 await reply.fail(status, error.status.details if status != 500 else _INTERNAL_ERROR)
         finally:
             call.cancel()
-            upload.cancel()
-
-
-async def _upload(receive: Receive, call: HttpCall, *, detached: bool) -> None:
-    """Pass the client's body on, then watch for its going away."""
-    complete = False
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            if detached and complete:
-                return
-            call.cancel()
-            return
-        complete = not event.get("more_body", False)
-        body = event.get("body", b"")
-        if body or complete:
-            await call.write(HttpEvent(body=body) if body else None, last=complete)
-
-
-async def _relay(call: HttpCall, reply: Reply) -> None:
-    """Pass the replica's response on.
-
-    Raises:
-        RpcError: the call ended without a complete response.
-    """
-    head = await call.read()
-    if head is None:
-        raise RpcError(Status(StatusCode.INTERNAL, "The replica ended the call without a response."))
-    await reply.start(head.response.status, [(field.name, field.value) for field in head.response.headers])
-    while not reply.complete:
-        event = None if call.exhausted else await call.read()
-        if event is None:
-            await reply.body(b"", more=False)
-        else:
-            await reply.body(event.body, more=not call.exhausted)
-
-
-class Reply:
-    """The response to one request. `status` is 0 until there is one."""
-
-    __slots__ = ("_send", "complete", "request_id", "status")
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self.request_id = request_id
-        self.status = 0
-        self.complete = False
-
-    async def start(self, status: int, headers: Fields) -> None:
-        """Send the head, with the request's id as its `X-Request-ID`."""
-        self.status = status
-        headers = [field for field in headers if field[0].lower() != _REQUEST_ID]
-        headers.append((_REQUEST_ID, self.request_id.encode("latin-1")))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def body(self, data: bytes, *, more: bool) -> None:
-        self.complete = not more
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def whole(self, status: int, data: bytes, content_type: bytes, extra: Fields | None = None) -> None:
-        """Answer with `data`."""
-        length = str(len(data)).encode()
-        await self.start(status, [(b"content-type", content_type), (b"content-length", length), *(extra or [])])
-        await self.body(data, more=False)
-
-    async def text(self, status: int, text: str, extra: Fields | None = None) -> None:
-        """Answer with plain text."""
-        await self.whole(status, text.encode("utf-8", "replace"), _TEXT, extra)
-
-    async def fail(self, status: int, text: str) -> None:
-        """Answer with an error; if the head has left already, the response stays incomplete and the server hangs up,
-        so that no client takes it for whole."""
-        if self.status:
-            self.status = status
-        else:
-            await self.text(status, text)
+            uploading.cancel()
 
 
 def route_path(scope: Scope) -> str:
@@ -268,6 +198,10 @@ def request_of(scope: Scope, route: HttpRoute, wanted: Wanted, request_id: str) 
 
 def _peer(address: tuple[str, int | None] | None) -> HttpPeer | None:
     return None if address is None else HttpPeer(host=address[0], port=address[1] or 0)
+
+
+def _not_found(path: str) -> str:
+    return f"Path '{path}' not found. Ping http://.../-/routes for available routes."
 
 
 def _timed_out(request_id: str, timeout: float | None) -> str:

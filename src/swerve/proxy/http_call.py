@@ -22,15 +22,14 @@ from swerve.wire.http2 import Http2Error
 from swerve.wire.message import frame
 from swerve.wire.status import RpcError, Status, StatusCode
 
-# The method of a replica's private socket.
-HTTP_PATH = "/swerve.control.v1.Http/Request"
+# Methods of a replica's private socket.
+_HTTP_HEADERS = request_headers("/swerve.control.v1.Http/Request", "swerve")
+_WEBSOCKET_HEADERS = request_headers("/swerve.control.v1.Http/WebSocket", "swerve")
 
 # A request that fits is kept for another replica, as in `swerve.proxy.forward`.
 _REPLAY_LIMIT = 1 << 20
 # Bytes of a request that may wait for the replica before the client is read no further.
 _HIGH_WATER = 256 * 1024
-
-_REQUEST_HEADERS = request_headers(HTTP_PATH, "swerve")
 
 
 class HttpCall:
@@ -41,6 +40,7 @@ class HttpCall:
         self.model_id = request.request.multiplexed_model_id
         self._target = target
         self._deadline = deadline
+        self._headers = _WEBSOCKET_HEADERS if request.request.websocket else _HTTP_HEADERS
         self._kept: list[bytes] | None = [frame(request.SerializeToString())]
         self._kept_size = 0
         self._request_ended = False
@@ -136,7 +136,7 @@ class HttpCall:
         connection = replica.link
         assert isinstance(connection, Connection)
         assert self._kept is not None
-        headers = _REQUEST_HEADERS
+        headers = self._headers
         if self._deadline is not None:
             headers = (*headers, (b"grpc-timeout", format_timeout(self._deadline - time.monotonic())))
         leg = _ReplicaLeg(self, replica)

@@ -9,6 +9,8 @@ from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, 
 CLIENT_CLOSED_REQUEST = 499
 # Methods are the client's words: those that HTTP does not define share a label.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "WEBSOCKET"))
+# Codes of WebSockets that ended as they should (RFC 6455, section 7.4.1: normal, going away, no code).
+_CLOSED_WELL = (1000, 1001, 1005)
 
 
 class HttpObserver:
@@ -52,7 +54,7 @@ class HttpObserver:
             count = sum(histogram.counts)
             requests[labels] = count
             latencies[labels] = histogram
-            if status >= 400:
+            if status >= 400 and status not in _CLOSED_WELL:
                 failed = (*base, ("error_code", str(status)))
                 errors[failed] = count
                 if deployment:

@@ -42,6 +42,8 @@ logger = logging.getLogger("swerve.replica")
 _CHUNK = 64 * 1024
 _MAX_MESSAGE_SIZE = (1 << 31) - 1
 
+_EXPECTED = (BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError, RequestCancelledError, RpcError)
+
 
 class HttpRuntime(Runtime, Protocol):
     """What an HTTP request needs of its replica."""
@@ -54,7 +56,7 @@ class HttpRuntime(Runtime, Protocol):
 class HttpCall(UserCall):
     """One request."""
 
-    __slots__ = ("_body", "_handlers", "_partial", "_request_read", "_waiter", "http_status")
+    __slots__ = ("_events", "_handlers", "_partial", "_request_read", "_waiter", "http_status")
 
     runtime: HttpRuntime
 
@@ -72,8 +74,8 @@ class HttpCall(UserCall):
         context = RequestContext(app_name=runtime.app, deadline=None if seconds is None else time.monotonic() + seconds)
         super().__init__(connection, stream_id, headers, _MAX_MESSAGE_SIZE, IDENTITY, runtime, context)
         self.http_status = 0
-        # Parts of the body, each with the bytes of credit that the proxy gets when it is read.
-        self._body: deque[tuple[bytes, int]] = deque()
+        # Events that user code has not received, each with the bytes of credit that the proxy gets when it has.
+        self._events: deque[tuple[HttpEvent, int]] = deque()
         # Bytes of an incomplete event whose credit is withheld.
         self._partial = 0
         self._request_read = False
@@ -90,7 +92,7 @@ class HttpCall(UserCall):
     def deliver(self, messages: list[bytes], size: int) -> None:
         if not messages:
             # Part of an event. Its credit waits too, unless the event is all that user code waits for.
-            if self._body:
+            if self._events:
                 self._partial += size
             else:
                 self.connection.acknowledge(self.stream_id, size)
@@ -101,11 +103,11 @@ class HttpCall(UserCall):
         for index, message in enumerate(messages):
             event = HttpEvent.FromString(message)
             credit = size if index == last else 0
-            if event.WhichOneof("event") == "body":
-                self._body.append((event.body, credit))
-            else:
+            if event.HasField("request"):
                 self.connection.acknowledge(self.stream_id, credit)
                 self._begin(event.request)
+            else:
+                self._events.append((event, credit))
         self._wake()
 
     def half_closed(self) -> None:
@@ -121,7 +123,7 @@ class HttpCall(UserCall):
         context.route = request.route
         context.multiplexed_model_id = request.multiplexed_model_id
         context.session_id = request.session_id
-        self.verb, self.path = request.method, request.route
+        self.verb, self.path = request.method or "WEBSOCKET", request.route
         self._ran = True
         self._handlers = 1
         self._spawn(self._serve(request))
@@ -129,21 +131,29 @@ class HttpCall(UserCall):
     async def _asgi_receive(self) -> Message:
         """ASGI's `receive`."""
         while not self.done:
-            if self._body:
-                data, credit = self._body.popleft()
-                if not self._body:
-                    credit += self._partial
-                    self._partial = 0
-                self.connection.acknowledge(self.stream_id, credit)
-                more = bool(self._body) or not self._half_closed
+            if self._events:
+                body = self._next_event().body
+                more = bool(self._events) or not self._half_closed
                 self._request_read = not more
-                return {"type": "http.request", "body": data, "more_body": more}
+                return {"type": "http.request", "body": body, "more_body": more}
             if self._half_closed and not self._request_read:
                 self._request_read = True
                 return {"type": "http.request", "body": b"", "more_body": False}
-            self._waiter = self.runtime.loop.create_future()
-            await self._waiter
+            await self._news()
         return {"type": "http.disconnect"}
+
+    def _next_event(self) -> HttpEvent:
+        event, credit = self._events.popleft()
+        if not self._events:
+            credit += self._partial
+            self._partial = 0
+        self.connection.acknowledge(self.stream_id, credit)
+        return event
+
+    async def _news(self) -> None:
+        """Wait for an event, the end of the request or the end of the call."""
+        self._waiter = self.runtime.loop.create_future()
+        await self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -158,8 +168,7 @@ class HttpCall(UserCall):
         kind = message["type"]
         if kind == "http.response.start":
             self.http_status = message["status"]
-            fields = [HttpField(name=bytes(name), value=bytes(value)) for name, value in message.get("headers", ())]
-            self._send_event(HttpEvent(response=HttpResponse(status=self.http_status, headers=fields)))
+            self._send_event(HttpEvent(response=HttpResponse(status=self.http_status, headers=fields_of(message))))
         elif kind == "http.response.body":
             body = message.get("body", b"")
             for start in range(0, len(body), _CHUNK):
@@ -180,22 +189,29 @@ class HttpCall(UserCall):
 
     async def _serve(self, request: HttpRequest) -> None:
         _request_context.set(self.context)
-        asgi = self.runtime.asgi_app
-        scope = scope_of(request, asgi.state if asgi else {})
         try:
-            if asgi is not None:
-                await asgi.app(scope, self._asgi_receive, self._asgi_send)
-            else:
-                response = as_response(await self._call_handler(Request(scope, self._asgi_receive, self._asgi_send)))
-                await response(scope, self._asgi_receive, self._asgi_send)
-            if not self.done:
-                raise RuntimeError("The application returned without completing its response.")
+            await self._run_application(request)
         except BaseException as error:
             await self._fail(error)
             if not isinstance(error, Exception | asyncio.CancelledError):
                 raise
         finally:
             self._handler_ended()
+
+    async def _run_application(self, request: HttpRequest) -> None:
+        asgi = self.runtime.asgi_app
+        scope = scope_of(request, asgi.state if asgi else {})
+        if asgi is not None:
+            await asgi.app(scope, self._asgi_receive, self._asgi_send)
+        else:
+            response = as_response(await self._call_handler(Request(scope, self._asgi_receive, self._asgi_send)))
+            await response(scope, self._asgi_receive, self._asgi_send)
+        if not self.done:
+            self._returned()
+
+    def _returned(self) -> None:
+        """User code has returned, and the call has not ended."""
+        raise RuntimeError("The application returned without completing its response.")
 
     async def _call_handler(self, request: Request) -> Any:
         handler = self.runtime.user_code.handler("__call__")
@@ -245,17 +261,24 @@ class HttpCall(UserCall):
         if isinstance(error, asyncio.CancelledError):
             self._end(Status(StatusCode.CANCELLED, "The request was cancelled."))
             return
-        if not isinstance(error, _EXPECTED):
+        if not self._explains_itself(error):
             logger.error("The request failed:\n%s", stack_trace(error), extra={"request_id": self.context.request_id})
         if self.done:
             return
-        self.status = StatusCode.UNKNOWN
         if self.started:
-            self._end(Status(StatusCode.INTERNAL, "The response broke off."))
+            self._break_off()
         else:
             response = error_response(error)
             await response({"type": "http"}, self._asgi_receive, self._asgi_send)
-            self.status = StatusCode.UNKNOWN
+        self.status = StatusCode.UNKNOWN
+
+    def _explains_itself(self, error: BaseException) -> bool:
+        """Whether what the client is told says all that there is to know."""
+        return isinstance(error, _EXPECTED)
+
+    def _break_off(self) -> None:
+        """End a response that has begun and cannot be completed."""
+        self._end(Status(StatusCode.INTERNAL, "The response broke off."))
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
@@ -280,17 +303,12 @@ class HttpCall(UserCall):
         self._wake()
 
 
-# Errors that say all that there is to know.
-_EXPECTED = (BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError, RequestCancelledError, RpcError)
-
-
 def scope_of(request: HttpRequest, state: dict[str, Any]) -> Message:
     """The ASGI connection scope of a request."""
-    return {
+    scope: Message = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": request.http_version,
-        "method": request.method,
         "scheme": request.scheme,
         "path": request.path,
         "raw_path": request.raw_path,
@@ -301,6 +319,18 @@ def scope_of(request: HttpRequest, state: dict[str, Any]) -> Message:
         "server": _address(request.server) if request.HasField("server") else None,
         "state": state.copy(),
     }
+    if request.websocket:
+        scope["type"] = "websocket"
+        scope["subprotocols"] = list(request.subprotocols)
+        scope["extensions"] = {"websocket.http.response": {}}
+    else:
+        scope["method"] = request.method
+    return scope
+
+
+def fields_of(message: Message) -> list[HttpField]:
+    """The header fields of an application's event."""
+    return [HttpField(name=bytes(name), value=bytes(value)) for name, value in message.get("headers", ())]
 
 
 def _address(peer: HttpPeer) -> tuple[str, int]:

@@ -36,8 +36,9 @@ logger = logging.getLogger("swerve.replica")
 
 Phase = control_pb2.ReplicaState
 
-# The path of an HTTP request from a proxy.
+# Where a proxy sends HTTP requests and WebSockets.
 _HTTP = b"/swerve.control.v1.Http/Request"
+_WEBSOCKET = b"/swerve.control.v1.Http/WebSocket"
 
 # State changes reach the controller at most this often (Ray Serve pushes model ids as often).
 _PUBLISH_INTERVAL_S = 0.1
@@ -102,6 +103,11 @@ class Replica:
 
             self.ongoing += 1
             return HttpCall(connection, stream_id, headers, fields, self)
+        if path == _WEBSOCKET:
+            from swerve.replica.websocket_call import WebSocketCall
+
+            self.ongoing += 1
+            return WebSocketCall(connection, stream_id, headers, fields, self)
         # A method that this replica's servicer functions lack: the proxy's are newer or older than its.
         connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
         return None
