@@ -1,5 +1,6 @@
 """The services that the proxy answers itself: Ray Serve's, the standard health service, reflection."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -101,21 +102,19 @@ def test_the_life_of_an_instance_in_its_health(bare):
     assert builtin.healthz() == "success", "once populated it stays so"
 
     bare.deploy("applications: [{name: own, import_path: 'e2e_lab:lab'}]")
-    held = bare.client.of("own").begin("Hold", "until-the-end")
-    wait_for(lambda: bare.client.of("own").events("until-the-end"))
+    held = bare.client.of("own").begin("Script", '[["sleep", 2], ["return", "finished"]]')
+    wait_for(lambda: not held.done() and bare.client.of("own").ask("__call__", "ready"))
     with bare.in_background("shutdown", "-y"):
         error = wait_for(lambda: _failure_or_none(builtin.healthz), what="draining")
         assert (error.code().name, error.details()) == ("UNAVAILABLE", DRAINING)
     reader.join(30)
+    assert held.result().text == "finished"
     assert states == [NOT_SERVING, SERVING, NOT_SERVING]
-    held.cancel()
 
 
 def _collect(watching, states) -> None:
-    try:
+    with contextlib.suppress(grpc.RpcError):
         states.extend(response.status for response in watching)
-    except grpc.RpcError:
-        pass
 
 
 def _failure_or_none(call):
@@ -179,7 +178,7 @@ def test_reflection_says_what_it_does_not_know_and_goes_on(client):
 
 def test_the_stubs_live_beside_ray_s_own(tmp_path):
     """Ray registers the same message names; both modules are imported into one process."""
-    source = "import swerve.generated.serve_pb2 as ours, other_serve_pb2 as theirs; print(ours.HealthzResponse().message == theirs.HealthzResponse().message)"
+    source = "import swerve.generated.serve_pb2, other_serve_pb2; print(other_serve_pb2.HealthzResponse(message='x'))"
     proto = tmp_path / "other_serve.proto"
     proto.write_text('syntax = "proto3"; package ray.serve; message HealthzResponse { string message = 1; }')
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{tmp_path}", f"--python_out={tmp_path}", proto.name]
@@ -188,4 +187,4 @@ def test_the_stubs_live_beside_ray_s_own(tmp_path):
 
     done = subprocess.run([sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=30)
 
-    assert done.stdout == "True\n", done.stderr
+    assert "message" in done.stdout, done.stderr

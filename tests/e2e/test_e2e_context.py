@@ -1,4 +1,4 @@
-"""Statuses, details and metadata: what a handler says by its gRPC context and its exceptions, and what the client gets."""
+"""Statuses, details and metadata: what a handler says by its context and its exceptions, and what its client gets."""
 
 import json
 import zlib

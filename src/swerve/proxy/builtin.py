@@ -1,7 +1,7 @@
 """The services that the proxy answers itself: Ray Serve's own, the standard health service, and server reflection.
 
-Sources: Ray Serve's RayServeAPIService with its UNAVAILABLE texts; grpc.health.v1; grpc.reflection.v1 and v1alpha, which
-have the same messages.
+Sources: Ray Serve's RayServeAPIService with its UNAVAILABLE texts; grpc.health.v1; grpc.reflection.v1 and v1alpha,
+which have the same messages.
 """
 
 from __future__ import annotations
@@ -216,6 +216,10 @@ class _HealthWatch(_BuiltinCall):
         if status != self._last:
             self._last = status
             self.send_message(HealthCheckResponse(status=status).SerializeToString())
+        if self._services.draining:
+            # The last word; a watcher must not hold up the end.
+            self._watchers.discard(self)
+            self.finish(Status(StatusCode.UNAVAILABLE, _DRAINING))
 
 
 class _ReflectionCall(_BuiltinCall):

@@ -44,6 +44,8 @@ class Proxy:
         self._spec = spec
         self._loop = loop
         self._listener: Listener | None = None
+        # Whether other proxies take new connections while this one drains.
+        self._shared = False
         self._ingress: Ingress | None = None
         self._http_ingress: HttpIngress | None = None
         self._http_server: HttpServer | None = None
@@ -123,7 +125,8 @@ class Proxy:
             ),
         )
         try:
-            sockets = bind_tcp(host, port, share=view.options.num_proxies > 1)
+            self._shared = view.options.num_proxies > 1
+            sockets = bind_tcp(host, port, share=self._shared)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise OSError(f"The gRPC port {Address(host=host or '*', port=port)} cannot be bound: {reason}.") from error
@@ -171,7 +174,7 @@ class Proxy:
             self._ingress.builtin.drain()
         async with asyncio.TaskGroup() as closing:
             if self._listener is not None:
-                closing.create_task(self._listener.close(_DRAIN_S))
+                closing.create_task(self._listener.close(_DRAIN_S, linger=not self._shared))
             if self._http_server is not None:
                 closing.create_task(self._http_server.close(_DRAIN_S))
 
