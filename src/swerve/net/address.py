@@ -30,6 +30,8 @@ def parse_address(text: str) -> Address:
     """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError(f"'{text}' is no address: the path of a socket must be absolute.")
         if len(path.encode()) > MAX_UNIX_PATH:
             raise ValueError(
                 f"The socket path '{path}' is {len(path.encode())} bytes long; the system allows {MAX_UNIX_PATH}. "
