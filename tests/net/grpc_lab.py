@@ -2,11 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
+from swerve.net.server import Method, method_acceptor
 from swerve.net.server_call import ServerCall
 from swerve.wire import metadata
 from swerve.wire.message import IDENTITY, check_encoding, frame, frame_compressed
@@ -75,8 +76,10 @@ class LabCall(ServerCall):
 
 
 class Lab:
-    def __init__(self, options: ListenOptions) -> None:
+    def __init__(self, options: ListenOptions, methods: Mapping[str, Method]) -> None:
         self.options = options
+        self._methods = {path.encode() for path in methods}
+        self._accept_method = method_acceptor(methods)
         self.hanging: list[LabCall] = []
         self.cancelled: list[str] = []
         self.loop = asyncio.new_event_loop()
@@ -108,6 +111,8 @@ class Lab:
         self.port = self.listener._servers[0].sockets[0].getsockname()[1]
 
     def _accept(self, connection, stream_id, headers, end_stream):
+        if dict(headers)[b":path"] in self._methods:
+            return self._accept_method(connection, stream_id, headers, end_stream)
         call = LabCall(self, connection, stream_id, headers)
         if end_stream:
             call.end_of_request()
@@ -121,6 +126,7 @@ class Lab:
 
 
 @contextmanager
-def lab(options: ListenOptions | None = None) -> Iterator[Lab]:
-    with Lab(options or ListenOptions()) as made:
+def lab(options: ListenOptions | None = None, methods: Mapping[str, Method] | None = None) -> Iterator[Lab]:
+    """A running server; `methods` are served beside the lab's own."""
+    with Lab(options or ListenOptions(), methods or {}) as made:
         yield made
