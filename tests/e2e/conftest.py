@@ -96,7 +96,8 @@ def world(proto_dir: Path) -> Iterator[World]:
     port = find_free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWERVE_STATE_DIR", str(state_dir))
-        serve.start(grpc_options=gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS)))
+        grpc_options = gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS))
+        serve.start(grpc_options=grpc_options, http_options={"port": 0})
         try:
             names = ("lab", "narrow", "pool", "models", "func", "kinds")
             serve.run_many([serve.RunTarget(getattr(apps, name), name, f"/{name}") for name in names])
@@ -115,6 +116,8 @@ def client(world: World) -> Client:
 
 
 TUNED = """
+http_options:
+  port: 0
 grpc_options:
   port: {port}
   grpc_servicer_functions: {servicers}
@@ -195,7 +198,7 @@ def bare(proto_dir: Path) -> Iterator[World]:
     port = find_free_port()
     servicers = [word for servicer in SERVICERS for word in ("--grpc-servicer-functions", servicer)]
     where = {"state_dir": state_dir, "proto_dir": proto_dir}
-    command("start", "--grpc-port", str(port), *servicers, **where)
+    command("start", "--grpc-port", str(port), "--http-port", "0", *servicers, **where)
     client = connect(port)
     try:
         yield World(port, state_dir, client)

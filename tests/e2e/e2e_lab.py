@@ -360,6 +360,11 @@ class Pool:
             await asyncio.sleep(0.005)
         return self._report()
 
+    async def Nap(self, note: Note) -> Note:
+        with self.gauge:
+            await asyncio.sleep(0.5)
+        return self._report()
+
     async def Hold(self, note: Note) -> Note:
         await asyncio.sleep(30)
         return note

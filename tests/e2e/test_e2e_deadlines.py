@@ -5,7 +5,7 @@ import json
 import time
 
 import pytest
-from e2e_support import failure_of, open_raw, raw_call, raw_cancelled_call, raw_headers, read, trailer
+from e2e_support import Occupied, failure_of, open_raw, raw_call, raw_cancelled_call, raw_headers, read, trailer
 
 from tests.conftest import wait_for
 
@@ -16,27 +16,9 @@ def wait_for_event(client, event: str, of_helper: bool = False) -> None:
     wait_for(lambda: event in client.events(event.split()[-1], of_helper), what=event)
 
 
-class Occupied:
-    """The narrow application while its only slot is taken, and later free again."""
-
-    def __init__(self, client) -> None:
-        self.client = client.of("narrow")
-        self._holding = self.client.begin("Hold", "the-slot", timeout=60)
-        # Another call that only waits shows that the slot is taken.
-        wait_for(lambda: self._probe() == "DEADLINE_EXCEEDED", what="the slot being taken")
-
-    def _probe(self) -> str:
-        call = self.client.begin("__call__", "probe", timeout=0.2)
-        return call.code().name
-
-    def free(self) -> None:
-        self._holding.cancel()
-        assert self.client.ask("__call__", "free").text == "Hello free"
-
-
 @pytest.fixture
 def narrow(client):
-    occupied = Occupied(client)
+    occupied = Occupied(client.of("narrow"))
     yield occupied
     occupied.free()
 

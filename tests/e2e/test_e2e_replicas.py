@@ -194,7 +194,7 @@ def test_a_killed_replica_fails_its_calls_and_is_replaced(world, client):
     wait_for(lambda: pids.add(int(pool.ask("Describe").payload)) or len(pids) == 3, what="an answer of each replica")
     victim = min(pids)
     calls = [pool.begin("Hold", timeout=40) for _ in range(6)]
-    wait_for(lambda: pool.failure("Describe", timeout=0.3).code().name == "DEADLINE_EXCEEDED", what="all slots taken")
+    wait_for(lambda: pool.outcome("Describe", timeout=0.3) == "DEADLINE_EXCEEDED", what="all slots taken")
 
     os.kill(victim, signal.SIGKILL)
 
