@@ -347,7 +347,11 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def _repair_window(self) -> None:
-        if not self.http2.repair_window():
+        try:
+            whole = self.http2.repair_window()
+        except Http2Error:
+            return  # a GOAWAY has been queued or received: nothing more is worth repairing
+        if not whole:
             self._window_suspect = False
             self._loop.call_soon(self.drain)
         elif not self._flush_due and self.http2.want_write:
