@@ -199,7 +199,14 @@ class Connection(asyncio.Protocol):
         """
         if not self.usable:
             raise Http2Error("The connection is closing or closed.")
-        stream_id = self.http2.send_request(headers, end_stream=end_stream)
+        try:
+            stream_id = self.http2.send_request(headers, end_stream=end_stream)
+        except Http2Error:
+            # Above all when the stream ids have run out (a busy link uses up its 2^30 within a day): a new connection
+            # takes over, and this one closes when its last stream has ended.
+            self._loop.call_soon(self.drain)
+            self._stop_using()
+            raise
         self.streams[stream_id] = handler
         if not self._flush_due:
             self._schedule_flush()
