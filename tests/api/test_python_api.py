@@ -10,13 +10,13 @@ import textwrap
 
 import grpc
 import pytest
-from conftest import wait_for
 
 import swerve as serve
 from swerve.config import gRPCOptions
 from swerve.control.instance import InstanceError
 from swerve.exceptions import RayServeException
 from swerve.schema import ApplicationStatus, DeploymentStatus, ReplicaState
+from tests.conftest import wait_for
 
 
 @serve.deployment

@@ -6,7 +6,8 @@ import time
 import grpc
 import pytest
 import yaml
-from conftest import wait_for
+
+from tests.conftest import wait_for
 
 APP = """
 import os

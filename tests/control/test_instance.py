@@ -13,7 +13,6 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
-from conftest import find_free_port, processes_of, wait_for
 from control_support import is_gone, open_files
 
 from swerve.build import DeploymentCode
@@ -22,6 +21,7 @@ from swerve.control import instance
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2 as pb
 from swerve.wire.status import RpcError, StatusCode
+from tests.conftest import find_free_port, processes_of, wait_for
 
 NO_PORT = pb.InstanceOptions()
 SERVICER = "swerve.generated.serve_pb2_grpc.add_RayServeAPIServiceServicer_to_server"

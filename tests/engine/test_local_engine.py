@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import processes_of, wait_for
 
 from swerve.control import instance
 from swerve.engine.base import EngineError, ProcessSpec
@@ -20,6 +19,7 @@ from swerve.engine.layout import Layout
 from swerve.engine.local import LocalEngine
 from swerve.engine.procfs import identify
 from swerve.generated import control_pb2 as pb
+from tests.conftest import processes_of, wait_for
 
 MODULES = {
     "sleeper": "import time; time.sleep(600)",

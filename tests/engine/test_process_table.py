@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from conftest import wait_for
 
 from swerve.engine import table
 from swerve.engine.layout import Layout
 from swerve.engine.procfs import ProcessIdentity, identify, started_at
 from swerve.engine.table import ProcessTable
+from tests.conftest import wait_for
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 

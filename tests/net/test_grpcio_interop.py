@@ -6,11 +6,11 @@ from concurrent import futures
 
 import grpc
 import pytest
-from conftest import wait_for
 from grpc_lab import lab
 
 from swerve.net.client import Channel
 from swerve.wire.status import RpcError, Status, StatusCode
+from tests.conftest import wait_for
 
 TIMEOUT_S = 20
 BIG = bytes(range(256)) * (1 << 16)  # 16 MiB

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from conftest import wait_for
 from grpc_lab import Lab, lab
 
 from swerve.net.listener import ListenOptions
 from swerve.net.server import ServerStream
 from swerve.wire.http2 import Http2Limits
+from tests.conftest import wait_for
 
 TIMEOUT_S = 20
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
