@@ -134,6 +134,9 @@ class Threaded:
         time.sleep(float(request.query_params.get("s", 0)))
         return {"main": threading.current_thread() is threading.main_thread(), "id": request.headers["x-request-id"]}
 
+    async def quick(self):
+        """Needs a slot and no thread."""
+
 
 @serve.deployment
 def hello():

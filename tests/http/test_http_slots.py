@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -82,3 +83,18 @@ def test_requests_that_end_in_every_way_leave_nothing_under_way(client, web, tmp
     headers = {"x-request-timeout-seconds": "0.05"}
     assert client.get("/plain/hang", params={"note": str(tmp_path / "n")}, headers=headers).status_code == 408
     wait_for(lambda: "serve_num_ongoing_http_requests 0" in httpx.get(f"{web.url}/-/metrics").text)
+
+
+def test_a_slot_stays_taken_while_its_thread_runs(web, monkeypatch):
+    async def leave_early() -> None:
+        async with httpx.AsyncClient(base_url=web.url) as impatient:
+            calls = [impatient.get("/threaded?s=1", timeout=0.3) for _ in range(5)]  # all slots of the deployment
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    monkeypatch.setenv("SWERVE_STATE_DIR", str(web.state_dir))
+    handle = serve.get_app_handle("threaded")
+    handle.quick.remote().result(10)  # connects
+    started = time.monotonic()
+    asyncio.run(leave_early())
+    handle.quick.remote().result(10)
+    assert time.monotonic() - started >= 0.95
