@@ -45,6 +45,8 @@ CONNECTION_LOST = -1
 # Bytes of one stream's body that wait in the engine at a time, and bytes per write.
 CHUNK = 64 * 1024
 _WRITE_SIZE = 256 * 1024
+# Parts below this cannot fill a chunk between two flushes often enough to be worth a look at what is queued.
+_SMALL = 4096
 # Pings that a peer may send between two DATA or HEADERS frames before the connection is ended, as gRPC servers do
 # against ping floods ("too_many_pings").
 _MAX_IDLE_PINGS = 1000
@@ -109,17 +111,6 @@ class Connection(asyncio.Protocol):
         # (stream here, connection to credit, stream there, bytes), in sending order.
         self._owed: list[tuple[int, Connection, int, int]] = []
         self._drain_callbacks: dict[int, Callable[[], None]] = {}
-        self._handlers: dict[type, Callable[..., None]] = {
-            RequestReceived: self._on_request,
-            ResponseReceived: self._on_response,
-            DataReceived: self._on_data,
-            TrailersReceived: self._on_trailers,
-            StreamClosed: self._on_stream_closed,
-            SettingsReceived: self._on_settings,
-            PingReceived: self._on_ping,
-            GoAwayReceived: self._on_goaway,
-            ConnectionClosed: self._on_connection_closed,
-        }
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -202,8 +193,7 @@ class Connection(asyncio.Protocol):
         else:
             try:
                 self.http2.send_data(stream_id, data, end_stream=end_stream)
-                # Small parts cannot fill a chunk between two flushes often enough to be worth the look.
-                if len(data) >= 4096 and not end_stream and self.http2.queued_body_size(stream_id) > CHUNK:
+                if len(data) >= _SMALL and not end_stream and self.http2.queued_body_size(stream_id) > CHUNK:
                     self._hold(stream_id)
             except StreamGone:
                 return
@@ -218,8 +208,17 @@ class Connection(asyncio.Protocol):
 
     def forward_data(self, stream_id: int, data: bytes, end_stream: bool, source: Connection, source_id: int) -> None:
         """`send_data`, and acknowledge `data` to the stream that it came from when it has left this process."""
-        self._owed.append((stream_id, source, source_id, len(data)))
-        self.send_data(stream_id, data, end_stream=end_stream)
+        size = len(data)
+        self._owed.append((stream_id, source, source_id, size))
+        if size >= _SMALL or self._held:
+            self.send_data(stream_id, data, end_stream=end_stream)
+            return
+        try:
+            self.http2.send_data(stream_id, data, end_stream=end_stream)
+        except StreamGone:
+            return
+        if not self._flush_due:
+            self._schedule_flush()
 
     def send_trailers(self, stream_id: int, headers: Headers) -> None:
         """End the stream with trailers, after what is held back for it."""
@@ -324,22 +323,23 @@ class Connection(asyncio.Protocol):
         transport, take = self.transport, self.http2.data_to_send
         while transport is not None and not self._paused:
             data = take(_WRITE_SIZE)
-            if not data:
+            if data:
+                transport.write(data)
+            if len(data) < _WRITE_SIZE:
                 return
-            transport.write(data)
 
     def _settle(self) -> bool:
         """Credit what has left, refill streams that were held back. True when there is something to write again."""
         queued = self.http2.queued_body_size
         if self._owed:
             owed, self._owed = self._owed, []
-            everything_left = not self._held and queued() == 0
-            for entry in owed:
-                stream_id, source, source_id, amount = entry
-                if everything_left or not self._waiting(stream_id):
-                    source.acknowledge(source_id, amount)
-                else:
-                    self._owed.append(entry)
+            if self._held or queued():
+                left = []
+                for entry in owed:
+                    (self._owed if self._waiting(entry[0]) else left).append(entry)
+                owed = left
+            for _, source, source_id, amount in owed:
+                source.acknowledge(source_id, amount)
         refilled = False
         if self._held and not self._paused:
             for stream_id in list(self._held):
@@ -383,70 +383,67 @@ class Connection(asyncio.Protocol):
     # --- receiving -------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        handlers = self._handlers
+        """Hand the engine's events to the streams' handlers. Written out in one loop: it runs for every frame."""
+        streams = self.streams
         for event in self.http2.events():
-            handler = handlers.get(type(event))
-            if handler is not None:
-                try:
-                    handler(event)
-                except Exception:
-                    # One call's failure must not lose the events of the others.
-                    logger.exception("Handling %s failed", type(event).__name__)
-                    self._drop(getattr(event, "stream_id", 0))
+            kind = type(event)
+            try:
+                if kind is DataReceived:
+                    data, stream_id = event.data, event.stream_id
+                    self._unacknowledged += len(data)
+                    handler = streams.get(stream_id)
+                    if handler is not None:
+                        handler.on_data(data, event.end_stream)
+                    else:
+                        self.acknowledge(stream_id, len(data))
+                elif kind is StreamClosed:
+                    handler = streams.pop(event.stream_id, None)
+                    if self._held:
+                        self._held.pop(event.stream_id, None)
+                    if handler is not None:
+                        handler.on_closed(event.error_code)
+                elif kind is RequestReceived:
+                    self._idle_pings = 0
+                    assert self._accept is not None
+                    stream_id = event.stream_id
+                    handler = self._accept(self, stream_id, event.headers, event.end_stream)
+                    if handler is not None:
+                        streams[stream_id] = handler
+                elif kind is TrailersReceived:
+                    handler = streams.get(event.stream_id)
+                    if handler is not None:
+                        handler.on_trailers(event.headers)
+                elif kind is ResponseReceived:
+                    handler = streams.get(event.stream_id)
+                    if handler is not None:
+                        handler.on_headers(event.headers, event.end_stream)
+                else:
+                    self._on_control(event)
+            except Exception:
+                # One call's failure must not lose the events of the others.
+                logger.exception("Handling %s failed", kind.__name__)
+                self._drop(getattr(event, "stream_id", 0))
 
     def _drop(self, stream_id: int) -> None:
         if stream_id in self.streams:
             self.reset(stream_id, ErrorCode.INTERNAL_ERROR)
 
-    def _on_settings(self, event: SettingsReceived) -> None:
-        self._established = True
+    def _on_control(self, event: object) -> None:
+        """Frames of the connection itself."""
+        if isinstance(event, SettingsReceived):
+            self._established = True
+        elif isinstance(event, PingReceived):
+            self._on_ping()
+        elif isinstance(event, GoAwayReceived):
+            self._stop_using()
+            self._draining = True
+        elif isinstance(event, ConnectionClosed):
+            self._loop.call_soon(self._fail)
 
-    def _on_request(self, event: RequestReceived) -> None:
-        self._idle_pings = 0
-        stream_id = event.stream_id
-        assert self._accept is not None
-        handler = self._accept(self, stream_id, event.headers, event.end_stream)
-        if handler is not None:
-            self.streams[stream_id] = handler
-
-    def _on_response(self, event: ResponseReceived) -> None:
-        handler = self.streams.get(event.stream_id)
-        if handler is not None:
-            handler.on_headers(event.headers, event.end_stream)
-
-    def _on_data(self, event: DataReceived) -> None:
-        data = event.data
-        stream_id = event.stream_id
-        self._unacknowledged += len(data)
-        handler = self.streams.get(stream_id)
-        if handler is not None:
-            handler.on_data(data, event.end_stream)
-        else:
-            self.acknowledge(stream_id, len(data))
-
-    def _on_trailers(self, event: TrailersReceived) -> None:
-        handler = self.streams.get(event.stream_id)
-        if handler is not None:
-            handler.on_trailers(event.headers)
-
-    def _on_stream_closed(self, event: StreamClosed) -> None:
-        if self._held:
-            self._held.pop(event.stream_id, None)
-        handler = self.streams.pop(event.stream_id, None)
-        if handler is not None:
-            handler.on_closed(event.error_code)
-
-    def _on_ping(self, event: PingReceived) -> None:
+    def _on_ping(self) -> None:
         self._idle_pings += 1
         if self._idle_pings > _MAX_IDLE_PINGS:
             self.http2.terminate(ErrorCode.ENHANCE_YOUR_CALM)
-
-    def _on_goaway(self, event: GoAwayReceived) -> None:
-        self._stop_using()
-        self._draining = True
-
-    def _on_connection_closed(self, event: ConnectionClosed) -> None:
-        self._loop.call_soon(self._fail)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -512,8 +509,9 @@ class Connection(asyncio.Protocol):
         owed, self._owed = self._owed, []
         for _, source, source_id, amount in owed:
             source.acknowledge(source_id, amount)
-        streams, self.streams = self.streams, {}
-        for handler in streams.values():
+        handlers = list(self.streams.values())
+        self.streams.clear()
+        for handler in handlers:
             try:
                 # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
                 handler.on_closed(CONNECTION_LOST)

@@ -14,7 +14,7 @@ import cloudpickle
 from swerve import multiplex
 from swerve.context import ReplicaContext, ReplicaRank, set_replica_context
 from swerve.generated import control_pb2
-from swerve.net.connection import Connection, Headers, StreamHandler
+from swerve.net.connection import Acceptor, Connection, Headers, StreamHandler
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import stack_trace
 from swerve.replica.grpc_call import GrpcCall
@@ -31,6 +31,7 @@ logger = logging.getLogger("swerve.replica")
 
 Phase = control_pb2.ReplicaState
 
+_PRIVATE_PREFIX = b"/swerve.control.v1.Replica/"
 # State changes reach the controller at most this often (Ray Serve pushes model ids as often).
 _PUBLISH_INTERVAL_S = 0.1
 # A class's finalizer may not hold up the end of its replica for longer.
@@ -55,6 +56,8 @@ class Replica:
         self.max_message_size = int(grpc_options.get("max_message_size", (1 << 31) - 1))
         self.keep_status_on_exception = bool(grpc_options.get("keep_status_on_exception", False))
         self.ongoing = 0
+        # Takes the calls of the replica's private service; set before it listens.
+        self.private: Acceptor
         self._limit = int(config["max_ongoing_requests"])
         self._spec = spec
         self._config = config
@@ -72,12 +75,14 @@ class Replica:
     def accept(
         self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
     ) -> StreamHandler | None:
-        """An `Acceptor` for users' methods and handle calls."""
+        """An `Acceptor`. Calls of user code are turned away when there is no slot for them; the controller's are not."""
         fields = dict(headers)
+        path = fields[b":path"]
+        if path.startswith(_PRIVATE_PREFIX):
+            return self.private(connection, stream_id, headers, end_stream)
         if self.ongoing >= self._limit or self._phase != Phase.RUNNING:
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return None
-        path = fields[b":path"]
         method = self._methods.get(path)
         if method is not None:
             self.ongoing += 1
