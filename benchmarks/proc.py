@@ -33,6 +33,13 @@ def cpu_s(pids: Iterable[int]) -> float:
     return ticks / TICKS_PER_S
 
 
+def machine_cpu_s() -> float:
+    """Processor time that the machine has spent on anything so far, over all cores, in seconds."""
+    ticks = [int(field) for field in (PROC / "stat").read_text().split(maxsplit=9)[1:9]]
+    idle, waiting_for_disk = ticks[3:5]
+    return (sum(ticks) - idle - waiting_for_disk) / TICKS_PER_S
+
+
 def rss_mb(pids: Iterable[int]) -> float:
     """Resident memory of `pids`, in MB. Pages that they share are counted in each."""
     return sum(memory_bytes(pid, "Rss") for pid in pids) / MB

@@ -145,7 +145,7 @@ def throughput(connections: int, streams: int) -> Callable[[Server, Method, floa
         figures = {"calls_per_s": outcome.calls_per_s, "p50_ms": outcome.p50_ms, "p99_ms": outcome.p99_ms}
         if messages > 1:
             figures = {"messages_per_s": outcome.calls_per_s * messages}
-        return figures | meter.per_unit_us(calls * messages, "message" if messages > 1 else "call")
+        return figures | meter.figures(calls * messages, "message" if messages > 1 else "call")
 
     return measure
 
@@ -167,33 +167,38 @@ def sequential(server: Server, method: Method, seconds: float) -> Figures:
         "calls_per_s": len(latencies) / seconds,
         "p50_ms": h2load.percentile_ms(latencies, 0.5),
         "p99_ms": h2load.percentile_ms(latencies, 0.99),
-        **meter.per_unit_us(len(latencies), "call"),
+        **meter.figures(len(latencies), "call"),
     }
 
 
 class CpuMeter:
-    """Processor time, user and system, that each role's processes use inside the `with` block, and h2load."""
+    """Processor time, user and system, used inside the `with` block: by each role, the client and everyone else."""
 
     def __init__(self, server: Server) -> None:
         self._pids = server.pids()
         self._used: dict[str, float] = {}
+        self._others = 0.0
+        self._seconds = 0.0
 
     def _now(self) -> dict[str, float]:
-        # h2load is a child that has ended when the block ends.
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = {role: proc.cpu_s(pids) for role, pids in self._pids.items()}
-        return used | {"h2load": children.ru_utime + children.ru_stime}
+        # The client is this process, or h2load, a child of it that has ended when the block ends.
+        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return used | {"client": sum(usage.ru_utime + usage.ru_stime for usage in own)}
 
     def __enter__(self) -> "CpuMeter":
-        self._used = self._now()
+        self._seconds, self._others, self._used = time.monotonic(), proc.machine_cpu_s(), self._now()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._used = {role: used - self._used[role] for role, used in self._now().items()}
+        self._others = proc.machine_cpu_s() - self._others - sum(self._used.values())
+        self._seconds = time.monotonic() - self._seconds
 
-    def per_unit_us(self, units: int, unit: str) -> dict[str, float]:
-        """Microseconds for each of `units`, by role; roles that used none are left out."""
-        return {f"cpu_us_per_{unit}.{role}": used / units * 1e6 for role, used in self._used.items() if used > 0}
+    def figures(self, units: int, unit: str) -> dict[str, float]:
+        """Microseconds for each of `units`, by role; and how many cores other processes kept busy: should be 0."""
+        per_unit = {f"cpu_us_per_{unit}.{role}": used / units * 1e6 for role, used in self._used.items() if used > 0}
+        return per_unit | {"cores_used_by_others": max(0.0, self._others / self._seconds)}
 
 
 def in_turns(row: Row, rounds: int, seconds: float) -> Result:

@@ -71,6 +71,23 @@ GrpcMaxMessage = Annotated[
 NumProxies = Annotated[int | None, typer.Option(help="Proxies that share the port.  [default: 1]", show_default=False)]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from swerve import __version__
+
+        typer.echo(f"swerve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Serve Python models over gRPC, with Ray Serve's API and no cluster."""
+
+
 @app.command()
 def start(
     state_dir: StateDir = None,
@@ -132,13 +149,13 @@ def run(
     address: Address = None,
 ) -> None:
     """Run the applications of a config file, or one application; starts an instance if none runs."""
-    from swerve import commands
+    from swerve import commands, run_command
 
     commands.accept_address(address)
-    commands.run(
+    run_command.run(
         config_or_import_path,
         arguments or [],
-        commands.RunRequest(
+        run_command.RunRequest(
             state_dir=state_dir,
             app_dir=app_dir,
             name=name,

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import typer
 from pydantic import ValidationError
 
 from swerve import connection as instances
-from swerve.api import check_route_prefix, settled
 from swerve.config import HTTPOptions, ProxyLocation, explain, gRPCOptions
 from swerve.config_apps import Surroundings, build_applications
 from swerve.connection import Connection
@@ -30,10 +23,6 @@ from swerve.instance_options import ignored_options, instance_options
 from swerve.schema import ServeApplicationSchema, ServeDeploySchema, ServeStatus, check_import_path, load_config
 
 logger = logging.getLogger("swerve.cli")
-
-# How often the foreground looks whether its instance still runs and whether files have changed.
-_WATCH_S = 0.5
-_NOT_WATCHED = ("__pycache__", "node_modules", "site-packages")
 
 
 class CommandError(RayServeException):
@@ -45,8 +34,9 @@ class CommandError(RayServeException):
 
 
 def accept_address(address: str | None) -> None:
+    """Says that Ray's address means nothing here, rather than act on another instance than the user thinks."""
     if address is not None:
-        _note("--address has no effect: the instance is found by its state folder (--state-dir).")
+        note("--address has no effect: the instance is found by its state folder (--state-dir).")
 
 
 def grpc_options(**given: Any) -> gRPCOptions:
@@ -94,7 +84,8 @@ def _arguments(given: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _import_from(app_dir: Path, ray_compat: bool) -> None:
+def import_from(app_dir: Path, ray_compat: bool) -> None:
+    """Makes what is in `app_dir` importable in this process."""
     if not app_dir.is_dir():
         raise CommandError(f"The app folder {app_dir} does not exist.")
     sys.path.insert(0, str(app_dir.absolute()))
@@ -102,7 +93,8 @@ def _import_from(app_dir: Path, ray_compat: bool) -> None:
         import swerve.ray_compat  # noqa: F401  (importing it installs the alias)
 
 
-def _note(message: str) -> None:
+def note(message: str) -> None:
+    """A line for the user that is no result."""
     typer.echo(message, err=True)
 
 
@@ -113,8 +105,8 @@ def _note(message: str) -> None:
 def start(
     state_dir: Path | None, app_dir: Path, grpc: gRPCOptions, http: Mapping[str, Any], proxy_location: str
 ) -> None:
-    _choose(state_dir)
-    _import_from(app_dir, ray_compat=False)
+    choose(state_dir)
+    import_from(app_dir, ray_compat=False)
     if instances.connected() is not None:
         raise CommandError(f"A Serve instance is already running (state folder: {instances.current_state_dir()}).")
     try:
@@ -122,17 +114,18 @@ def start(
         http_options = HTTPOptions(**http) if http else None
     except ValidationError as error:
         raise ValueError(f"Wrong HTTP option: {explain(error)}") from error
-    instances.start_instance(_instance_options(grpc, http_options, location=location), owned=False)
+    instances.start_instance(checked_instance_options(grpc, http_options, location=location), owned=False)
     where = f"gRPC on {grpc.host or '*'}:{grpc.port}" if grpc.enabled else "no gRPC server: no servicer functions given"
     typer.echo(f"Serve is running ({where}; state folder: {instances.current_state_dir()}).")
 
 
-def _choose(state_dir: Path | None) -> None:
+def choose(state_dir: Path | None) -> None:
+    """Acts on the instance of this state folder, if one is given."""
     if state_dir is not None:
         instances.use_state_dir(state_dir)
 
 
-def _instance_options(
+def checked_instance_options(
     grpc: gRPCOptions, http: HTTPOptions | None, config: ServeDeploySchema | None = None, *, location: ProxyLocation
 ) -> control_pb2.InstanceOptions:
     try:
@@ -142,7 +135,12 @@ def _instance_options(
         raise CommandError(str(error)) from error
 
 
-def _running() -> Connection:
+def running() -> Connection:
+    """The connection to the running instance.
+
+    Raises:
+        CommandError: none runs.
+    """
     connection = instances.connected()
     if connection is None:
         raise CommandError(
@@ -161,22 +159,22 @@ def deploy(
     env: Mapping[str, Any],
     ray_compat: bool,
 ) -> None:
-    _choose(state_dir)
-    connection = _running()
-    config = _config_of(target, arguments, env)
+    choose(state_dir)
+    connection = running()
+    config = config_of(target, arguments, env)
     base = Path.cwd()
     if config is None:
-        app = _application_schema(target, name, "/", arguments, env)
+        app = application_schema(target, name, "/", arguments, env)
         config = ServeDeploySchema(applications=[app])
     else:
         base = Path(target).absolute().parent
-        _warn_of_ignored(connection, config.grpc_options)
-    applications = build_applications(config.applications, _surroundings(base, app_dir, ray_compat))
-    _apply(connection, applications, config)
+        warn_of_ignored(connection, config.grpc_options)
+    applications = build_applications(config.applications, surroundings(base, app_dir, ray_compat))
+    apply(connection, applications, config)
     typer.echo("Sent the deploy request. See `swerve status` for its progress.")
 
 
-def _config_of(target: str, arguments: Sequence[str], env: Mapping[str, Any]) -> ServeDeploySchema | None:
+def config_of(target: str, arguments: Sequence[str], env: Mapping[str, Any]) -> ServeDeploySchema | None:
     """The config file that `target` names, None for an import path."""
     if not Path(target).is_file():
         if target.endswith((".yaml", ".yml")):
@@ -189,7 +187,7 @@ def _config_of(target: str, arguments: Sequence[str], env: Mapping[str, Any]) ->
     return load_config(Path(target))
 
 
-def _application_schema(
+def application_schema(
     import_path: str, name: str, route_prefix: str, arguments: Sequence[str], env: Mapping[str, Any]
 ) -> ServeApplicationSchema:
     given = {"name": name, "route_prefix": route_prefix, "import_path": import_path}
@@ -199,12 +197,12 @@ def _application_schema(
         raise ValueError(explain(error)) from error
 
 
-def _surroundings(base: Path, app_dir: Path, ray_compat: bool, *, fresh: bool = False) -> Surroundings:
+def surroundings(base: Path, app_dir: Path, ray_compat: bool, *, fresh: bool = False) -> Surroundings:
     packages = instances.current_state_dir() / "packages"
     return Surroundings(base, (str(app_dir.absolute()),), packages, ray_compat, fresh)
 
 
-def _apply(
+def apply(
     connection: Connection, applications: Sequence[control_pb2.Application], config: ServeDeploySchema | None
 ) -> None:
     request = control_pb2.DeployRequest(applications=applications)
@@ -214,18 +212,18 @@ def _apply(
     connection.call(lambda client: client.deploy(request))
 
 
-def _warn_of_ignored(connection: Connection, grpc: gRPCOptions) -> None:
+def warn_of_ignored(connection: Connection, grpc: gRPCOptions) -> None:
     warning = ignored_options(grpc, connection.status().options)
     if warning:
-        _note(f"Warning: {warning}")
+        note(f"Warning: {warning}")
 
 
 def config(state_dir: Path | None, name: str | None) -> None:
-    _choose(state_dir)
-    connection = _running()
+    choose(state_dir)
+    connection = running()
     text = connection.call(lambda client: client.config())
     if not text:
-        _note("No config file has been applied.")
+        note("No config file has been applied.")
         return
     applied = json.loads(text)
     if name is None:
@@ -239,8 +237,8 @@ def config(state_dir: Path | None, name: str | None) -> None:
 
 
 def status(state_dir: Path | None, name: str | None) -> None:
-    _choose(state_dir)
-    connection = _running()
+    choose(state_dir)
+    connection = running()
     present = asdict(ServeStatus.from_proto(connection.status()))
     if name is None:
         typer.echo(to_yaml(present), nl=False)
@@ -268,7 +266,7 @@ def to_yaml(value: Any) -> str:
 
 
 def shutdown(state_dir: Path | None, *, ask: bool) -> None:
-    _choose(state_dir)
+    choose(state_dir)
     connection = instances.connected()
     if connection is None:
         typer.echo(f"No Serve instance is running (state folder: {instances.current_state_dir()}).")
@@ -279,210 +277,13 @@ def shutdown(state_dir: Path | None, *, ask: bool) -> None:
     typer.echo("Serve has stopped.")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# run
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """The options of `run`."""
-
-    state_dir: Path | None = None
-    app_dir: Path = Path()
-    name: str = "default"
-    route_prefix: str = "/"
-    blocking: bool = True
-    reload: bool = False
-    runtime_env: Mapping[str, Any] = field(default_factory=dict)
-    ray_compat: bool = False
-    grpc: gRPCOptions = field(default_factory=gRPCOptions)
-
-
-def run(target: str, arguments: Sequence[str], request: RunRequest) -> None:
-    """Nothing is applied unless everything could be built, and an instance that was started for it goes with it."""
-    _choose(request.state_dir)
-    signal.signal(signal.SIGTERM, _interrupt)
-    job = _Run(target, arguments, request)
-    try:
-        failures = job.deploy()
-        if len(failures) == len(job.names):
-            raise CommandError(_failed(failures))
-        if failures:
-            _note(f"Error: {_failed(failures)}")
-        if request.blocking:
-            job.stay()
-        elif failures:
-            raise SystemExit(1)
-    except KeyboardInterrupt:
-        _note("Stopping ...")
-        job.undo()
-    except Exception:
-        # What failed on an instance of others stays there to be looked at with `status`.
-        if job.owns_instance:
-            job.undo()
-        raise
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _failed(failures: Mapping[str, str]) -> str:
-    return "\n".join(f"Deploying application {name} failed: {message}" for name, message in failures.items())
-
-
-class _Run:
-    """One `run`: what it deploys and where."""
-
-    def __init__(self, target: str, arguments: Sequence[str], request: RunRequest) -> None:
-        self._target = target
-        self._request = request
-        self._config = _config_of(target, arguments, request.runtime_env)
-        self._schemas = [] if self._config is None else self._config.applications
-        if self._config is None:
-            check_route_prefix(request.route_prefix)
-            check_import_path(target)
-            self._schemas = [
-                _application_schema(target, request.name, request.route_prefix, arguments, request.runtime_env)
-            ]
-        self._connection: Connection | None = None
-        self.owns_instance = False
-
-    @property
-    def names(self) -> list[str]:
-        return [schema.name for schema in self._schemas]
-
-    def deploy(self) -> dict[str, str]:
-        """Starts what is missing, builds and applies; returns the applications that failed, with the reason."""
-        request = self._request
-        _import_from(request.app_dir, request.ray_compat)
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            self._connection = instances.connected()
-            starting = None
-            if self._connection is not None:
-                _warn_of_ignored(self._connection, self._grpc_options())
-            else:
-                # Imports the servicer functions; the instance then starts while the applications are built.
-                options = self._instance_options()
-                starting = pool.submit(instances.start_instance, options, owned=request.blocking)
-            try:
-                applications = self._build(fresh=self._config is None)
-            finally:
-                if starting is not None:
-                    self._connection = starting.result()
-                    self.owns_instance = True
-        assert self._connection is not None
-        _apply(self._connection, applications, self._config)
-        return self._wait(self._connection)
-
-    def _grpc_options(self) -> gRPCOptions:
-        given = self._config.grpc_options.model_dump(exclude_unset=True) if self._config else {}
-        return gRPCOptions(**{**given, **self._request.grpc.model_dump(exclude_unset=True)})
-
-    def _instance_options(self) -> control_pb2.InstanceOptions:
-        config = self._config
-        location = config.proxy_location if config else ProxyLocation.EveryNode
-        http = config.http_options if config and "http_options" in config.model_fields_set else None
-        return _instance_options(self._grpc_options(), http, config, location=location)
-
-    def _build(self, *, fresh: bool) -> list[control_pb2.Application]:
-        request = self._request
-        if self._config is None and not request.runtime_env and not request.reload:
-            return [_built_here(self._schemas[0])]
-        base = Path(self._target).absolute().parent if self._config else Path.cwd()
-        surroundings = _surroundings(base, request.app_dir, request.ray_compat, fresh=fresh)
-        applications = build_applications(self._schemas, surroundings)
-        if self._config is None:
-            for app in applications:
-                app.source = "imperative"
-        return applications
-
-    def _wait(self, connection: Connection) -> dict[str, str]:
-        failures = {}
-        for name, failure in settled(self.names, connection.status):
-            if failure is None:
-                typer.echo(f"Application '{name}' is running.")
-            else:
-                failures[name] = failure
-        return failures
-
-    def stay(self) -> None:
-        """Returns never: interrupted, or the instance goes.
-
-        Raises:
-            CommandError: the instance has gone.
-        """
-        files = _python_files(self._request.app_dir) if self._request.reload else {}
-        while True:
-            time.sleep(_WATCH_S)
-            if instances.connected() is None:
-                self.owns_instance = False
-                raise CommandError("The Serve instance was shut down.")
-            if self._request.reload:
-                present = _python_files(self._request.app_dir)
-                if present != files:
-                    files = present
-                    self._redeploy()
-
-    def _redeploy(self) -> None:
-        connection = _running()
-        typer.echo("Files have changed; deploying again.")
-        try:
-            _apply(connection, self._build(fresh=True), self._config)
-            failures = self._wait(connection)
-        except RayServeException as error:
-            _note(f"Error: {error}\nThe applications run on as before.")
-            return
-        if failures:
-            _note(f"Error: {_failed(failures)}")
-
-    def undo(self) -> None:
-        """Stops the instance if this command started it, else deletes its applications."""
-        connection = instances.connected()
-        if connection is None or self._connection is None:
-            return
-        if self.owns_instance:
-            instances.shut_down(connection)
-        else:
-            connection.call(lambda client: client.delete(self.names))
-
-
-def _built_here(schema: ServeApplicationSchema) -> control_pb2.Application:
-    from swerve.build import BuildOptions, build
-    from swerve.import_path import load_application
-
-    app = load_application(schema.import_path, schema.args)
-    packages = instances.current_state_dir() / "packages"
-    return build(app, BuildOptions(name=schema.name, route_prefix=schema.route_prefix, packages=packages))
-
-
-def _python_files(folder: Path) -> dict[str, int]:
-    """When each Python file below `folder` was last changed."""
-    return dict(_scan(folder))
-
-
-def _scan(folder: Path) -> Iterator[tuple[str, int]]:
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_WATCHED]
-        for name in files:
-            if name.endswith(".py"):
-                path = os.path.join(root, name)
-                # Editors replace files; one may be gone by now.
-                with contextlib.suppress(FileNotFoundError):
-                    yield path, os.stat(path).st_mtime_ns
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# build
-
-
 def build(
     import_paths: Sequence[str], app_dir: Path, output_path: Path | None, grpc: gRPCOptions, ray_compat: bool
 ) -> None:
     from swerve.build import deployments_of
     from swerve.import_path import load_application
 
-    _import_from(app_dir, ray_compat)
+    import_from(app_dir, ray_compat)
     applications = []
     for number, import_path in enumerate(import_paths, 1):
         check_import_path(import_path)

@@ -85,12 +85,12 @@ def _built_by(builder: Callable[..., Any], import_path: str, args: Mapping[str, 
 def _where(error: BaseException) -> str:
     """One line: the error, and the innermost place of user code that it came through."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _ours(frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
     return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
 
 
-def _ours(filename: str) -> bool:
-    return filename.startswith(("<", os.path.dirname(__file__), os.path.dirname(importlib.__file__)))
+def _is_library(filename: str) -> bool:
+    return filename.startswith(("<", os.path.dirname(__file__), os.path.dirname(os.__file__)))
 
 
 def stable_code_version(import_path: str, runtime_env: Mapping[str, Any], args: Mapping[str, Any]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 
 from swerve import servicers
 from swerve.build import own_sys_path
 from swerve.config import HTTPOptions, LoggingConfig, ProxyLocation, gRPCOptions
 from swerve.generated import control_pb2
+
+logger = logging.getLogger("swerve.api")
 
 
 def instance_options(
@@ -21,6 +24,8 @@ def instance_options(
     Raises:
         ImportError, AttributeError, ValueError: a servicer function is wrong (`swerve.servicers.load`).
     """
+    if http_options is not None:
+        logger.warning("The HTTP options are checked and kept; this release serves gRPC only.")
     options = control_pb2.InstanceOptions(
         grpc_options_json=grpc_options.model_dump_json(),
         http_options_json=http_options.model_dump_json() if http_options else "",

@@ -83,6 +83,7 @@ class Replica:
             yield codec.joined(codec.encode_exception(error))
 
     async def _run(self, request: bytes, metadata: dict[str, str]):
+        metadata = {name: value.encode("latin-1").decode() for name, value in metadata.items()}
         self.metadata.append(metadata)
         method = getattr(self.target, metadata["swerve-method"], None)
         if method is None:

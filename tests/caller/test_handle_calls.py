@@ -195,6 +195,19 @@ def test_a_deployment_that_never_appears_fails_its_calls(tmp_path, monkeypatch):
     run(scenario, tmp_path)
 
 
+def test_names_beyond_ascii_arrive(tmp_path):
+    class Unusual:
+        async def größe(self):
+            return "größe"
+
+    async def scenario(running):
+        replica = await running.add("model", Unusual())
+        assert await handle("model", "größe").options(multiplexed_model_id="modèle").remote() == "größe"
+        assert replica.metadata[0]["multiplexed_model_id"] == "modèle"
+
+    run(scenario, tmp_path)
+
+
 def test_the_last_view_serves_while_the_controller_is_away(tmp_path):
     async def scenario(running):
         await running.add("model", Model())

@@ -54,6 +54,16 @@ def unary(probe, stub):
     return call
 
 
+def read_until(process, text):
+    """The output of a command in the foreground up to the line with `text`."""
+    read = ""
+    for line in process.stdout:
+        read += line
+        if text in line:
+            return read
+    raise AssertionError(f"ended without {text!r}: {read}")
+
+
 def answers(call, *args):
     """`call`'s answer, None while there is none."""
     try:
@@ -88,12 +98,12 @@ def test_start_deploy_status_config_and_shutdown(swerve_command, folder, free_po
 def test_run_of_an_import_path_serves_until_interrupted(swerve_command, folder, free_port, unary):
     flags = ("--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
     with swerve_command.foreground("run", "echo_app:builder", "prefix=hello ", *flags) as process:
-        assert wait_for(lambda: answers(unary, "x"), what="the answer") == "hello x"
+        read_until(process, "Application 'default' is running.")
+        assert unary() == "hello x"
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)
 
     assert process.returncode == 0, output
-    assert "Application 'default' is running." in output
     assert swerve_command("status").returncode == 1
 
 
@@ -142,9 +152,10 @@ def test_run_on_a_running_instance_warns_of_other_options_and_takes_only_its_own
 
     flags = ("--name", "two", "--route-prefix", "/two", "--grpc-port", "1")
     with swerve_command.foreground("run", "echo_app:app", *flags) as process:
-        assert wait_for(lambda: answers(unary, "x", "two"), what="the answer") == "x"
+        output = read_until(process, "Application 'two' is running.")
+        assert unary("x", "two") == "x"
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)
+        process.communicate(timeout=30)
 
     assert f"fixed when it starts: port is {free_port}, not 1." in output
     wait_for(lambda: "two:" not in swerve_command("status").stdout, what="the end of 'two'")
@@ -242,3 +253,24 @@ def test_every_command_has_help(swerve_command, command):
 
     assert done.returncode == 0
     assert "Usage: swerve" in done.stdout
+
+
+def test_ray_serve_scripts_run_unchanged_one_after_the_other(swerve_command, folder, free_port, unary):
+    (folder / "start_serve.py").write_text(
+        "from ray import serve\nfrom ray.serve.config import gRPCOptions\n"
+        f"serve.start(grpc_options=gRPCOptions(port={free_port}, grpc_servicer_functions=['{ADD}']))\n"
+    )
+    (folder / "deploy_app.py").write_text(
+        "import ray\nfrom ray import serve\nfrom ray.serve.handle import DeploymentHandle\nray.init()\n\n"
+        "@serve.deployment\nclass Inner:\n    def __call__(self, text):\n        return text.upper()\n\n"
+        "@serve.deployment\nclass Outer:\n    def __init__(self, inner: DeploymentHandle):\n"
+        "        self.inner = inner\n\n"
+        "    async def Unary(self, note):\n        return type(note)(text=await self.inner.remote(note.text))\n\n"
+        "serve.run(target=Outer.bind(Inner.bind()), name='app1', route_prefix='/app1')\n"
+    )
+    for script in ("start_serve.py", "deploy_app.py"):
+        with swerve_command.foreground(script, module="swerve.ray_compat") as process:
+            output, _ = process.communicate(timeout=30)
+            assert process.returncode == 0, output
+
+    assert unary("shout", "app1") == "SHOUT"

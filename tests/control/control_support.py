@@ -136,7 +136,7 @@ class World:
             self.alive.discard(command.id)
             self.ended.add(command.id)
         self.pending = []
-        running = {process_id: (1000, 1.0) for process_id in self.alive}
+        running = dict.fromkeys(self.alive, (1000, 1.0))
         self.feed(Recovered(self.now, running, num_proxies))
         for replica in tuple(self.state.replicas.values()):
             if replica.state is ReplicaState.RECOVERING:
@@ -148,7 +148,7 @@ class World:
         return self.state.deployments[DeploymentKey(app, name)]
 
     def replicas(self, name: str = "Model", app: str = "app") -> list[Replica]:
-        return [item for item in self.state.replicas_of(DeploymentKey(app, name))]
+        return list(self.state.replicas_of(DeploymentKey(app, name)))
 
     def running_versions(self, name: str = "Model", app: str = "app") -> list[str]:
         """Code versions of the replicas that take calls."""

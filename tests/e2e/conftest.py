@@ -32,6 +32,18 @@ class World:
     def address(self) -> str:
         return f"localhost:{self.port}"
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `swerve` for this instance."""
+        protos = Path(importlib.import_module("probe_pb2").__file__ or "").parent
+        return command(*arguments, state_dir=self.state_dir, proto_dir=protos)
+
+    def deploy(self, config: str) -> None:
+        """Apply a config file and wait until its applications run."""
+        path = self.state_dir / "test.yaml"
+        path.write_text(config)
+        self.command("deploy", str(path))
+        wait_for(lambda: "RUNNING" in self.command("status").stdout, 30, "a running application")
+
     def new_client(self, app: str | None = "lab") -> Client:
         """A client with a connection of its own; the caller closes its channel."""
         return connect(self.port, app)

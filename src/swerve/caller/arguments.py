@@ -10,10 +10,13 @@ from swerve.caller import codec
 from swerve.caller.call import PendingCall
 from swerve.caller.response import DeploymentResponse, DeploymentResponseGenerator
 
+_RESPONSES = (DeploymentResponse, DeploymentResponseGenerator)
+
 
 def has_responses(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """True when an argument, by position or by name, is a response."""
     for value in args:
-        if isinstance(value, DeploymentResponse | DeploymentResponseGenerator):
+        if isinstance(value, _RESPONSES):
             return True
     return bool(kwargs) and has_responses(tuple(kwargs.values()), {})
 

@@ -235,7 +235,8 @@ class HandleCall(ClientCall):
             self._turned_away()
 
     def _take_body(self, pieces: Pieces) -> bool:
-        size = sum(len(piece) for piece in pieces)
+        first = pieces[0]
+        size = len(first) if len(pieces) == 1 else sum(map(len, pieces))
         if size > MAX_MESSAGE_SIZE:
             self.fail(
                 RayServeException(
@@ -244,7 +245,6 @@ class HandleCall(ClientCall):
                 )
             )
             return False
-        first = pieces[0]
         # One part is cheaper to send than two, and a first piece is small enough to be joined.
         self._body = [prefix(size) + bytes(first), *pieces[1:]]
         return True

@@ -83,19 +83,23 @@ def decode(message: bytes | bytearray | memoryview, start: int = 0) -> object:
     end = view.nbytes
     if end < start + _PLAIN.size:
         raise ValueError(f"A handle message of {end} bytes is too short to have a header.")
-    (count,) = _COUNT.unpack_from(view, start)
-    offset = start + _COUNT.size + count * _SIZE.size
-    if end < offset + _SIZE.size:
-        raise ValueError(f"A handle message of {end} bytes is too short to have the sizes of {count} buffers.")
-    (pickle_size,) = _SIZE.unpack_from(view, offset)
-    offset += _SIZE.size
+    count, pickle_size = _PLAIN.unpack_from(view, start)
+    offset = start + _PLAIN.size
+    buffers = []
+    if count:
+        # What stood there was the size of the first buffer.
+        sizes = start + _COUNT.size
+        offset = sizes + (count + 1) * _SIZE.size
+        if end < offset:
+            raise ValueError(f"A handle message of {end} bytes is too short to have the sizes of {count} buffers.")
+        (pickle_size,) = _SIZE.unpack_from(view, offset - _SIZE.size)
     pickled = view[offset : offset + pickle_size]
     offset += pickle_size
-    buffers = []
-    for (size,) in _SIZE.iter_unpack(view[start + _COUNT.size : start + _COUNT.size + count * _SIZE.size]):
-        offset += -offset % _ALIGNMENT
-        buffers.append(view[offset : offset + size])
-        offset += size
+    if count:
+        for (size,) in _SIZE.iter_unpack(view[sizes : sizes + count * _SIZE.size]):
+            offset += -offset % _ALIGNMENT
+            buffers.append(view[offset : offset + size])
+            offset += size
     if offset != end:
         raise ValueError(f"A handle message says that it has {offset} bytes, and has {end}.")
     return pickle.loads(pickled, buffers=buffers)

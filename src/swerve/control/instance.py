@@ -14,6 +14,7 @@ from pathlib import Path
 from swerve.engine.agent import EXIT_LOCKED
 from swerve.engine.layout import MAX_SOCKET_PATH, Layout
 from swerve.engine.local import spawn_agent
+from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2 as pb
 
 _POLL_S = 0.005
@@ -25,7 +26,7 @@ _END_TIMEOUT_S = 10.0
 _agents: dict[Path, subprocess.Popen[bytes]] = {}
 
 
-class InstanceError(Exception):
+class InstanceError(RayServeException):
     """An instance could not be started; the message says why and what to do. Nothing was left running."""
 
 

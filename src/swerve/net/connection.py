@@ -13,6 +13,7 @@ streams did. Three things live here because all roles need them:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -45,11 +46,30 @@ CONNECTION_LOST = -1
 # Bytes of one stream's body that wait in the engine at a time, and bytes per write.
 CHUNK = 64 * 1024
 _WRITE_SIZE = 256 * 1024
-# Parts below this cannot fill a chunk between two flushes often enough to be worth a look at what is queued.
-_SMALL = 4096
-# Pings that a peer may send between two DATA or HEADERS frames before the connection is ended, as gRPC servers do
-# against ping floods ("too_many_pings").
-_MAX_IDLE_PINGS = 1000
+# Frames that cost more than they carry: pings, settings, and DATA shorter than a message's prefix. A peer that sends
+# more of them within the window floods. Clients that measure the path's delay ping once a round trip, at most some
+# thousand times a second on loopback.
+_MAX_STRIKES = 10_000
+_STRIKE_WINDOW_S = 1.0
+_TINY = 5
+
+
+class _Held:
+    """Body parts, and what ends the body (trailers, or None for a bare end), that wait behind a full chunk."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self) -> None:
+        self.parts: deque[bytes | memoryview | Headers | None] = deque()
+        self.size = 0
+
+    def add(self, data: bytes | memoryview) -> None:
+        self.size += len(data)
+        if len(data) <= CHUNK:
+            self.parts.append(data)
+        else:
+            view = memoryview(data)
+            self.parts.extend(view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
 
 
 class StreamHandler(Protocol):
@@ -105,12 +125,24 @@ class Connection(asyncio.Protocol):
         self._flush_due = False
         self._unacknowledged = 0
         self._window_suspect = False
-        self._idle_pings = 0
-        # Body parts and trailers that wait behind a full chunk of their stream.
-        self._held: dict[int, deque[bytes | memoryview | Headers | None]] = {}
-        # (stream here, connection to credit, stream there, bytes), in sending order.
-        self._owed: list[tuple[int, Connection, int, int]] = []
+        self._strikes = 0
+        self._strikes_since = 0.0
+        self._handshake_timer: asyncio.TimerHandle | None = None
+        self._held: dict[int, _Held] = {}
+        # By stream here: the connection to credit, the stream there, and the bytes.
+        self._owed: dict[int, tuple[Connection, int, int]] = {}
         self._drain_callbacks: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[type, Callable[..., None]] = {
+            RequestReceived: self._on_request,
+            ResponseReceived: self._on_response,
+            DataReceived: self._on_data,
+            TrailersReceived: self._on_trailers,
+            StreamClosed: self._on_stream_closed,
+            SettingsReceived: self._on_settings,
+            PingReceived: self._on_ping,
+            GoAwayReceived: self._on_goaway,
+            ConnectionClosed: self._on_connection_closed,
+        }
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -145,8 +177,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._fail()
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
+        for timer in (self._abort_timer, self._handshake_timer):
+            if timer is not None:
+                timer.cancel()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -186,45 +219,38 @@ class Connection(asyncio.Protocol):
         if held is None and len(data) > CHUNK:
             held = self._hold(stream_id)
         if held is not None:
-            view = memoryview(data)
-            held.extend(view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+            held.add(data)
             if end_stream:
-                held.append(None)
+                held.parts.append(None)
         else:
             try:
                 self.http2.send_data(stream_id, data, end_stream=end_stream)
-                if len(data) >= _SMALL and not end_stream and self.http2.queued_body_size(stream_id) > CHUNK:
+                # Small parts cannot fill a chunk between two flushes often enough to be worth the look.
+                if len(data) >= 4096 and not end_stream and self.http2.queued_body_size(stream_id) > CHUNK:
                     self._hold(stream_id)
             except StreamGone:
                 return
         if not self._flush_due:
             self._schedule_flush()
 
-    def _hold(self, stream_id: int) -> deque[bytes | memoryview | Headers | None]:
-        held = self._held[stream_id] = deque()
+    def _hold(self, stream_id: int) -> _Held:
+        held = self._held[stream_id] = _Held()
         if self._accept is not None and stream_id in self.streams:
             self.http2.interleave(stream_id)
         return held
 
     def forward_data(self, stream_id: int, data: bytes, end_stream: bool, source: Connection, source_id: int) -> None:
         """`send_data`, and acknowledge `data` to the stream that it came from when it has left this process."""
-        size = len(data)
-        self._owed.append((stream_id, source, source_id, size))
-        if size >= _SMALL or self._held:
-            self.send_data(stream_id, data, end_stream=end_stream)
-            return
-        try:
-            self.http2.send_data(stream_id, data, end_stream=end_stream)
-        except StreamGone:
-            return
-        if not self._flush_due:
-            self._schedule_flush()
+        before = self._owed.get(stream_id)
+        amount = len(data) if before is None else len(data) + before[2]
+        self._owed[stream_id] = (source, source_id, amount)
+        self.send_data(stream_id, data, end_stream=end_stream)
 
     def send_trailers(self, stream_id: int, headers: Headers) -> None:
         """End the stream with trailers, after what is held back for it."""
         held = self._held.get(stream_id) if self._held else None
         if held is not None:
-            held.append(headers)
+            held.parts.append(headers)
             return
         try:
             self.http2.send_trailers(stream_id, headers)
@@ -237,7 +263,7 @@ class Connection(asyncio.Protocol):
         """End this side of the stream without trailers."""
         held = self._held.get(stream_id) if self._held else None
         if held is not None:
-            held.append(None)
+            held.parts.append(None)
             return
         try:
             self.http2.end_stream(stream_id)
@@ -266,7 +292,7 @@ class Connection(asyncio.Protocol):
             self.http2.acknowledge(amount, stream_id)
         except StreamGone:
             return
-        if not self._flush_due and self.http2.want_write:
+        if not self._flush_due and (self._window_suspect or self.http2.want_write):
             self._schedule_flush()
 
     def end_early(self, stream_id: int) -> None:
@@ -279,10 +305,8 @@ class Connection(asyncio.Protocol):
             waiting = self.http2.queued_body_size(stream_id)
         except StreamGone:
             return 0
-        for part in self._held.get(stream_id, ()):
-            if part is not None and not isinstance(part, tuple):
-                waiting += len(part)
-        return waiting
+        held = self._held.get(stream_id)
+        return waiting if held is None else waiting + held.size
 
     def when_drained(self, stream_id: int, callback: Callable[[], None]) -> None:
         """Call `callback` once, when nothing of the stream's body waits any more or the stream is gone."""
@@ -300,12 +324,15 @@ class Connection(asyncio.Protocol):
         if self.transport is None or self._closed:
             return
         try:
-            while True:
+            progress = True
+            while progress:
                 self._flush_due = True
-                self._write()
-                self._dispatch()
-                if not ((self._held or self._owed or self._drain_callbacks) and self._settle()):
-                    break
+                progress = self._write()
+                progress |= self._dispatch()
+                if self._held or self._owed or self._drain_callbacks:
+                    progress |= self._settle()
+                # What handlers and callbacks queued just now must not wait for somebody else's flush.
+                progress = progress and not self._paused and self.http2.want_write
         except Http2Error as error:
             logger.info("Closing connection of %s: %s", self.peer or "peer", error)
             self._fail()
@@ -313,41 +340,46 @@ class Connection(asyncio.Protocol):
             self._flush_due = False
         if self._window_suspect and self._unacknowledged == 0 and not self._closed:
             self._window_suspect = False
-            self.http2.repair_window()
+            if not self.http2.repair_window():
+                self.drain()
             if self.http2.want_write:
                 self._schedule_flush()
         if self._draining and not self.streams:
             self.close()
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
+        """True when there was something to write."""
         transport, take = self.transport, self.http2.data_to_send
+        wrote = False
         while transport is not None and not self._paused:
             data = take(_WRITE_SIZE)
-            if data:
-                transport.write(data)
-            if len(data) < _WRITE_SIZE:
-                return
+            if not data:
+                break
+            transport.write(data)
+            wrote = True
+        return wrote
 
     def _settle(self) -> bool:
         """Credit what has left, refill streams that were held back. True when there is something to write again."""
         queued = self.http2.queued_body_size
         if self._owed:
-            owed, self._owed = self._owed, []
-            if self._held or queued():
-                left = []
-                for entry in owed:
-                    (self._owed if self._waiting(entry[0]) else left).append(entry)
-                owed = left
-            for _, source, source_id, amount in owed:
-                source.acknowledge(source_id, amount)
+            owed, self._owed = self._owed, {}
+            everything_left = not self._held and queued() == 0
+            for stream_id, entry in owed.items():
+                if everything_left or not self._waiting(stream_id):
+                    source, source_id, amount = entry
+                    source.acknowledge(source_id, amount)
+                else:
+                    self._owed[stream_id] = entry
+        # Before refilling: an end that is moved now has not been written, and a reset would overtake it. While the
+        # transport is paused trailers may wait in the engine, which counts only bodies.
+        if self._drain_callbacks and not self._paused:
+            for stream_id in [sid for sid in self._drain_callbacks if not self._waiting(sid)]:
+                self._drain_callbacks.pop(stream_id)()
         refilled = False
         if self._held and not self._paused:
             for stream_id in list(self._held):
                 refilled |= self._refill(stream_id)
-        # While the transport is paused trailers may wait in the engine, which counts only bodies.
-        if self._drain_callbacks and not self._paused:
-            for stream_id in [sid for sid in self._drain_callbacks if not self._waiting(sid)]:
-                self._drain_callbacks.pop(stream_id)()
         return refilled
 
     def _waiting(self, stream_id: int) -> bool:
@@ -365,8 +397,8 @@ class Connection(asyncio.Protocol):
         try:
             if self.http2.queued_body_size(stream_id):
                 return False
-            while held and moved < CHUNK:
-                part = held.popleft()
+            while held.parts and moved < CHUNK:
+                part = held.parts.popleft()
                 if part is None:
                     self.http2.end_stream(stream_id)
                 elif isinstance(part, tuple):
@@ -375,75 +407,104 @@ class Connection(asyncio.Protocol):
                     self.http2.send_data(stream_id, part)
                     moved += len(part)
         except StreamGone:
-            held.clear()
-        if not held:
+            held.parts.clear()
+        held.size -= moved
+        if not held.parts:
             del self._held[stream_id]
         return True
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
-    def _dispatch(self) -> None:
-        """Hand the engine's events to the streams' handlers. Written out in one loop: it runs for every frame."""
-        streams = self.streams
-        for event in self.http2.events():
-            kind = type(event)
-            try:
-                if kind is DataReceived:
-                    data, stream_id = event.data, event.stream_id
-                    self._unacknowledged += len(data)
-                    handler = streams.get(stream_id)
-                    if handler is not None:
-                        handler.on_data(data, event.end_stream)
-                    else:
-                        self.acknowledge(stream_id, len(data))
-                elif kind is StreamClosed:
-                    handler = streams.pop(event.stream_id, None)
-                    if self._held:
-                        self._held.pop(event.stream_id, None)
-                    if handler is not None:
-                        handler.on_closed(event.error_code)
-                elif kind is RequestReceived:
-                    self._idle_pings = 0
-                    assert self._accept is not None
-                    stream_id = event.stream_id
-                    handler = self._accept(self, stream_id, event.headers, event.end_stream)
-                    if handler is not None:
-                        streams[stream_id] = handler
-                elif kind is TrailersReceived:
-                    handler = streams.get(event.stream_id)
-                    if handler is not None:
-                        handler.on_trailers(event.headers)
-                elif kind is ResponseReceived:
-                    handler = streams.get(event.stream_id)
-                    if handler is not None:
-                        handler.on_headers(event.headers, event.end_stream)
-                else:
-                    self._on_control(event)
-            except Exception:
-                # One call's failure must not lose the events of the others.
-                logger.exception("Handling %s failed", kind.__name__)
-                self._drop(getattr(event, "stream_id", 0))
+    def _dispatch(self) -> bool:
+        """True when there were events."""
+        handlers = self._handlers
+        events = self.http2.events()
+        for event in events:
+            handler = handlers.get(type(event))
+            if handler is not None:
+                try:
+                    handler(event)
+                except Exception:
+                    # One call's failure must not lose the events of the others.
+                    logger.exception("Handling %s failed", type(event).__name__)
+                    self._drop(getattr(event, "stream_id", 0))
+        return bool(events)
 
     def _drop(self, stream_id: int) -> None:
-        if stream_id in self.streams:
+        # Also a request that no handler was made for: its client would wait for ever.
+        if stream_id:
             self.reset(stream_id, ErrorCode.INTERNAL_ERROR)
 
-    def _on_control(self, event: object) -> None:
-        """Frames of the connection itself."""
-        if isinstance(event, SettingsReceived):
-            self._established = True
-        elif isinstance(event, PingReceived):
-            self._on_ping()
-        elif isinstance(event, GoAwayReceived):
-            self._stop_using()
-            self._draining = True
-        elif isinstance(event, ConnectionClosed):
-            self._loop.call_soon(self._fail)
+    def _on_settings(self, event: SettingsReceived) -> None:
+        self._established = True
+        # A timer that is left running would keep the connection in memory after its end.
+        if self._handshake_timer is not None:
+            self._handshake_timer.cancel()
+        self._strike()
 
-    def _on_ping(self) -> None:
-        self._idle_pings += 1
-        if self._idle_pings > _MAX_IDLE_PINGS:
-            self.http2.terminate(ErrorCode.ENHANCE_YOUR_CALM)
+    def _on_request(self, event: RequestReceived) -> None:
+        stream_id = event.stream_id
+        assert self._accept is not None
+        handler = self._accept(self, stream_id, event.headers, event.end_stream)
+        if handler is not None:
+            self.streams[stream_id] = handler
+
+    def _on_response(self, event: ResponseReceived) -> None:
+        handler = self.streams.get(event.stream_id)
+        if handler is not None:
+            handler.on_headers(event.headers, event.end_stream)
+
+    def _on_data(self, event: DataReceived) -> None:
+        data = event.data
+        stream_id = event.stream_id
+        size = len(data)
+        self._unacknowledged += size
+        if size < _TINY and not event.end_stream:
+            self._strike()
+        handler = self.streams.get(stream_id)
+        if handler is None:
+            self.acknowledge(stream_id, size)
+            return
+        unacknowledged = self._unacknowledged
+        try:
+            handler.on_data(data, event.end_stream)
+        except Exception:
+            if self._unacknowledged == unacknowledged:
+                self.acknowledge(stream_id, size)
+            raise
+
+    def _on_trailers(self, event: TrailersReceived) -> None:
+        handler = self.streams.get(event.stream_id)
+        if handler is not None:
+            handler.on_trailers(event.headers)
+
+    def _on_stream_closed(self, event: StreamClosed) -> None:
+        if self._held:
+            self._held.pop(event.stream_id, None)
+        handler = self.streams.pop(event.stream_id, None)
+        if handler is not None:
+            handler.on_closed(event.error_code)
+
+    def _on_ping(self, event: PingReceived) -> None:
+        self._strike()
+
+    def _strike(self) -> None:
+        """Count a frame that is more trouble than it is worth; end a connection that floods."""
+        self._strikes += 1
+        if self._strikes > _MAX_STRIKES:
+            now = self._loop.time()
+            if now - self._strikes_since < _STRIKE_WINDOW_S:
+                logger.info("Closing connection of %s: it floods", self.peer or "peer")
+                self.http2.terminate(ErrorCode.ENHANCE_YOUR_CALM)
+            self._strikes = 0
+            self._strikes_since = now
+
+    def _on_goaway(self, event: GoAwayReceived) -> None:
+        self._stop_using()
+        self._draining = True
+
+    def _on_connection_closed(self, event: ConnectionClosed) -> None:
+        self._loop.call_soon(self._fail)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -471,7 +532,8 @@ class Connection(asyncio.Protocol):
             self._draining = True
             self.flush()
             return
-        self.http2.announce_shutdown()
+        with contextlib.suppress(Http2Error):
+            self.http2.announce_shutdown()
         self.flush()
         # The second stage follows when requests that crossed the notice have arrived.
         self._loop.call_later(_GOAWAY_DELAY_S, self._finish_drain)
@@ -480,20 +542,22 @@ class Connection(asyncio.Protocol):
         if not self._closed:
             self._draining = True
             self._stop_using()
-            self.http2.go_away()
+            with contextlib.suppress(Http2Error):
+                self.http2.go_away()
             self.flush()
 
-    def close_unless_established(self) -> None:
-        """Close when the peer has not even sent its SETTINGS: it does not speak HTTP/2, or says nothing."""
+    def expect_handshake(self, timeout_s: float) -> None:
+        """Close when the peer has not even sent its SETTINGS by then: it does not speak HTTP/2, or says nothing."""
         if not self._established:
-            self._fail()
+            self._handshake_timer = self._loop.call_later(timeout_s, self._fail)
 
     def close(self) -> None:
         """Write what is queued and close. Streams that still run end with CONNECTION_LOST."""
         if self._closed:
             return
-        if self.transport is not None:
-            self._draining = False
+        self._draining = False
+        # An engine that is beyond repair has nothing to say.
+        with contextlib.suppress(Http2Error):
             self._write()
         self._fail()
 
@@ -506,12 +570,11 @@ class Connection(asyncio.Protocol):
             self.transport.close()
             # A peer that does not read would keep the socket open for what is still to be written.
             self._abort_timer = self._loop.call_later(_CLOSE_TIMEOUT_S, self._abort)
-        owed, self._owed = self._owed, []
-        for _, source, source_id, amount in owed:
+        owed, self._owed = self._owed, {}
+        for source, source_id, amount in owed.values():
             source.acknowledge(source_id, amount)
-        handlers = list(self.streams.values())
-        self.streams.clear()
-        for handler in handlers:
+        streams, self.streams = self.streams, {}
+        for handler in streams.values():
             try:
                 # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
                 handler.on_closed(CONNECTION_LOST)

@@ -78,9 +78,7 @@ class Listener:
             return False
         self.connections.add(connection)
         if self._options.handshake_timeout_s is not None:
-            asyncio.get_running_loop().call_later(
-                self._options.handshake_timeout_s, connection.close_unless_established
-            )
+            connection.expect_handshake(self._options.handshake_timeout_s)
         return True
 
     def _forget(self, connection: Connection) -> None:

@@ -20,7 +20,7 @@ MetadataDict = dict[str, str]
 
 # Our own services are private to one user and talk to trusted peers; the bound only stops mistakes.
 _MAX_MESSAGE_SIZE = (1 << 31) - 1
-_LIMITS = Http2Limits(max_concurrent_streams=100_000, connection_window=64 << 20)
+_LIMITS = Http2Limits(max_concurrent_streams=100_000)
 # A stream's generator waits for its reader when this many bytes have not left yet.
 _HIGH_WATER = 256 * 1024
 

@@ -50,11 +50,11 @@ class HandleCall(UserCall):
         timeout = get(b"grpc-timeout")
         seconds = None if timeout is None else parse_timeout(timeout)
         context = RequestContext(
-            request_id=get(b"request_id", b"").decode("latin-1"),
-            route=get(b"swerve-route", b"").decode("latin-1"),
-            app_name=get(b"application", b"").decode("latin-1") or runtime.app,
-            multiplexed_model_id=get(b"multiplexed_model_id", b"").decode("latin-1"),
-            session_id=get(b"session_id", b"").decode("latin-1"),
+            request_id=get(b"request_id", b"").decode(),
+            route=get(b"swerve-route", b"").decode(),
+            app_name=get(b"application", b"").decode() or runtime.app,
+            multiplexed_model_id=get(b"multiplexed_model_id", b"").decode(),
+            session_id=get(b"session_id", b"").decode(),
             deadline=None if seconds is None else time.monotonic() + seconds,
         )
         super().__init__(connection, stream_id, headers, MAX_MESSAGE_SIZE, IDENTITY, runtime, context)

@@ -23,7 +23,7 @@ from swerve.replica.service import replica_methods
 from swerve.wire.http2 import Http2Limits
 
 # The private socket has few peers, all of them ours: the slots bound the calls, these the bytes.
-_LIMITS = Http2Limits(max_concurrent_streams=100_000, stream_window=4 << 20, connection_window=64 << 20)
+_LIMITS = Http2Limits(max_concurrent_streams=100_000, stream_window=4 << 20)
 _CLOSE_GRACE_S = 1.0
 
 

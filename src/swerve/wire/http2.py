@@ -79,8 +79,9 @@ class Http2Limits:
     max_concurrent_streams: int = 1000
     # Bounds the bytes of one call that wait in this process, whatever the size of its messages.
     stream_window: int = 1 << 20
-    # Bounds the same over all calls of the connection.
-    connection_window: int = 8 << 20
+    # Bounds the same over all calls of the connection. It is more than the windows of all streams, for with less, calls
+    # whose bytes wait here would take the credit that calls need which run, and neither could end.
+    connection_window: int = 1 << 30
 
 
 _SETTING_ENABLE_PUSH = 0x2
@@ -104,7 +105,7 @@ _CONFIGURATION = ngh2.Configuration(
 )
 _INCREMENTAL = ngh2.Priority(urgency=3, incremental=True)
 
-# A connection whose nominal window had to grow this often is worn out; see `repair_window`.
+# RFC 9113, section 6.9.1: the largest window.
 _MAX_NOMINAL_WINDOW = (1 << 31) - 1
 
 
@@ -116,7 +117,7 @@ class Http2:
     `send_response(stream_id, headers, end_stream=)`, `send_data(stream_id, data, end_stream=)`,
     `send_trailers(stream_id, headers)`, `reset_stream(stream_id, error_code)`, `acknowledge(amount, stream_id)`,
     `queued_body_size(stream_id=None)`. The first and third raise `Http2Error` when the connection is beyond repair;
-    those that name a stream raise one of `StreamGone` when the stream has ended.
+    those that name a stream raise one of `StreamGone` when the stream or its connection has ended.
     """
 
     __slots__ = (
@@ -183,15 +184,19 @@ class Http2:
         """Send this response's body in turns with others; by default the engine sends one whole body after another."""
         self._engine.set_stream_priority(stream_id, _INCREMENTAL, ignore_client_signal=True)
 
-    def repair_window(self) -> None:
+    def repair_window(self) -> bool:
         """Give back connection window that a local reset in the middle of a DATA frame lost in the engine.
 
         To be called when every received byte has been acknowledged. The nominal window grows by what was lost.
+        False when it cannot grow any more: the connection is worn out and should be replaced.
         """
         missing = self._limits.connection_window - self._engine.local_window_size
-        if missing > self._limits.connection_window // 2 and self._nominal_window + missing <= _MAX_NOMINAL_WINDOW:
+        if missing > self._limits.connection_window // 2:
+            if self._nominal_window + missing > _MAX_NOMINAL_WINDOW:
+                return False
             self._nominal_window += missing
             self._engine.set_local_window_size(self._nominal_window)
+        return True
 
     def announce_shutdown(self) -> None:
         """First stage of a graceful close: the peer should open no new streams (RFC 9113, section 6.8)."""

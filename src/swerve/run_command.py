@@ -1,0 +1,234 @@
+"""`swerve run`: start what is missing, build, apply, stay, and take away what it made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+
+from swerve import connection as instances
+from swerve.api import check_route_prefix, settled
+from swerve.commands import (
+    CommandError,
+    application_schema,
+    apply,
+    checked_instance_options,
+    choose,
+    config_of,
+    import_from,
+    note,
+    running,
+    surroundings,
+    warn_of_ignored,
+)
+from swerve.config import ProxyLocation, gRPCOptions
+from swerve.config_apps import build_applications
+from swerve.connection import Connection
+from swerve.exceptions import RayServeException
+from swerve.generated import control_pb2
+from swerve.schema import ServeApplicationSchema, check_import_path
+
+# How often the foreground looks whether its instance still runs and whether files have changed.
+_WATCH_S = 0.5
+_NOT_WATCHED = ("__pycache__", "node_modules", "site-packages")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The options of `run`."""
+
+    state_dir: Path | None = None
+    app_dir: Path = Path()
+    name: str = "default"
+    route_prefix: str = "/"
+    blocking: bool = True
+    reload: bool = False
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+    ray_compat: bool = False
+    grpc: gRPCOptions = field(default_factory=gRPCOptions)
+
+
+def run(target: str, arguments: Sequence[str], request: RunRequest) -> None:
+    """Nothing is applied unless everything could be built, and an instance that was started for it goes with it."""
+    choose(request.state_dir)
+    signal.signal(signal.SIGTERM, _interrupt)
+    job = _Run(target, arguments, request)
+    try:
+        failures = job.deploy()
+        if failures and len(failures) == len(job.names):
+            raise CommandError(_failed(failures))
+        if failures:
+            note(f"Error: {_failed(failures)}")
+        if request.blocking:
+            job.stay()
+        elif failures:
+            raise SystemExit(1)
+    except KeyboardInterrupt:
+        note("Stopping ...")
+        job.undo()
+    except Exception:
+        # What failed on an instance of others stays there to be looked at with `status`.
+        if job.owns_instance:
+            job.undo()
+        raise
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _failed(failures: Mapping[str, str]) -> str:
+    return "\n".join(f"Deploying application {name} failed: {message}" for name, message in failures.items())
+
+
+class _Run:
+    """One `run`: what it deploys and where."""
+
+    def __init__(self, target: str, arguments: Sequence[str], request: RunRequest) -> None:
+        self._target = target
+        self._request = request
+        self._config = config_of(target, arguments, request.runtime_env)
+        self._schemas = [] if self._config is None else self._config.applications
+        if self._config is None:
+            check_route_prefix(request.route_prefix)
+            check_import_path(target)
+            self._schemas = [
+                application_schema(target, request.name, request.route_prefix, arguments, request.runtime_env)
+            ]
+        self._connection: Connection | None = None
+        self.owns_instance = False
+
+    @property
+    def names(self) -> list[str]:
+        return [schema.name for schema in self._schemas]
+
+    def deploy(self) -> dict[str, str]:
+        """Starts what is missing, builds and applies; returns the applications that failed, with the reason."""
+        request = self._request
+        import_from(request.app_dir, request.ray_compat)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            self._connection = instances.connected()
+            starting = None
+            if self._connection is not None:
+                warn_of_ignored(self._connection, self._grpc_options())
+            else:
+                # Imports the servicer functions; the instance then starts while the applications are built.
+                options = self._options()
+                starting = pool.submit(self._start, options)
+            try:
+                applications = self._build(fresh=self._config is None)
+            finally:
+                if starting is not None:
+                    starting.result()
+        assert self._connection is not None
+        apply(self._connection, applications, self._config)
+        return self._wait(self._connection)
+
+    def _start(self, options: control_pb2.InstanceOptions) -> None:
+        self._connection = instances.start_instance(options, owned=self._request.blocking)
+        self.owns_instance = True
+
+    def _grpc_options(self) -> gRPCOptions:
+        given = self._config.grpc_options.model_dump(exclude_unset=True) if self._config else {}
+        return gRPCOptions(**{**given, **self._request.grpc.model_dump(exclude_unset=True)})
+
+    def _options(self) -> control_pb2.InstanceOptions:
+        config = self._config
+        location = config.proxy_location if config else ProxyLocation.EveryNode
+        http = config.http_options if config and "http_options" in config.model_fields_set else None
+        return checked_instance_options(self._grpc_options(), http, config, location=location)
+
+    def _build(self, *, fresh: bool) -> list[control_pb2.Application]:
+        request = self._request
+        if self._config is None and not request.runtime_env and not request.reload:
+            return [_built_here(self._schemas[0])]
+        base = Path(self._target).absolute().parent if self._config else Path.cwd()
+        around = surroundings(base, request.app_dir, request.ray_compat, fresh=fresh)
+        applications = build_applications(self._schemas, around)
+        if self._config is None:
+            for app in applications:
+                app.source = "imperative"
+        return applications
+
+    def _wait(self, connection: Connection) -> dict[str, str]:
+        failures = {}
+        for name, failure in settled(self.names, connection.status):
+            if failure is None:
+                typer.echo(f"Application '{name}' is running.")
+            else:
+                failures[name] = failure
+        return failures
+
+    def stay(self) -> None:
+        """Returns never: interrupted, or the instance goes.
+
+        Raises:
+            CommandError: the instance has gone.
+        """
+        files = _python_files(self._request.app_dir) if self._request.reload else {}
+        while True:
+            time.sleep(_WATCH_S)
+            if instances.connected() is None:
+                self.owns_instance = False
+                raise CommandError("The Serve instance was shut down.")
+            if self._request.reload:
+                present = _python_files(self._request.app_dir)
+                if present != files:
+                    files = present
+                    self._redeploy()
+
+    def _redeploy(self) -> None:
+        connection = running()
+        typer.echo("Files have changed; deploying again.")
+        try:
+            apply(connection, self._build(fresh=True), self._config)
+            failures = self._wait(connection)
+        except RayServeException as error:
+            note(f"Error: {error}\nThe applications run on as before.")
+            return
+        if failures:
+            note(f"Error: {_failed(failures)}")
+
+    def undo(self) -> None:
+        """Stops the instance if this command started it, else deletes its applications."""
+        connection = instances.connected()
+        if connection is None or self._connection is None:
+            return
+        if self.owns_instance:
+            instances.shut_down(connection)
+        else:
+            connection.call(lambda client: client.delete(self.names))
+
+
+def _built_here(schema: ServeApplicationSchema) -> control_pb2.Application:
+    from swerve.build import BuildOptions, build
+    from swerve.import_path import load_application
+
+    app = load_application(schema.import_path, schema.args)
+    packages = instances.current_state_dir() / "packages"
+    return build(app, BuildOptions(name=schema.name, route_prefix=schema.route_prefix, packages=packages))
+
+
+def _python_files(folder: Path) -> dict[str, int]:
+    """When each Python file below `folder` was last changed."""
+    return dict(_scan(folder))
+
+
+def _scan(folder: Path) -> Iterator[tuple[str, int]]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_WATCHED]
+        for name in files:
+            if name.endswith(".py"):
+                path = os.path.join(root, name)
+                # Editors replace files; one may be gone by now.
+                with contextlib.suppress(FileNotFoundError):
+                    yield path, os.stat(path).st_mtime_ns

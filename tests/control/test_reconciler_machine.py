@@ -1,0 +1,133 @@
+"""Random events against the controller's decisions: what must always hold, and where it comes to rest."""
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from control_support import World, application, target
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from swerve.control import rollout
+from swerve.control.deploy import Rejected
+from swerve.control.events import Delete, HealthChecked, Phase, Recovered, ReplicaReported
+from swerve.control.model import ReplicaState, State
+from swerve.control.store import Store
+
+APPS = ("a", "b")
+VERSIONS = ("v1", "v2", "v3")
+NUM_PROXIES = 2
+
+
+def stored(state: State) -> State:
+    """The state as a controller finds it that starts after this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "state.db")
+        store.save(State("", serial=-1), state)
+        loaded = store.load()
+        store.close()
+        return loaded
+
+
+class Reconciler(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.world.feed(Recovered(self.world.now, {}, NUM_PROXIES))
+
+    @rule(
+        app=st.sampled_from(APPS),
+        version=st.sampled_from(VERSIONS),
+        number=st.integers(1, 4),
+        surge=st.sampled_from([0, 50]),
+        user_config=st.sampled_from([None, 1]),
+        two=st.booleans(),
+        prefix=st.sampled_from(["/a", "/b"]),
+    )
+    def deploy(self, app, version, number, surge, user_config, two, prefix):
+        main = target(version, num_replicas=number, max_surge_percent=surge, user_config=user_config)
+        targets = {"Main": main, "Other": target("other")} if two else {"Main": main}
+        with suppress(Rejected):
+            self.world.deploy(application(app, prefix, **targets))
+
+    @rule(app=st.sampled_from(APPS))
+    def delete(self, app):
+        self.world.feed(Delete(self.world.now, (app,)))
+
+    @rule(version=st.sampled_from(VERSIONS), broken=st.booleans())
+    def breaks(self, version, broken):
+        (self.world.broken.add if broken else self.world.broken.discard)(version)
+
+    @rule(data=st.data(), count=st.integers(1, 6))
+    def carries_out(self, data, count):
+        for _ in range(min(count, len(self.world.pending))):
+            index = data.draw(st.integers(0, len(self.world.pending) - 1))
+            self.world.carry_out(self.world.pending.pop(index))
+
+    @rule(data=st.data())
+    def process_dies(self, data):
+        if self.world.alive:
+            self.world.end(data.draw(st.sampled_from(sorted(self.world.alive))))
+
+    @rule(data=st.data(), phase=st.sampled_from(Phase))
+    def strange_report(self, data, phase):
+        ids = sorted(self.world.alive | self.world.ended)
+        if ids:
+            chosen = data.draw(st.sampled_from(ids))
+            self.world.feed(ReplicaReported(self.world.now, chosen, phase, "strange"))
+            self.world.feed(HealthChecked(self.world.now, chosen, False))
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 15.0, 60.0]))
+    def time_passes(self, seconds):
+        pending, self.world.pending = self.world.pending, []
+        self.world.pass_time(seconds)
+        self.world.pending = pending + self.world.pending
+
+    @rule()
+    def controller_restarts(self):
+        self.world.restart_controller(stored(self.world.state), NUM_PROXIES)
+
+    @invariant()
+    def what_is_known_is_alive_and_what_is_alive_is_known(self):
+        state = self.world.state
+        assert state.replicas.keys() | state.proxies.keys() == self.world.alive
+
+    @invariant()
+    def every_replica_has_one_owner(self):
+        state = self.world.state
+        for replica in state.replicas.values():
+            assert replica.key in state.deployments
+        for key in state.deployments:
+            assert key.app in state.applications
+
+    @invariant()
+    def ranks_are_unique_and_starts_are_bounded(self):
+        for key, deployment in self.world.state.deployments.items():
+            active = [item for item in self.world.state.replicas_of(key) if item.state is not ReplicaState.STOPPING]
+            assert len({item.rank for item in active}) == len(active)
+            starting = [item for item in active if item.state is ReplicaState.STARTING]
+            goals = [goal for goal in (deployment.goal, deployment.previous) if goal is not None]
+            assert len(starting) <= max(goal.num_replicas + rollout.surge_size(goal) for goal in goals)
+
+    def teardown(self):
+        """When nothing is disturbed any more, everything becomes what was asked for."""
+        self.world.broken = set()
+        self.world.run()
+        self.world.pass_time(600)
+        state = self.world.state
+        assert len(state.proxies) == NUM_PROXIES
+        for application_ in state.applications.values():
+            assert not application_.deleting
+        for key, deployment in state.deployments.items():
+            goal = deployment.serving_goal
+            if goal is not None:
+                assert rollout.is_reached(goal, state.replicas_of(key)), deployment
+        for deployment in state.deployments.values():
+            assert not deployment.deleting or any(
+                other.failed for other in state.deployments.values() if other.key.app == deployment.key.app
+            )
+
+
+Reconciler.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestReconciler = Reconciler.TestCase
