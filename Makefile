@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGE_REQUIREMENTS := examples/image_classification/requirements.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-micro clean
 
 demo: .venv/.ready
 	$(BIN)/python -m examples.guide.demo
@@ -19,6 +19,9 @@ lint: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+bench-micro: .venv/.ready
+	$(BIN)/python -m pytest benchmarks/micro --benchmark-columns=min,median,ops $(ARGS)
 
 clean:
 	rm -rf .venv benchmarks/build benchmarks/results examples/*/build

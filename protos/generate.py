@@ -18,6 +18,7 @@ OUT = PROTOS.parent / "src" / "swerve" / "generated"
 SOURCES = {
     "serve": (PROTOS / "ray_serve", "serve.proto"),
     "control": (PROTOS / "swerve" / "control" / "v1", "control.proto"),
+    "http": (PROTOS / "swerve" / "control" / "v1", "http.proto"),
 }
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from swerve.batching import batch
     from swerve.config import ControllerOptions, HTTPOptions, TracingConfig
     from swerve.context import get_replica_context
+    from swerve.http_ingress import ingress
     from swerve.multiplex import get_multiplexed_model_id, multiplexed
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "get_deployment_handle",
     "get_multiplexed_model_id",
     "get_replica_context",
+    "ingress",
     "multiplexed",
     "run",
     "run_many",
@@ -67,6 +69,7 @@ _HOMES = {
     "swerve.batching": ("batch",),
     "swerve.config": ("ControllerOptions", "HTTPOptions", "TracingConfig"),
     "swerve.context": ("get_replica_context",),
+    "swerve.http_ingress": ("ingress",),
     "swerve.multiplex": ("get_multiplexed_model_id", "multiplexed"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

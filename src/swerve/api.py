@@ -25,7 +25,6 @@ from swerve.config import (
     local_testing_forced,
 )
 from swerve.connection import (
-    Connection,
     connected,
     current_state_dir,
     required,
@@ -50,6 +49,8 @@ Model = TypeVar("Model", bound=BaseModel)
 _DELETE_TIMEOUT_S = 60.0
 # How often `status` is asked while waiting: a local exchange costs less than a millisecond.
 _POLL_S = 0.02
+# How often a blocking `run` looks whether the instance still runs.
+_WATCH_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +201,22 @@ def run_many(
     ]
     connection = connected() or start_instance(instance_options(gRPCOptions()), owned=True)
     connection.call(lambda client: client.deploy(control_pb2.DeployRequest(applications=applications)))
-    if wait_for_applications_running:
-        names = [app.name for app in applications]
-        for name, failure in settled(names, connection.status):
-            if failure is not None:
-                raise RuntimeError(f"Deploying application {name} failed: {failure}")
-    if blocking:
-        _block(connection, [app.name for app in applications])
+    names = [app.name for app in applications]
+    try:
+        if wait_for_applications_running:
+            for name, failure in settled(names, connection.status):
+                if failure is not None:
+                    raise RuntimeError(f"Deploying application {name} failed: {failure}")
+        if blocking:
+            _stay()
+    except KeyboardInterrupt:
+        if not blocking:
+            raise
+        logger.warning("Got KeyboardInterrupt, shutting down...")
+        if connection.owned:
+            shut_down(connection)
+        else:
+            connection.call(lambda client: client.delete(names))
     from swerve.handle import DeploymentHandle
 
     return [DeploymentHandle(app.ingress, app.name) for app in applications]
@@ -267,19 +277,11 @@ def settled(
             time.sleep(_POLL_S)
 
 
-def _block(connection: Connection, names: Sequence[str]) -> None:
-    from swerve.control import instance as instances
-
-    try:
-        while instances.find(current_state_dir()) is not None:
-            time.sleep(1)
-        logger.warning("The Serve instance was shut down; leaving.")
-    except KeyboardInterrupt:
-        logger.warning("Got KeyboardInterrupt, shutting down...")
-        if connection.owned:
-            shut_down(connection)
-        else:
-            connection.call(lambda client: client.delete(list(names)))
+def _stay() -> None:
+    """Returns when the instance has gone."""
+    while connected() is not None:
+        time.sleep(_WATCH_S)
+    logger.warning("The Serve instance was shut down; leaving.")
 
 
 def delete(name: str, _blocking: bool = True) -> None:

@@ -74,6 +74,12 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Port = Annotated[int, Field(le=65535)]
 
 
+class Options(BaseModel):
+    """Base of all options. A model's validator is made when it is first used: each process uses only a few of them."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The instance
 
@@ -102,7 +108,7 @@ class ProxyLocation(StrEnum):
         return cls(value)
 
 
-class gRPCOptions(BaseModel):
+class gRPCOptions(Options):
     """The gRPC port of an instance, fixed when it starts. gRPC is off if `port` <= 0 or no servicer function is named.
 
     The fields from `host` on are Swerve's own.
@@ -138,7 +144,7 @@ class gRPCOptions(BaseModel):
         return self.port > 0 and bool(self.grpc_servicer_functions)
 
 
-class HTTPOptions(BaseModel):
+class HTTPOptions(Options):
     """The HTTP port of an instance."""
 
     host: str | None = Field(default_factory=_default_http_host)
@@ -169,8 +175,12 @@ class HTTPOptions(BaseModel):
             raise ValueError("Both ssl_keyfile and ssl_certfile must be provided together to enable HTTPS.")
         return self
 
+    @property
+    def enabled(self) -> bool:
+        return self.port > 0 and self.host is not None and self.location is not ProxyLocation.Disabled
 
-class LoggingConfig(BaseModel):
+
+class LoggingConfig(Options):
     """How a component logs."""
 
     model_config = ConfigDict(extra="forbid")
@@ -205,7 +215,7 @@ class LoggingConfig(BaseModel):
         return list(dict.fromkeys(value))
 
 
-class TracingConfig(BaseModel):
+class TracingConfig(Options):
     """OpenTelemetry tracing."""
 
     model_config = ConfigDict(extra="forbid")
@@ -215,13 +225,13 @@ class TracingConfig(BaseModel):
     sampling_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
-class _EnvVars(BaseModel):
+class _EnvVars(Options):
     model_config = ConfigDict(extra="forbid")
 
     env_vars: dict[str, str] = Field(default_factory=dict)
 
 
-class ControllerOptions(BaseModel):
+class ControllerOptions(Options):
     """How the controller starts."""
 
     model_config = ConfigDict(extra="forbid")
@@ -233,7 +243,7 @@ class ControllerOptions(BaseModel):
 # A deployment
 
 
-class AutoscalingPolicy(BaseModel):
+class AutoscalingPolicy(Options):
     """The function or class that decides the number of replicas."""
 
     policy_function: str | Callable[..., Any] = "swerve.autoscaling_policy:default_autoscaling_policy"
@@ -242,7 +252,7 @@ class AutoscalingPolicy(BaseModel):
     _path = field_validator("policy_function")(import_path_of)
 
 
-class AutoscalingConfig(BaseModel):
+class AutoscalingConfig(Options):
     """Between which bounds and how fast the number of replicas follows the load."""
 
     min_replicas: NonNegativeInt = 1
@@ -279,7 +289,7 @@ class AutoscalingConfig(BaseModel):
         return cls(target_ongoing_requests=2.0, min_replicas=1, max_replicas=100)
 
 
-class RequestRouterConfig(BaseModel):
+class RequestRouterConfig(Options):
     """Which router chooses a replica for a call, and how it waits."""
 
     request_router_class: str | Callable[..., Any] = "swerve.request_router:PowerOfTwoChoicesRequestRouter"
@@ -293,7 +303,7 @@ class RequestRouterConfig(BaseModel):
     _path = field_validator("request_router_class")(import_path_of)
 
 
-class BackpressureConfig(BaseModel):
+class BackpressureConfig(Options):
     """What an HTTP client is told when its request is shed."""
 
     model_config = ConfigDict(extra="forbid")
@@ -302,7 +312,7 @@ class BackpressureConfig(BaseModel):
     retry_after_s: NonNegativeFloat | None = None
 
 
-class GangSchedulingConfig(BaseModel):
+class GangSchedulingConfig(Options):
     """Replicas that start and fail in groups. Kept for a cluster."""
 
     gang_size: PositiveInt
@@ -317,7 +327,7 @@ class GangSchedulingConfig(BaseModel):
         return value
 
 
-class DeploymentActorConfig(BaseModel):
+class DeploymentActorConfig(Options):
     """A helper process that the replicas of a deployment share. Kept for a cluster."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -373,7 +383,7 @@ def check_ray_actor_options(value: Any) -> Any:
     return value
 
 
-class DeploymentConfig(BaseModel):
+class DeploymentConfig(Options):
     """All options of a deployment but its name. `model_fields_set` tells what the user set from what is a default.
 
     Its JSON is what travels to the controller and the replicas.

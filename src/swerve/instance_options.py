@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 
 from swerve import servicers
 from swerve.build import own_sys_path
 from swerve.config import HTTPOptions, LoggingConfig, ProxyLocation, gRPCOptions
 from swerve.generated import control_pb2
-
-logger = logging.getLogger("swerve.api")
 
 
 def instance_options(
@@ -24,11 +21,11 @@ def instance_options(
     Raises:
         ImportError, AttributeError, ValueError: a servicer function is wrong (`swerve.servicers.load`).
     """
-    if http_options is not None:
-        logger.warning("The HTTP options are checked and kept; this release serves gRPC only.")
+    http = http_options or HTTPOptions()
     options = control_pb2.InstanceOptions(
         grpc_options_json=grpc_options.model_dump_json(),
-        http_options_json=http_options.model_dump_json() if http_options else "",
+        http_options_json=http.model_dump_json() if http.enabled else "",
+        http_port_required="port" in http.model_fields_set,
         logging_config_json=(logging_config or LoggingConfig()).model_dump_json(),
         proxy_location=proxy_location.value,
         sys_path=own_sys_path(),

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from swerve.config import (
     AutoscalingConfig,
@@ -22,6 +22,7 @@ from swerve.config import (
     GangSchedulingConfig,
     HTTPOptions,
     LoggingConfig,
+    Options,
     ProxyLocation,
     RequestRouterConfig,
     TracingConfig,
@@ -75,7 +76,7 @@ class HTTPOptionsSchema(HTTPOptions):
     host: str | None = "0.0.0.0"
 
 
-class RayActorOptionsSchema(BaseModel):
+class RayActorOptionsSchema(Options):
     """What a replica needs to run. One machine uses `runtime_env` and keeps the rest."""
 
     runtime_env: dict[str, Any] = Field(default_factory=dict)
@@ -88,7 +89,7 @@ class RayActorOptionsSchema(BaseModel):
     fallback_strategy: list[dict[str, Any]] | None = None
 
 
-class DeploymentSchema(BaseModel):
+class DeploymentSchema(Options):
     """A deployment in the file: what is set here overrides the code."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -129,7 +130,7 @@ class DeploymentSchema(BaseModel):
         return self.model_dump(exclude_unset=True, exclude={"name"})
 
 
-class ServeApplicationSchema(BaseModel):
+class ServeApplicationSchema(Options):
     """An application in the file."""
 
     name: str = "default"
@@ -206,7 +207,7 @@ def check_import_path(value: str) -> str:
     return value
 
 
-class ServeDeploySchema(BaseModel):
+class ServeDeploySchema(Options):
     """The whole file."""
 
     proxy_location: ProxyLocation = ProxyLocation.EveryNode

@@ -105,7 +105,8 @@ def test_a_number_of_replicas_replaces_autoscaling_and_the_other_way_round():
     assert scaled.config.initial_num_replicas == 2
     assert scaled.options(num_replicas=3).config.autoscaling_config is None
     assert scaled.options(num_replicas=3).config.initial_num_replicas == 3
-    assert decorated(num_replicas=9).options(autoscaling_config={"max_replicas": 2}).config.initial_num_replicas == 1
+    rescaled = decorated(num_replicas=9).options(autoscaling_config={"max_replicas": 2})
+    assert (rescaled.num_replicas, rescaled.config.initial_num_replicas) == (1, 1)
 
 
 def test_a_deployment_is_neither_constructed_nor_called_directly():

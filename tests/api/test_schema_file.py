@@ -110,3 +110,7 @@ def test_a_yaml_error_says_line_and_column(tmp_path):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_rays_older_name_for_no_proxies_is_understood(tmp_path):
+    assert load(tmp_path, "proxy_location: NoServer\n" + APP).proxy_location == "Disabled"

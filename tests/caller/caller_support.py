@@ -197,6 +197,13 @@ class Model:
             raise
         return value
 
+    async def items(self):
+        async def two():
+            yield 1
+            yield 2
+
+        return two()
+
     async def fail(self, error):
         raise error
 

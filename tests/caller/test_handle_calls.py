@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 
 import pytest
 from caller_support import Model, handle, run, until
 
+from swerve.caller.call import HandleCall
 from swerve.caller.codec import RemoteTraceback
 from swerve.caller.runtime import get_runtime
 from swerve.exceptions import (
@@ -17,7 +19,7 @@ from swerve.exceptions import (
     ReplicaUnavailableError,
 )
 from swerve.generated import control_pb2 as pb
-from swerve.handle import DeploymentHandle
+from swerve.handle import DeploymentHandle, DeploymentResponse
 
 
 def test_a_call_returns_what_the_method_returned(tmp_path):
@@ -280,5 +282,25 @@ def test_views_with_other_deployments_only_are_no_trouble(tmp_path):
         )
         await running.add("model", Model())
         assert await handle().remote(1) == 2
+
+    run(scenario, tmp_path)
+
+
+def test_finished_calls_leave_nothing_for_the_garbage_collector(tmp_path):
+    async def scenario(running):
+        await running.add("model", Model())
+        items = handle("model", "items").options(stream=True)
+        await handle().remote(0)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(100):
+                await handle().remote(number)
+                assert [item async for item in items.remote()] == [1, 2]
+            left = [thing for thing in gc.get_objects() if isinstance(thing, HandleCall | DeploymentResponse)]
+        finally:
+            gc.enable()
+        # The last one may still be on its way out.
+        assert len(left) <= 3
 
     run(scenario, tmp_path)

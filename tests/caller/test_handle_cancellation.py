@@ -8,6 +8,7 @@ import time
 import pytest
 from caller_support import Model, handle, request, run, until
 
+from swerve.caller.runtime import get_runtime
 from swerve.exceptions import (
     RequestCancelledError,
 )
@@ -38,6 +39,7 @@ def test_a_waiting_call_that_is_cancelled_never_starts(tmp_path):
         second.cancel()
         with pytest.raises(RequestCancelledError):
             await second
+        assert get_runtime().target("app", "model").router.queued == 1
         model.release.set()
         assert await asyncio.gather(first, third) == [0, 2]
         assert model.started == 2
@@ -184,6 +186,7 @@ def test_a_waiting_call_ends_at_the_deadline_and_never_starts(tmp_path):
         async with request(deadline=time.monotonic() + 0.05):
             with pytest.raises(TimeoutError, match="deadline"):
                 await handle("model", "held").remote()
+        assert get_runtime().target("app", "model").router.queued == 0
         model.release.set()
         await first
         assert await handle().remote(1) == 2

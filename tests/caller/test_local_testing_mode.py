@@ -73,7 +73,8 @@ class Outer:
         return await handle.remote(value)
 
     async def hold(self):
-        return await self.inner.hold.remote()
+        self.call = self.inner.hold.remote()
+        await asyncio.Event().wait()
 
 
 @pytest.fixture

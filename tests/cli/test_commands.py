@@ -107,6 +107,19 @@ def test_run_of_an_import_path_serves_until_interrupted(swerve_command, folder, 
     assert swerve_command("status").returncode == 1
 
 
+def test_an_import_path_takes_arguments_and_a_runtime_env(swerve_command, folder, free_port, probe, stub, unary):
+    swerve_command("start", "--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
+    environment = ("--runtime-env-json", '{"env_vars": {"NAME": "value"}}')
+
+    for command in ("deploy", "run --non-blocking --route-prefix /b"):
+        name = command.split()[0]
+        done = swerve_command(*command.split(), "echo_app:builder", f"prefix={name} ", "--name", name, *environment)
+        assert done.returncode == 0, done.stderr
+        assert wait_for(lambda name=name: answers(unary, "x", name), what="the answer") == f"{name} x"
+        notes = stub.Stream(probe.pb.Note(text="NAME"), metadata=(("application", name),), timeout=10)
+        assert [note.text for note in notes] == ["value"]
+
+
 def test_run_of_a_config_file_serves_its_applications_with_their_environments(
     swerve_command, folder, free_port, probe, stub, unary
 ):

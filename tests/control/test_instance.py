@@ -65,11 +65,15 @@ def folder():
     if (running := instance.find(made)) is not None:
         call(running, ControllerClient.shutdown)
         instance.wait_stopped(running, 20)
+    # Whatever a controller prints is a fault that nobody handled.
+    printed = made / "logs" / "controller.out"
+    unhandled = printed.read_text() if printed.exists() else ""
     left = processes_of(made)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     shutil.rmtree(made)
     assert not left
+    assert unhandled == ""
 
 
 def call(running, method, *arguments):
@@ -158,6 +162,7 @@ def test_a_store_that_cannot_be_read_fails_the_start_with_its_reason(folder):
     with pytest.raises(instance.InstanceError, match=r"state\.db cannot be opened"):
         instance.start(folder, NO_PORT, owner_pid=None)
     assert not processes_of(folder)
+    (folder / "logs" / "controller.out").unlink()
 
 
 def test_an_application_runs_and_is_deleted(folder):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from control_support import World, application, target
 
+from swerve.control.events import Delete
 from swerve.control.model import DeploymentKey, DeploymentStatus, Goal
 from swerve.control.store import Store, StoreError
 
@@ -154,3 +155,20 @@ def test_clearing_forgets_everything_but_the_format(path):
     assert not store.load().applications
     with pytest.raises(KeyError):
         store.code("v1")
+
+
+def test_what_has_ended_is_not_found_again(path):
+    world = World()
+    store = Store(path)
+    before = store.load()
+    world.deploy(application())
+    world.run()
+    store.save(before, world.state)
+    before = world.state
+    world.feed(Delete(world.now, ("app",)))
+    world.run()
+    store.save(before, world.state)
+    loaded = store.load()
+    assert not loaded.applications
+    assert not loaded.deployments
+    assert not loaded.replicas

@@ -1,5 +1,6 @@
 """One instance with all applications for the tests that can share it, and one with other gRPC options."""
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -36,6 +37,21 @@ class World:
         """Run `swerve` for this instance."""
         protos = Path(importlib.import_module("probe_pb2").__file__ or "").parent
         return command(*arguments, state_dir=self.state_dir, proto_dir=protos)
+
+    @contextlib.contextmanager
+    def in_background(self, *arguments: str) -> Iterator[None]:
+        """Run `swerve` for this instance while the block runs, and wait for its end."""
+        protos = Path(importlib.import_module("probe_pb2").__file__ or "").parent
+        process = subprocess.Popen(
+            [sys.executable, "-m", "swerve.cli", *arguments],
+            env=environment(self.state_dir, protos),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            yield
+        finally:
+            assert process.wait(50) == 0
 
     def deploy(self, config: str) -> None:
         """Apply a config file and wait until its applications run."""
@@ -80,7 +96,8 @@ def world(proto_dir: Path) -> Iterator[World]:
     port = find_free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWERVE_STATE_DIR", str(state_dir))
-        serve.start(grpc_options=gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS)))
+        grpc_options = gRPCOptions(port=port, grpc_servicer_functions=list(SERVICERS))
+        serve.start(grpc_options=grpc_options, http_options={"port": 0})
         try:
             names = ("lab", "narrow", "pool", "models", "func", "kinds")
             serve.run_many([serve.RunTarget(getattr(apps, name), name, f"/{name}") for name in names])
@@ -99,6 +116,8 @@ def client(world: World) -> Client:
 
 
 TUNED = """
+http_options:
+  port: 0
 grpc_options:
   port: {port}
   grpc_servicer_functions: {servicers}
@@ -107,10 +126,14 @@ grpc_options:
   keep_status_on_exception: true
   max_message_size: 100000
   num_proxies: 2
+  handshake_timeout_s: 0.5
 applications:
   - name: lab
     route_prefix: /lab
     import_path: e2e_lab:lab
+    deployments:
+      - name: Lab
+        max_ongoing_requests: 4
 """
 
 
@@ -175,11 +198,13 @@ def bare(proto_dir: Path) -> Iterator[World]:
     port = find_free_port()
     servicers = [word for servicer in SERVICERS for word in ("--grpc-servicer-functions", servicer)]
     where = {"state_dir": state_dir, "proto_dir": proto_dir}
-    command("start", "--grpc-port", str(port), *servicers, **where)
+    command("start", "--grpc-port", str(port), "--http-port", "0", *servicers, **where)
     client = connect(port)
     try:
         yield World(port, state_dir, client)
     finally:
         client.channel.close()
-        command("shutdown", "-y", **where)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            # The test may have done it.
+            command("shutdown", "-y", **where)
         remove(state_dir)

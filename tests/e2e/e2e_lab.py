@@ -50,6 +50,10 @@ def _exception(kind, *arguments):
     return (known.get(kind) or getattr(exceptions, kind))(*arguments)
 
 
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def _answer(arguments):
     match arguments:
         case ["None"]:
@@ -63,11 +67,29 @@ def _answer(arguments):
     return Note(text="done")
 
 
+class Gauge:
+    """How many run at a time here, and how many did at most."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.now = self.most = self.calls = 0
+
+    def __enter__(self):
+        with self.lock:
+            self.now += 1
+            self.calls += 1
+            self.most = max(self.most, self.now)
+
+    def __exit__(self, *exception):
+        with self.lock:
+            self.now -= 1
+
+
 @serve.deployment
 class Helper:
     """What the lab calls."""
 
-    def __init__(self, events_of=None):
+    def __init__(self):
         self.events = []
 
     async def __call__(self, value):
@@ -112,19 +134,18 @@ class Lab:
         self.helper = helper
         self.events = []
         self.gates = {}
+        self.gauge = Gauge()
 
     def __call__(self, note: Note) -> Note:
         return Note(text=f"Hello {note.text}", number=note.number * 2)
 
     def Plain(self, note: Note) -> Note:
-        return Note(
-            text=f"{note.text} in {threading.current_thread() is threading.main_thread()}", payload=note.payload
-        )
+        return Note(text=f"{note.text} in {_in_main_thread()}", payload=note.payload)
 
     async def Coroutine(self, note: Note) -> Note:
-        return Note(
-            text=f"{note.text} in {threading.current_thread() is threading.main_thread()}", payload=note.payload
-        )
+        with self.gauge:
+            await asyncio.sleep(note.number / 1000)
+        return Note(text=f"{note.text} in {_in_main_thread()}", payload=note.payload, number=self.gauge.most)
 
     def Generator(self, note: Note):
         self.events.append(f"started {note.text}")
@@ -322,24 +343,6 @@ class Lab:
         raise AssertionError(note.text)
 
 
-class Gauge:
-    """How many run at a time here, and how many did at most."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.now = self.most = self.calls = 0
-
-    def __enter__(self):
-        with self.lock:
-            self.now += 1
-            self.calls += 1
-            self.most = max(self.most, self.now)
-
-    def __exit__(self, *exception):
-        with self.lock:
-            self.now -= 1
-
-
 @serve.deployment(num_replicas=3, max_ongoing_requests=2)
 class Pool:
     """Several replicas with few slots."""
@@ -355,6 +358,11 @@ class Pool:
     async def Coroutine(self, note: Note) -> Note:
         with self.gauge:
             await asyncio.sleep(0.005)
+        return self._report()
+
+    async def Nap(self, note: Note) -> Note:
+        with self.gauge:
+            await asyncio.sleep(0.5)
         return self._report()
 
     async def Hold(self, note: Note) -> Note:
@@ -431,3 +439,44 @@ pool = Pool.bind()
 models = Models.bind()
 func = function.bind()
 kinds = Kinds.bind()
+configured = Configured.bind()
+
+
+@serve.deployment(graceful_shutdown_timeout_s=5)
+class Answer:
+    """Says what it was made with."""
+
+    def __init__(self, text):
+        self.text = text
+
+    async def __call__(self, note: Note) -> Note:
+        await asyncio.sleep(0.01)
+        return Note(text=self.text)
+
+
+@serve.deployment
+class Failing:
+    def __init__(self):
+        raise OSError("no weights here")
+
+    def __call__(self, note: Note) -> Note:
+        return note
+
+
+@serve.deployment(health_check_period_s=0.1, health_check_timeout_s=5, graceful_shutdown_timeout_s=1)
+class Sickly:
+    """Falls ill when it is told to."""
+
+    def __init__(self):
+        self.ill = False
+
+    def __call__(self, note: Note) -> Note:
+        return Note(number=os.getpid())
+
+    def Plain(self, note: Note) -> Note:
+        self.ill = True
+        return note
+
+    def check_health(self):
+        if self.ill:
+            raise RuntimeError("I am ill")

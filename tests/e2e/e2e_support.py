@@ -12,6 +12,7 @@ import grpc
 from swerve.net.connection import Connection
 from swerve.wire.http2 import ErrorCode, Http2Limits
 from swerve.wire.message import frame
+from tests.conftest import wait_for
 
 TIMEOUT_S = 20
 
@@ -72,9 +73,28 @@ class Client:
     def events(self, key: str, of_helper: bool = False) -> list[str]:
         return json.loads(self.ask("Events", key, int(of_helper)).text)
 
+    def outcome(self, method: str, text: str = "", number: int = 0, **options) -> str:
+        """The name of the code that a unary call ends with."""
+        return self.begin(method, text, number, **options).code().name
+
     def failure(self, method: str, text: str = "", number: int = 0, payload: bytes = b"", **options) -> grpc.RpcError:
         """The error that a unary call ends with."""
         return failure_of(lambda: self.call(method, text, number, payload, **options))
+
+
+class Occupied:
+    """The narrow application, whose only slot is taken until `free` is called."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._holding = self.client.begin("Hold", "the-slot", timeout=60)
+        # Another call that only waits shows that the slot is taken.
+        waits = "DEADLINE_EXCEEDED"
+        wait_for(lambda: client.outcome("__call__", timeout=0.2) == waits, what="the slot being taken")
+
+    def free(self) -> None:
+        self._holding.cancel()
+        assert self.client.ask("__call__", "free").text == "Hello free"
 
 
 def failure_of(call) -> grpc.RpcError:

@@ -286,7 +286,7 @@ class HandleCall(ClientCall):
             self._sink._on_message(message)
 
     def consume(self, amount: int) -> None:
-        if self._unread is None or len(self._unread) < MAX_UNREAD:
+        if self.done or self._unread is None or len(self._unread) < MAX_UNREAD:
             super().consume(amount)
         else:
             self._owed += amount
@@ -317,6 +317,10 @@ class HandleCall(ClientCall):
         if self.refused and not self.finished:
             self._turned_away()
             return
+        if self._owed:
+            # Nothing more comes to be held back, and other calls need the connection's window.
+            super().consume(self._owed)
+            self._owed = 0
         self._leave_replica()
         if not self.finished:
             self._finish(None if status.code == StatusCode.OK else self._error(status))

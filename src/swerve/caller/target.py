@@ -148,5 +148,6 @@ class _Link:
     def close(self) -> None:
         """Open no new calls here; the connection closes when those that run have ended."""
         self._task.cancel()
+        self._channel.open_no_more()
         if self.connection is not None:
             self.connection.drain()

@@ -247,6 +247,9 @@ class Controller:
         except (RpcError, KeyError):
             # It does not listen, perhaps not yet; SIGTERM means the same to it.
             await self._signal(self._engine.stop(command.id))
+        # It answered and ends once its connections have: it should not wait for this one.
+        if command.id in self._links:
+            self._links[command.id][1].cancel()
 
     async def _reconfigure(self, command: ReconfigureReplica) -> None:
         target = command.target

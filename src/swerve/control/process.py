@@ -51,9 +51,10 @@ def main() -> int:
     except (OSError, DecodeError, StoreError) as error:
         print(error, file=sys.stderr)
         return EXIT_CANNOT_START
-    logs.configure(
-        "controller", str(os.getpid()), layout.logs, "controller", json.loads(options.logging_config_json or "{}")
-    )
+    config = json.loads(options.logging_config_json or "{}")
+    handler = logs.configure("controller", str(os.getpid()), layout.logs, "controller", config)
+    # What asyncio reports is a fault of ours that nothing else would tell.
+    logging.getLogger("asyncio").addHandler(handler)
     try:
         asyncio.run(_run(layout, options, store))
     finally:

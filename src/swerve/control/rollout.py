@@ -60,10 +60,11 @@ def plan(goal: Goal, replicas: Sequence[Replica]) -> Plan:
     outdated = [replica for replica in active if replica.version != goal.target.version]
     places_held = sum(replica.holds_place for replica in replicas)
     room = goal.num_replicas + surge_size(goal) - len(active) - places_held
+    excess = _excess(goal, current)
     return Plan(
         start=max(0, min(goal.num_replicas - len(current), room)),
-        stop=(*_excess(goal, current), *_outdated_to_stop(goal, outdated, active)),
-        reconfigure=_to_reconfigure(goal, current),
+        stop=(*excess, *_outdated_to_stop(goal, outdated, active)),
+        reconfigure=_to_reconfigure(goal, [replica for replica in current if replica.id not in excess]),
     )
 
 
@@ -84,7 +85,7 @@ def _to_reconfigure(goal: Goal, current: Sequence[Replica]) -> tuple[str, ...]:
     under_way = sum(replica.state is ReplicaState.UPDATING for replica in current)
     stale = [
         replica.id
-        for replica in sorted(current, key=lambda replica: replica.rank)[: goal.num_replicas]
+        for replica in sorted(current, key=lambda replica: replica.rank)
         if replica.state is ReplicaState.RUNNING and replica.config_version != goal.target.config_version
     ]
     return tuple(stale[: max(0, batch_size(goal) - under_way)])

@@ -34,6 +34,7 @@ def view(state: State, options: pb.InstanceOptions, address_of: Callable[[str], 
 
 def _deployment_view(state: State, deployment: Deployment, address_of: Callable[[str], str]) -> pb.DeploymentView:
     serving = [replica for replica in state.replicas_of(deployment.key) if replica.serves]
+    backpressure = deployment.goal.target.config.get("backpressure_config") or {}
     return pb.DeploymentView(
         app=deployment.key.app,
         name=deployment.key.name,
@@ -48,6 +49,8 @@ def _deployment_view(state: State, deployment: Deployment, address_of: Callable[
         ],
         max_queued_requests=deployment.goal.target.options.max_queued_requests,
         unavailable=deployment.failed and not serving and deployment.previous is None,
+        backpressure_status_code=backpressure.get("status_code", 0),
+        backpressure_retry_after_s=backpressure.get("retry_after_s"),
     )
 
 

@@ -43,6 +43,8 @@ logger = logging.getLogger("swerve.engine")
 
 # Exit code when another agent holds the lock.
 EXIT_LOCKED = 4
+# Exit code when the instance to continue has ended.
+EXIT_NOTHING = 5
 # The controller exits with this when restarting cannot help; its log says why.
 EXIT_CANNOT_START = 78  # EX_CONFIG of sysexits.h
 
@@ -334,18 +336,21 @@ def _lock(path: Path) -> int | None:
     return lock
 
 
-def _owner(layout: Layout, owner_pid: int | None) -> ProcessIdentity | None:
-    """The instance's owner; remembered for the agent's successor."""
-    if owner_pid is None:
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return ProcessIdentity(**json.loads(layout.agent_record.read_text()))
-        return None
-    layout.agent_record.unlink(missing_ok=True)
-    if owner_pid == 0:
-        return None
-    owner = identify(owner_pid) or ProcessIdentity(owner_pid, 0, "")
-    layout.agent_record.write_text(json.dumps(asdict(owner)))
+def _begin(layout: Layout, owner_pid: int) -> ProcessIdentity | None:
+    """A new instance's owner, None if it has none; recorded for the agent's successor."""
+    owner = (identify(owner_pid) or ProcessIdentity(owner_pid, 0, "")) if owner_pid else None
+    layout.agent_record.write_text(json.dumps(asdict(owner) if owner is not None else None))
     return owner
+
+
+def _continue(layout: Layout) -> ProcessIdentity | None:
+    """The owner of the instance whose agent has died.
+
+    Raises:
+        FileNotFoundError: there is none: the instance has ended meanwhile.
+    """
+    record = json.loads(layout.agent_record.read_text())
+    return None if record is None else ProcessIdentity(**record)
 
 
 def main() -> int:
@@ -360,7 +365,11 @@ def main() -> int:
     if lock is None:
         logger.error("another agent serves %s", layout.root)
         return EXIT_LOCKED
-    owner = _owner(layout, arguments.owner_pid)
+    try:
+        owner = _continue(layout) if arguments.owner_pid is None else _begin(layout, arguments.owner_pid)
+    except FileNotFoundError:
+        logger.error("there is no instance to continue in %s", layout.root)
+        return EXIT_NOTHING
     Agent(layout, owner).run()
     layout.remove_run_files()
     if owner is not None:

@@ -43,6 +43,7 @@ class Layout:
 
     @property
     def agent_record(self) -> Path:
+        """There while an instance runs: JSON of its owner's identity, or null."""
         return self.run / "agent.owner"
 
     @property

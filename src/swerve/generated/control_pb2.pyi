@@ -54,7 +54,7 @@ class GrpcMethod(_message.Message):
     def __init__(self, path: _Optional[str] = ..., client_streaming: bool = ..., server_streaming: bool = ...) -> None: ...
 
 class InstanceOptions(_message.Message):
-    __slots__ = ("grpc_options_json", "http_options_json", "logging_config_json", "proxy_location", "grpc_methods", "file_descriptors", "sys_path", "num_proxies")
+    __slots__ = ("grpc_options_json", "http_options_json", "logging_config_json", "proxy_location", "grpc_methods", "file_descriptors", "sys_path", "num_proxies", "http_port_required")
     GRPC_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
     HTTP_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
     LOGGING_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class InstanceOptions(_message.Message):
     FILE_DESCRIPTORS_FIELD_NUMBER: _ClassVar[int]
     SYS_PATH_FIELD_NUMBER: _ClassVar[int]
     NUM_PROXIES_FIELD_NUMBER: _ClassVar[int]
+    HTTP_PORT_REQUIRED_FIELD_NUMBER: _ClassVar[int]
     grpc_options_json: str
     http_options_json: str
     logging_config_json: str
@@ -71,7 +72,8 @@ class InstanceOptions(_message.Message):
     file_descriptors: _containers.RepeatedScalarFieldContainer[bytes]
     sys_path: _containers.RepeatedScalarFieldContainer[str]
     num_proxies: int
-    def __init__(self, grpc_options_json: _Optional[str] = ..., http_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., proxy_location: _Optional[str] = ..., grpc_methods: _Optional[_Iterable[_Union[GrpcMethod, _Mapping]]] = ..., file_descriptors: _Optional[_Iterable[bytes]] = ..., sys_path: _Optional[_Iterable[str]] = ..., num_proxies: _Optional[int] = ...) -> None: ...
+    http_port_required: bool
+    def __init__(self, grpc_options_json: _Optional[str] = ..., http_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., proxy_location: _Optional[str] = ..., grpc_methods: _Optional[_Iterable[_Union[GrpcMethod, _Mapping]]] = ..., file_descriptors: _Optional[_Iterable[bytes]] = ..., sys_path: _Optional[_Iterable[str]] = ..., num_proxies: _Optional[int] = ..., http_port_required: bool = ...) -> None: ...
 
 class ReplicaView(_message.Message):
     __slots__ = ("replica_id", "address", "max_ongoing_requests", "multiplexed_model_ids")
@@ -86,18 +88,22 @@ class ReplicaView(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., address: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeploymentView(_message.Message):
-    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable")
+    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable", "backpressure_status_code", "backpressure_retry_after_s")
     APP_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    BACKPRESSURE_STATUS_CODE_FIELD_NUMBER: _ClassVar[int]
+    BACKPRESSURE_RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     app: str
     name: str
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaView]
     max_queued_requests: int
     unavailable: bool
-    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ...) -> None: ...
+    backpressure_status_code: int
+    backpressure_retry_after_s: float
+    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ..., backpressure_status_code: _Optional[int] = ..., backpressure_retry_after_s: _Optional[float] = ...) -> None: ...
 
 class ApplicationView(_message.Message):
     __slots__ = ("name", "route_prefix", "ingress")

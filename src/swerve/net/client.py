@@ -132,11 +132,15 @@ class Channel:
 
     async def close(self) -> None:
         """Close the connection. Calls that run end with UNAVAILABLE."""
+        self.open_no_more()
+        if self._connection is not None:
+            self._connection.close()
+
+    def open_no_more(self) -> None:
+        """Make no connection from here on; one that is open stays."""
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._connection is not None:
-            self._connection.close()
 
 
 class _UnaryCall(ClientCall):
@@ -186,8 +190,9 @@ class MessageStream:
 
     async def __anext__(self) -> bytes:
         if self._call is None:
-            self._call = _StreamCall(asyncio.get_running_loop())
-            await self._channel._begin(self._call, *self._start)
+            call = _StreamCall(asyncio.get_running_loop())
+            await self._channel._begin(call, *self._start)
+            self._call = call
         return await self._call.next()
 
     def cancel(self) -> None:
@@ -213,13 +218,17 @@ class _StreamCall(ClientCall):
         self._wake()
 
     def consume(self, amount: int) -> None:
-        if len(self._buffer) < _STREAM_BUFFER:
+        if self.done or len(self._buffer) < _STREAM_BUFFER:
             super().consume(amount)
         else:
             self._owed += amount
 
     def ended(self, status: Status, trailers: Headers) -> None:
         self._end_status = (status, trailers)
+        # Nothing more comes, so nothing has to be held back; other streams need the connection's window.
+        if self._owed:
+            super().consume(self._owed)
+            self._owed = 0
         self._wake()
 
     def _wake(self) -> None:

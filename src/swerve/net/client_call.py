@@ -117,6 +117,8 @@ class ClientCall:
                 messages = []
                 self._end(error.status)
             for message in messages:
+                if self.done:
+                    break  # a hook cancelled the call
                 self.message_received(message)
         self.consume(len(data))
 

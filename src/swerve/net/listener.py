@@ -37,7 +37,7 @@ class Listener:
         self._options = options
         self._servers: list[asyncio.Server] = []
         self._unix_path = ""
-        self._empty: asyncio.Event | None = None
+        self._lost = asyncio.Event()
 
     async def listen_unix(self, address: Address) -> None:
         """Listen on a unix socket that only this user may connect to. A stale socket file is replaced."""
@@ -83,28 +83,43 @@ class Listener:
 
     def _forget(self, connection: Connection) -> None:
         self.connections.discard(connection)
-        if not self.connections and self._empty is not None:
-            self._empty.set()
+        self._lost.set()
 
-    async def _all_closed(self) -> None:
-        self._empty = asyncio.Event()
-        if self.connections:
-            await self._empty.wait()
+    async def _until_closed(self, connections: set[Connection]) -> None:
+        while not connections.isdisjoint(self.connections):
+            self._lost.clear()
+            await self._lost.wait()
 
-    async def close(self, grace_s: float) -> None:
-        """Accept no more connections, let calls that run finish within `grace_s`, then close everything."""
+    def _stop_accepting(self) -> None:
         for server in self._servers:
             server.close()
-        for connection in list(self.connections):
-            connection.drain()
+
+    async def close(self, grace_s: float, *, linger: bool = False) -> None:
+        """Accept no more connections, let calls that run finish within `grace_s` seconds, then close everything.
+
+        With `linger` new connections are taken for as long as there are old ones with calls, so that whoever asks in
+        that time hears that the server is going instead of nothing.
+        """
+        if not linger:
+            self._stop_accepting()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._all_closed()
+                await self._drain()
+                self._stop_accepting()
+                await self._drain()
+        self._stop_accepting()
         for connection in list(self.connections):
             connection.close()
         if self._unix_path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._unix_path)
+
+    async def _drain(self) -> None:
+        """Ask the clients that are connected to go, and wait until they have gone."""
+        leaving = set(self.connections)
+        for connection in leaving:
+            connection.drain()
+        await self._until_closed(leaving)
 
 
 async def listen(address: str, accept: Acceptor, options: ListenOptions) -> Listener:

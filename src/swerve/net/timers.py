@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Protocol
+
+logger = logging.getLogger("swerve.net")
 
 # Deadlines are met within this time. A finer wheel would wake up more often than clients can notice.
 TICK_S = 0.005
@@ -55,6 +58,10 @@ class TimerWheel:
         now = int(time.monotonic() / TICK_S)
         for tick in sorted(tick for tick in self._buckets if tick <= now):
             for item in self._buckets.pop(tick, ()):
-                item.expire()
+                try:
+                    item.expire()
+                except Exception:
+                    # One call's failure must not keep the others from their deadlines.
+                    logger.exception("Ending a call at its deadline failed")
         if self._buckets:
             self._arm(min(self._buckets))

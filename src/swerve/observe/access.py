@@ -17,7 +17,13 @@ _MAX_LINES = 2_000
 
 _CODE_NAMES = tuple(code.name for code in StatusCode)
 
-# (wall clock time of the end, request id, method, route, status code, seconds)
+
+def _name(code: int) -> str:
+    # gRPC's codes end where HTTP's begin.
+    return _CODE_NAMES[code] if code < len(_CODE_NAMES) else str(code)
+
+
+# (wall clock time of the end, request id, method, route, gRPC status code or HTTP status, seconds)
 Entry = tuple[float, str, str, str, int, float]
 
 
@@ -71,10 +77,10 @@ class AccessLog:
                 "request_id": request_id,
                 "route": route,
                 "method": method,
-                "status": _CODE_NAMES[code],
+                "status": _name(code),
                 "latency_ms": round(seconds * 1000, 1),
                 "serve_access_log": True,
-                "message": f"{method} {route} {_CODE_NAMES[code]} {seconds * 1000:.1f}ms",
+                "message": f"{method} {route} {_name(code)} {seconds * 1000:.1f}ms",
             }
             return json.dumps(fields)
 
@@ -88,7 +94,7 @@ class AccessLog:
             if second != last_second:
                 last_second, prefix = second, "INFO " + timestamp(second)[:-3]
             millis = int((created - second) * 1000)
-            name = _CODE_NAMES[code]
+            name = _name(code)
             return f"{prefix}{millis:03d} {label} {request_id} -- {method} {route} {name} {seconds * 1000:.1f}ms"
 
         return as_json if json_lines else as_text

@@ -1,7 +1,7 @@
 """The services that the proxy answers itself: Ray Serve's own, the standard health service, and server reflection.
 
-Sources: Ray Serve's RayServeAPIService with its UNAVAILABLE texts; grpc.health.v1; grpc.reflection.v1 and v1alpha, which
-have the same messages.
+Sources: Ray Serve's RayServeAPIService with its UNAVAILABLE texts; grpc.health.v1; grpc.reflection.v1 and v1alpha,
+which have the same messages.
 """
 
 from __future__ import annotations
@@ -77,13 +77,14 @@ class BuiltinServices:
 
     # --- Ray Serve's service ---------------------------------------------------------------------------------------
 
-    def _state(self) -> Status:
+    def state(self) -> Status:
+        """OK, or why this proxy should get no traffic."""
         if self.draining:
             return Status(StatusCode.UNAVAILABLE, _DRAINING)
         return OK if self._populated else Status(StatusCode.UNAVAILABLE, _NOT_POPULATED)
 
     def _require_healthy(self) -> None:
-        status = self._state()
+        status = self.state()
         if status.code != StatusCode.OK:
             raise RpcError(status)
 
@@ -101,7 +102,7 @@ class BuiltinServices:
         """The health of `service` ("" is the whole server), None when it is unknown here."""
         if service and service not in self._services and service not in (API_SERVICE, HEALTH_SERVICE):
             return None
-        healthy = self._state().code == StatusCode.OK
+        healthy = self.state().code == StatusCode.OK
         return int(HealthCheckResponse.SERVING if healthy else HealthCheckResponse.NOT_SERVING)
 
     def _check(self, request: bytes) -> bytes:
@@ -215,6 +216,10 @@ class _HealthWatch(_BuiltinCall):
         if status != self._last:
             self._last = status
             self.send_message(HealthCheckResponse(status=status).SerializeToString())
+        if self._services.draining:
+            # The last word; a watcher must not hold up the end.
+            self._watchers.discard(self)
+            self.finish(Status(StatusCode.UNAVAILABLE, _DRAINING))
 
 
 class _ReflectionCall(_BuiltinCall):

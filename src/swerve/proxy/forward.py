@@ -27,6 +27,7 @@ from swerve.wire.status import Status, StatusCode
 if TYPE_CHECKING:
     from swerve.caller.target import Target
     from swerve.net.timers import TimerWheel
+    from swerve.proxy.ingress import ProxiedCall
     from swerve.routing.replicas import Replica
 
 # Fields that the proxy appends to what it forwards. Replicas read a name's last value, so no client can forge them.
@@ -89,7 +90,7 @@ class ForwardedCall:
         stream_id: int,
         headers: Headers,
         fields: dict[bytes, bytes],
-        target: Target[ForwardedCall],
+        target: Target[ProxiedCall],
         observer: CallObserver,
     ) -> None:
         self.client = client
@@ -215,6 +216,11 @@ class ForwardedCall:
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
+    @property
+    def overdue(self) -> bool:
+        """Whether the call has a deadline and it has passed."""
+        return self._timers is not None and time.monotonic() >= self._deadline
+
     def expire(self) -> None:
         """The deadline has passed."""
         self._abandon()
@@ -265,10 +271,11 @@ class _ReplicaLeg:
         if call.done:
             return
         call._body = None
-        call._response_started = True
-        call.client.send_headers(call.stream_id, headers, end_stream=end_stream)
         if end_stream:
-            call._record(_status_in(headers))
+            self._end(headers)
+            return
+        call._response_started = True
+        call.client.send_headers(call.stream_id, headers)
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
         call = self._call
@@ -278,10 +285,22 @@ class _ReplicaLeg:
             call.client.forward_data(call.stream_id, data, False, self.connection, self.stream_id)
 
     def on_trailers(self, headers: Headers) -> None:
+        if not self._call.done:
+            self._end(headers)
+
+    def _end(self, headers: Headers) -> None:
+        """The replica has ended the call: `headers` are its trailers, or its whole answer."""
         call = self._call
-        if not call.done:
+        code = _status_in(headers)
+        if code == StatusCode.DEADLINE_EXCEEDED and call.overdue:
+            # The replica, or a call that the handler made, saw the deadline first. Clients hear of it in one way.
+            call.fail(StatusCode.DEADLINE_EXCEEDED, call._timeout_text)
+            return
+        if call._response_started:
             call.client.send_trailers(call.stream_id, headers)
-            call._record(_status_in(headers))
+        else:
+            call.client.send_headers(call.stream_id, headers, end_stream=True)
+        call._record(code)
 
     def on_closed(self, error_code: int) -> None:
         call = self._call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from swerve.caller.target import Target
 from swerve.generated import control_pb2
@@ -13,6 +14,7 @@ from swerve.proxy.builtin import BuiltinServices
 from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall, new_request_id
 from swerve.proxy.routes import RouteTable, build_routes, not_found
 from swerve.routing.replicas import Replica, ReplicaInfo
+from swerve.routing.router import RoutedCall
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.metadata import size_of
 from swerve.wire.status import Status, StatusCode
@@ -24,6 +26,16 @@ _SMALL_VALUES = 4096
 _DEADLINE_EXCEEDED = "Deadline Exceeded"
 
 
+class ProxiedCall(RoutedCall, Protocol):
+    """A client's call, of whichever protocol, as its deployment's router hands it out."""
+
+    def start(self, replica: Replica) -> None:
+        """Go to `replica`, whose slot the router has taken for this call."""
+
+    def fail(self, code: StatusCode, details: str) -> None:
+        """End, while it waits."""
+
+
 class Ingress:
     """Routes requests by the last view that it was given."""
 
@@ -33,7 +45,7 @@ class Ingress:
         self._observer = observer
         self._timers = TimerWheel(loop)
         self._routes = RouteTable()
-        self._targets: dict[tuple[str, str], Target[ForwardedCall]] = {}
+        self._targets: dict[tuple[str, str], Target[ProxiedCall]] = {}
 
     # --- the view --------------------------------------------------------------------------------------------------
 
@@ -52,6 +64,10 @@ class Ingress:
             for call in self._targets.pop(key).close():
                 call.fail(StatusCode.NOT_FOUND, not_found(key[0].encode()))
         self.builtin.update(self._routes.applications, view)
+
+    def target(self, app: str, deployment: str) -> Target[ProxiedCall] | None:
+        """The ingress deployment of an application, for the other protocols of this proxy."""
+        return self._targets.get((app, deployment))
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -121,7 +137,7 @@ class Ingress:
         return _Refused(connection, stream_id, end_stream)
 
 
-def _start(call: ForwardedCall, replica: Replica) -> None:
+def _start(call: ProxiedCall, replica: Replica) -> None:
     call.start(replica)
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -25,6 +25,10 @@ from swerve.proxy.ingress import Ingress
 from swerve.proxy.observer import ProxyObserver
 from swerve.wire.http2 import Http2Limits
 
+if TYPE_CHECKING:
+    from swerve.proxy.http import HttpIngress
+    from swerve.proxy.http_server import HttpServer
+
 logger = logging.getLogger("swerve.proxy")
 
 # What a proxy that cannot bind its port exits with; trying again is pointless.
@@ -34,13 +38,19 @@ _DRAIN_S = 30.0
 
 
 class Proxy:
-    """One proxy: follows the view and serves the gRPC port that the view's options name."""
+    """One proxy: follows the view and serves the ports that the view's options name."""
 
     def __init__(self, spec: control_pb2.ProxySpec, loop: asyncio.AbstractEventLoop) -> None:
         self._spec = spec
         self._loop = loop
         self._listener: Listener | None = None
+        # Whether other proxies take new connections while this one drains.
+        self._shared = False
         self._ingress: Ingress | None = None
+        self._http_ingress: HttpIngress | None = None
+        self._http_server: HttpServer | None = None
+        self._observer: ProxyObserver | None = None
+        self._serving = False
         self._access_log: AccessLog | None = None
         self.exit_code = 0
         self._stopping = asyncio.Event()
@@ -70,7 +80,10 @@ class Proxy:
             if self._ingress is None:
                 self._ingress = self._make_ingress(view)
             self._ingress.update(view)
-            if self._listener is None:
+            if self._http_ingress is not None:
+                self._http_ingress.update(view)
+            if not self._serving:
+                self._serving = True
                 try:
                     await self._listen(view, self._ingress)
                 except OSError as error:
@@ -87,11 +100,22 @@ class Proxy:
         handler = configure("proxy", self._spec.proxy_id, Path(self._spec.log_dir), name, config)
         if config.get("enable_access_log", True):
             self._access_log = AccessLog(handler, "proxy", self._spec.proxy_id, self._loop)
-        return Ingress(self._loop, ProxyObserver(self._access_log))
+        self._observer = ProxyObserver(self._access_log)
+        return Ingress(self._loop, self._observer)
 
     async def _listen(self, view: control_pb2.View, ingress: Ingress) -> None:
+        """Serve the ports that the options name, and report where.
+
+        Raises:
+            OSError: one of them cannot be served; the message says which and why.
+        """
+        self._report({"grpc": await self._serve_grpc(view, ingress), "http": await self._serve_http(view, ingress)})
+
+    async def _serve_grpc(self, view: control_pb2.View, ingress: Ingress) -> str | None:
         options: dict[str, Any] = json.loads(view.options.grpc_options_json or "{}")
         host, port = options.get("host") or "", int(options.get("port", 0))
+        if port <= 0 or not view.options.grpc_methods:
+            return None
         listener = Listener(
             ingress.accept,
             ListenOptions(
@@ -101,7 +125,8 @@ class Proxy:
             ),
         )
         try:
-            sockets = bind_tcp(host, port, share=view.options.num_proxies > 1)
+            self._shared = view.options.num_proxies > 1
+            sockets = bind_tcp(host, port, share=self._shared)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise OSError(f"The gRPC port {Address(host=host or '*', port=port)} cannot be bound: {reason}.") from error
@@ -110,9 +135,33 @@ class Proxy:
         self._listener = listener
         bound = sockets[0].getsockname()
         logger.info("Serving gRPC at %s", Address(host=bound[0], port=bound[1]))
-        self._report({"grpc": f"{host or bound[0]}:{bound[1]}"})
+        return f"{host or bound[0]}:{bound[1]}"
 
-    def _report(self, what: dict[str, str]) -> None:
+    async def _serve_http(self, view: control_pb2.View, ingress: Ingress) -> str | None:
+        if not view.options.http_options_json:
+            return None
+        # Only a proxy that serves HTTP pays for the server's modules.
+        from swerve.proxy.http import HttpIngress
+        from swerve.proxy.http_observer import HttpObserver
+        from swerve.proxy.http_server import PortInUseError, http_settings, start_http_server
+
+        assert self._observer is not None
+        settings = http_settings(json.loads(view.options.http_options_json))
+        observer = HttpObserver(self._access_log)
+        http = HttpIngress(ingress, observer, self._observer.prometheus_text, settings.request_timeout_s)
+        http.update(view)
+        try:
+            self._http_server = await start_http_server(settings, http, share=view.options.num_proxies > 1)
+        except PortInUseError as error:
+            if view.options.http_port_required:
+                raise
+            logger.warning("%s Serving without HTTP; name a free port in http_options to have it.", error)
+            return None
+        self._http_ingress = http
+        logger.info("Serving HTTP at %s", self._http_server.address)
+        return str(self._http_server.address)
+
+    def _report(self, what: dict[str, str | None]) -> None:
         """Tell the controller by way of the ready file, which appears whole or not at all."""
         ready = Path(self._spec.ready_file)
         scratch = ready.with_name(ready.name + ".new")
@@ -123,8 +172,11 @@ class Proxy:
         """Say unhealthy, ask clients to go, let running calls finish."""
         if self._ingress is not None:
             self._ingress.builtin.drain()
-        if self._listener is not None:
-            await self._listener.close(_DRAIN_S)
+        async with asyncio.TaskGroup() as closing:
+            if self._listener is not None:
+                closing.create_task(self._listener.close(_DRAIN_S, linger=not self._shared))
+            if self._http_server is not None:
+                closing.create_task(self._http_server.close(_DRAIN_S))
 
 
 async def _serve(spec: control_pb2.ProxySpec) -> int:

@@ -190,6 +190,13 @@ class GrpcCall(UserCall):
                     f"({_type_name(type(value))}) cannot be serialized for {self.path}: {error}",
                 )
             ) from error
+        if len(message) > self.runtime.max_message_size:
+            raise RpcError(
+                Status(
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    f"Sent message larger than max ({len(message)} vs. {self.runtime.max_message_size}).",
+                )
+            )
         if self._context is not None and self._context._compression:
             encoding = self._encoding()
             if encoding is not None:

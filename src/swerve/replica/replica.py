@@ -7,31 +7,40 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from swerve import multiplex
 from swerve.context import ReplicaContext, ReplicaRank, set_replica_context
 from swerve.generated import control_pb2
+from swerve.http_ingress import is_ingress
 from swerve.net.connection import Acceptor, Connection, Headers, StreamHandler
+from swerve.net.mailbox import Mailbox
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import stack_trace
 from swerve.replica.grpc_call import GrpcCall
 from swerve.replica.handle_call import CALL, STREAM, HandleCall
 from swerve.replica.observer import ReplicaObserver
-from swerve.replica.threads import Mailbox, ThreadPool
+from swerve.replica.threads import ThreadPool
 from swerve.replica.user_call import UserCall
 from swerve.replica.user_code import UserCode
 from swerve.servicers import ServedMethod
 from swerve.servicers import load as load_servicers
 from swerve.wire.http2 import ErrorCode
 
+if TYPE_CHECKING:
+    from swerve.replica.asgi_app import AsgiApp
+
 logger = logging.getLogger("swerve.replica")
 
 Phase = control_pb2.ReplicaState
 
 _PRIVATE_PREFIX = b"/swerve.control.v1.Replica/"
+# Where a proxy sends HTTP requests and WebSockets.
+_HTTP = b"/swerve.control.v1.Http/Request"
+_WEBSOCKET = b"/swerve.control.v1.Http/WebSocket"
+
 # State changes reach the controller at most this often (Ray Serve pushes model ids as often).
 _PUBLISH_INTERVAL_S = 0.1
 # A class's finalizer may not hold up the end of its replica for longer.
@@ -53,6 +62,7 @@ class Replica:
         self.pool = ThreadPool(int(config["max_ongoing_requests"]))
         self.timers = TimerWheel(loop)
         self.user_code: UserCode = UserCode(_not_loaded, (), {})
+        self.asgi_app: AsgiApp | None = None
         self.max_message_size = int(grpc_options.get("max_message_size", (1 << 31) - 1))
         self.keep_status_on_exception = bool(grpc_options.get("keep_status_on_exception", False))
         self.ongoing = 0
@@ -75,7 +85,7 @@ class Replica:
     def accept(
         self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
     ) -> StreamHandler | None:
-        """An `Acceptor`. Calls of user code are turned away when there is no slot for them; the controller's are not."""
+        """An `Acceptor`. Calls of user code that find no slot are turned away; the controller's are not."""
         fields = dict(headers)
         path = fields[b":path"]
         if path.startswith(_PRIVATE_PREFIX):
@@ -92,6 +102,17 @@ class Replica:
         if path in (CALL, STREAM):
             self.ongoing += 1
             return HandleCall(connection, stream_id, headers, fields, self)
+        if path == _HTTP:
+            # Only a replica that gets HTTP pays for Starlette.
+            from swerve.replica.http_call import HttpCall
+
+            self.ongoing += 1
+            return HttpCall(connection, stream_id, headers, fields, self)
+        if path == _WEBSOCKET:
+            from swerve.replica.websocket_call import WebSocketCall
+
+            self.ongoing += 1
+            return WebSocketCall(connection, stream_id, headers, fields, self)
         # A method that this replica's servicer functions lack: the proxy's are newer or older than its.
         connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
         return None
@@ -131,6 +152,10 @@ class Replica:
         self._set_context(spec.rank, spec.world_size)
         await self.user_code.construct()
         self._set_context(spec.rank, spec.world_size)
+        if is_ingress(self.user_code.instance):
+            from swerve.replica.asgi_app import AsgiApp
+
+            self.asgi_app = await AsgiApp.start(self.user_code.instance)
         multiplex.on_models_changed = self._changed.set
         if self._config.get("user_config") is not None:
             await self.user_code.reconfigure(self._config["user_config"], spec.rank, self.pool)
@@ -179,6 +204,8 @@ class Replica:
         try:
             async with asyncio.timeout(_DESTROY_TIMEOUT_S):
                 await multiplex.unload_all()
+                if self.asgi_app is not None:
+                    await self.asgi_app.stop()
                 await self.user_code.destroy()
         except Exception:
             logger.exception("Destroying the deployment's object failed")

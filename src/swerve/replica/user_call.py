@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from swerve.context import RequestContext, _request_context
 from swerve.net.connection import Connection, Headers
+from swerve.net.mailbox import Mailbox
 from swerve.net.server_call import ServerCall
 from swerve.net.timers import TimerWheel
-from swerve.replica.threads import Mailbox, ThreadPool
+from swerve.replica.threads import ThreadPool
 from swerve.replica.user_code import Handler, Kind
 from swerve.wire.status import StatusCode
 
@@ -44,7 +45,19 @@ class Runtime(Protocol):
 class UserCall(ServerCall):
     """A call that runs a handler of the user's."""
 
-    __slots__ = ("_gate", "_ran", "_task", "_timed", "_unsent", "context", "path", "runtime", "started_at", "status")
+    __slots__ = (
+        "_gate",
+        "_ran",
+        "_task",
+        "_timed",
+        "_unsent",
+        "context",
+        "path",
+        "runtime",
+        "started_at",
+        "status",
+        "verb",
+    )
 
     def __init__(
         self,
@@ -61,6 +74,7 @@ class UserCall(ServerCall):
         self.context = context
         self.started_at = time.monotonic()
         # What was called and how it ended, for logs and metrics.
+        self.verb = "CALL"
         self.path = ""
         self.status = StatusCode.UNKNOWN
         self._task: asyncio.Task[None] | None = None
@@ -72,6 +86,11 @@ class UserCall(ServerCall):
         self._timed = context.deadline is not None
         if context.deadline is not None:
             runtime.timers.add(context.deadline, self)
+
+    @property
+    def outcome(self) -> int:
+        """What the access log says of the end: a gRPC code or an HTTP status."""
+        return self.status
 
     # --- what subclasses bring --------------------------------------------------------------------------------------
 
@@ -231,9 +250,12 @@ class UserCall(ServerCall):
             self.connection.when_drained(self.stream_id, self._gate.set)
 
     def _go_on_async(self, made: Any, name: str, stream: bool) -> None:
-        self._spawn(self._finish_async(made, name, stream))
-        if self.done and self._task is not None:
-            self._task.cancel()
+        if not self.done:
+            self._spawn(self._finish_async(made, name, stream))
+            return
+        if inspect.iscoroutine(made):
+            made.close()
+        self._finished()
 
     async def _finish_async(self, made: Any, name: str, stream: bool) -> None:
         _request_context.set(self.context)
@@ -270,8 +292,14 @@ class UserCall(ServerCall):
     def _stop_user_code(self) -> None:
         """Cancel what can be: the task, the calls that it made. A thread goes on to its next `yield` or its end."""
         self.end_unstarted()
-        if self._task is not None:
-            self._task.cancel()
+        task = self._task
+        if task is not None:
+            coroutine = task.get_coro()
+            if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                # Cancelled before its first step it never runs, and never reaches its `finally`.
+                self._finished()
+            # At once: woken by the end of its input first, the handler would take a broken upload for a complete one.
+            task.cancel()
         if self._gate is not None:
             self._gate.set()
         for cancel in list(self.context.children.values()):

@@ -80,15 +80,17 @@ class Router(Generic[Call]):
             Unavailable: nothing will ever serve it.
         """
         free = self._free.items
+        if free and not call.model_id:
+            return self._take(shorter_of_two(free, self._random) if len(free) > 1 else free[0])
+        full = 0 <= self.max_queued <= self.queued
         if free:
-            if not call.model_id:
-                return self._take(shorter_of_two(free, self._random) if len(free) > 1 else free[0])
-            found = self._find_model(call, patient=True)
+            # A model is rather loaded once more than its call turned away.
+            found = self._find_model(call, patient=not full)
             if found is not None:
                 return self._take(found)
         elif self.unavailable:
             raise Unavailable
-        if 0 <= self.max_queued <= self.queued:
+        if full:
             raise Shed(self.queued, self.max_queued)
         patience = self._clock() + _MATCHING_WINDOW_S if call.model_id else 0.0
         self._waiting[call] = patience

@@ -103,10 +103,9 @@ _CONFIGURATION = ngh2.Configuration(
     max_continuations=32,
     max_send_header_block_length=_HARD_HEADER_LIST_SIZE,
 )
+# RFC 9113, section 6.9.1.
+_MAX_WINDOW = (1 << 31) - 1
 _INCREMENTAL = ngh2.Priority(urgency=3, incremental=True)
-
-# RFC 9113, section 6.9.1: the largest window.
-_MAX_NOMINAL_WINDOW = (1 << 31) - 1
 
 
 class Http2:
@@ -185,16 +184,19 @@ class Http2:
         self._engine.set_stream_priority(stream_id, _INCREMENTAL, ignore_client_signal=True)
 
     def repair_window(self) -> bool:
-        """Give back connection window that a local reset in the middle of a DATA frame lost in the engine.
+        """Give back connection window that local resets in the middle of a DATA frame lost in the engine.
 
-        To be called when every received byte has been acknowledged. The nominal window grows by what was lost.
-        False when it cannot grow any more: the connection is worn out and should be replaced.
+        To be called when every received byte has been acknowledged. False when the window cannot grow any more: the
+        connection is worn out and should be replaced.
         """
-        missing = self._limits.connection_window - self._engine.local_window_size
-        if missing > self._limits.connection_window // 2:
-            if self._nominal_window + missing > _MAX_NOMINAL_WINDOW:
+        window, nominal = self._limits.connection_window, self._nominal_window
+        missing = nominal - self._engine.local_window_size
+        # The engine gives credit when half of the nominal window has been acknowledged, so that much may be missing.
+        # The new size leaves the peer room to get that far again, whatever part of what is missing was lost.
+        if missing > nominal // 2 + window // 4:
+            self._nominal_window = min(window + 2 * missing, _MAX_WINDOW)
+            if self._nominal_window <= nominal:
                 return False
-            self._nominal_window += missing
             self._engine.set_local_window_size(self._nominal_window)
         return True
 

@@ -13,6 +13,11 @@ PREFIX_SIZE = 5
 IDENTITY, GZIP, DEFLATE = b"identity", b"gzip", b"deflate"
 ACCEPT_ENCODING = b"identity,deflate,gzip"
 
+# A part of a message shorter than this is joined to the one before, until that has the second length: an object of its
+# own would take many times the memory of the few bytes that a hostile peer sends at a time.
+_SMALL_PART = 256
+_JOINED_PART = 8 * 1024
+
 # zlib's window bits: 15, plus 16 for the gzip container, plus 32 to detect either when reading.
 _ZLIB_WBITS = {GZIP: 31, DEFLATE: 15}
 
@@ -68,7 +73,11 @@ class MessageReader:
         if self._missing:
             if size < self._missing:
                 self._missing -= size
-                self._body.append(data)
+                body = self._body
+                if size < _SMALL_PART and len(body[-1]) < _JOINED_PART:
+                    body[-1] += data
+                else:
+                    body.append(data)
                 return messages
             position = self._missing
             self._body.append(data[:position] if position < size else data)

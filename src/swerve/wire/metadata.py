@@ -52,8 +52,9 @@ def decode(headers: Headers) -> list[tuple[str, str | bytes]]:
 
 def decode_binary(value: bytes) -> bytes:
     """A "-bin" value's bytes; padding may be absent."""
+    value = value.strip()
     try:
-        return binascii.a2b_base64(value.strip() + b"=" * (-len(value.strip()) % 4))
+        return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
     except binascii.Error:
         return value
 

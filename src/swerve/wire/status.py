@@ -11,7 +11,7 @@ from enum import IntEnum
 
 # Ray Serve's GRPC_MAX_STATUS_DETAILS_LENGTH, in characters.
 MAX_DETAILS_LENGTH = 4096
-# gRPC clients may refuse more than 8 KiB of trailers; percent-encoding makes up to nine bytes of a character.
+# gRPC clients may refuse more than 8 KiB of trailers; percent-encoding makes up to twelve bytes of a character.
 _MAX_ENCODED_SIZE = 6 * 1024
 _TRUNCATED = "... [truncated]"
 

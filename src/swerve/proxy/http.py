@@ -1,0 +1,208 @@
+"""The proxy's HTTP front door: an ASGI application that hands each request to a replica and answers its own routes.
+
+Paths, headers, statuses and texts are Ray Serve's. `/-/metrics` is Swerve's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from swerve.generated import control_pb2
+from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest
+from swerve.proxy.forward import new_request_id
+from swerve.proxy.http_call import HttpCall
+from swerve.proxy.http_exchange import relay_response, upload_body
+from swerve.proxy.http_observer import CLIENT_CLOSED_REQUEST, HttpObserver
+from swerve.proxy.http_reply import Receive, Reply, Send
+from swerve.proxy.http_routes import HttpRoute, HttpRoutes, Wanted, build_http_routes, read_wanted
+from swerve.proxy.http_websocket import WebSocketReply, relay_websocket, upload_messages
+from swerve.proxy.ingress import Ingress
+from swerve.routing.router import Shed, Unavailable
+from swerve.wire.status import RpcError, StatusCode
+
+Scope: TypeAlias = MutableMapping[str, Any]
+
+_INTERNAL_ERROR = "Internal Server Error"
+
+# What a call that its replica did not answer is answered; other codes are faults of ours.
+_HTTP_STATUS = {StatusCode.RESOURCE_EXHAUSTED: 503, StatusCode.UNAVAILABLE: 503}
+
+
+class HttpIngress:
+    """Serves HTTP by the last view that it was given. `metrics` gives the proxy's other series."""
+
+    def __init__(
+        self,
+        ingress: Ingress,
+        observer: HttpObserver,
+        metrics: Callable[[], str],
+        request_timeout_s: float | None,
+    ) -> None:
+        self._ingress = ingress
+        self._observer = observer
+        self._metrics = metrics
+        self._timeout_s = request_timeout_s
+        self._routes = HttpRoutes()
+        self._own = {"/-/routes": self._list_routes, "/-/healthz": self._healthz, "/-/metrics": self._prometheus}
+
+    def update(self, view: control_pb2.View) -> None:
+        """Route by `view` from now on."""
+        self._routes = build_http_routes(view)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at = time.monotonic()
+        wanted = read_wanted(scope["headers"])
+        request_id = wanted.request_id or new_request_id().decode()
+        websocket = scope["type"] == "websocket"
+        reply = WebSocketReply(send, request_id) if websocket else Reply(send, request_id)
+        path = route_path(scope)
+        own = self._own.get(path)
+        if own is not None and not websocket:
+            await own(reply)
+            return
+        route = self._routes.match(path)
+        self._observer.ongoing += 1
+        try:
+            if route is None:
+                await reply.text(404, _not_found(path))
+            else:
+                timeout = self._timeout_s if wanted.timeout_s is None else wanted.timeout_s
+                await self._forward(scope, receive, reply, route, wanted, timeout)
+        finally:
+            self._observer.ongoing -= 1
+            app, deployment, prefix = (route.app, route.deployment, route.prefix) if route else ("", "", "")
+            seconds = time.monotonic() - started_at
+            status = reply.status or CLIENT_CLOSED_REQUEST
+            method = scope.get("method", "WEBSOCKET")
+            self._observer.ended(app, deployment, prefix, method, status, request_id, path_for_log(scope), seconds)
+
+    # --- routes of the proxy ----------------------------------------------------------------------------------------
+
+    async def _list_routes(self, reply: Reply) -> None:
+        if await self._healthy(reply):
+            body = json.dumps(self._routes.applications, separators=(",", ":")).encode()
+            await reply.whole(200, body, b"application/json")
+
+    async def _healthz(self, reply: Reply) -> None:
+        if await self._healthy(reply):
+            await reply.text(200, "success")
+
+    async def _healthy(self, reply: Reply) -> bool:
+        state = self._ingress.builtin.state()
+        if state.code == StatusCode.OK:
+            return True
+        await reply.text(503, state.details)
+        return False
+
+    async def _prometheus(self, reply: Reply) -> None:
+        text = self._metrics() + self._observer.prometheus_text()
+        await reply.whole(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+
+    # --- requests for applications ----------------------------------------------------------------------------------
+
+    async def _forward(
+        self, scope: Scope, receive: Receive, reply: Reply, route: HttpRoute, wanted: Wanted, timeout: float | None
+    ) -> None:
+        target = self._ingress.target(route.app, route.deployment)
+        if target is None:
+            await reply.text(503, f"Application '{route.app}' is not deployed yet.")
+            return
+        # A WebSocket has its time to open, and then no end.
+        bounded = None if isinstance(reply, WebSocketReply) else timeout
+        deadline = None if bounded is None else time.monotonic() + bounded
+        call = HttpCall(target, HttpEvent(request=request_of(scope, route, wanted, reply.request_id)), deadline)
+        try:
+            call.submit()
+        except Shed as shed:
+            retry = route.retry_after_s
+            extra = [] if retry is None else [(b"retry-after", f"{retry:g}".encode())]
+            text = (
+                f"Request dropped due to backpressure (num_queued_requests={shed.queued}, "
+                f"max_queued_requests={shed.limit})."
+            )
+            await reply.text(route.shed_status, text, extra)
+            return
+        except Unavailable:
+            text = (
+                f"Deployment(name='{route.deployment}', app='{route.app}') is unavailable because it failed to deploy."
+            )
+            await reply.text(503, text)
+            return
+        if isinstance(reply, WebSocketReply):
+            upload = upload_messages(receive, call, reply)
+        else:
+            upload = upload_body(receive, call, detached=wanted.detached)
+        uploading = asyncio.get_running_loop().create_task(upload)
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                if isinstance(reply, WebSocketReply):
+                    await relay_websocket(call, reply, limit)
+                else:
+                    await relay_response(call, reply)
+        except TimeoutError:
+            await reply.fail(408, _timed_out(reply.request_id, timeout))
+        except RpcError as error:
+            code = error.status.code
+            if code == StatusCode.CANCELLED:
+                reply.status = CLIENT_CLOSED_REQUEST
+            elif code == StatusCode.NOT_FOUND:
+                # The application was deleted while the request waited.
+                await reply.fail(404, _not_found(route_path(scope)))
+            elif code == StatusCode.DEADLINE_EXCEEDED:
+                await reply.fail(408, _timed_out(reply.request_id, timeout))
+            else:
+                status = _HTTP_STATUS.get(code, 500)
+                await reply.fail(status, error.status.details if status != 500 else _INTERNAL_ERROR)
+        finally:
+            call.cancel()
+            uploading.cancel()
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the `root_path` option."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] or "/" if root and path.startswith(root) else path
+
+
+def path_for_log(scope: Scope) -> str:
+    """The path as the client wrote it, without line breaks and not too long."""
+    return bytes(scope.get("raw_path") or b"").decode("latin-1")[:256]
+
+
+def request_of(scope: Scope, route: HttpRoute, wanted: Wanted, request_id: str) -> HttpRequest:
+    """The request as the replica gets it: the route's prefix is part of its root path (ASGI: `path` stays whole)."""
+    prefix = "" if route.prefix == "/" else route.prefix
+    return HttpRequest(
+        request_id=request_id,
+        route=route.prefix,
+        multiplexed_model_id=wanted.model_id,
+        session_id=wanted.session_id,
+        websocket=scope["type"] == "websocket",
+        method=scope.get("method", ""),
+        scheme=scope["scheme"],
+        http_version=scope["http_version"],
+        path=scope["path"],
+        raw_path=scope.get("raw_path") or b"",
+        query_string=scope["query_string"],
+        root_path=scope.get("root_path", "") + prefix,
+        headers=[HttpField(name=name, value=value) for name, value in scope["headers"]],
+        client=_peer(scope.get("client")),
+        server=_peer(scope.get("server")),
+        subprotocols=scope.get("subprotocols", ()),
+    )
+
+
+def _peer(address: tuple[str, int | None] | None) -> HttpPeer | None:
+    return None if address is None else HttpPeer(host=address[0], port=address[1] or 0)
+
+
+def _not_found(path: str) -> str:
+    return f"Path '{path}' not found. Ping http://.../-/routes for available routes."
+
+
+def _timed_out(request_id: str, timeout: float | None) -> str:
+    return f"Request {request_id} timed out after {timeout}s."

@@ -1,0 +1,238 @@
+"""One HTTP request between the proxy and a replica: it waits in the deployment's router, then its events are exchanged.
+
+Unlike a gRPC call a request has a task, which the HTTP server gave it; the router and the connection to a replica call
+the methods here as things happen, and the task's `read` and `write` wait for them. Until a replica has begun to answer,
+what was sent is kept, so that a request which a replica turned away can go to another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from swerve.caller.target import Target
+from swerve.generated.http_pb2 import HttpEvent
+from swerve.net.client_call import ClientCall, request_headers
+from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.proxy.ingress import ProxiedCall
+from swerve.routing.replicas import Replica
+from swerve.wire.deadline import format_timeout
+from swerve.wire.http2 import Http2Error
+from swerve.wire.message import frame
+from swerve.wire.status import RpcError, Status, StatusCode
+
+# Methods of a replica's private socket.
+_HTTP_HEADERS = request_headers("/swerve.control.v1.Http/Request", "swerve")
+_WEBSOCKET_HEADERS = request_headers("/swerve.control.v1.Http/WebSocket", "swerve")
+
+# A request that fits is kept for another replica, as in `swerve.proxy.forward`.
+_REPLAY_LIMIT = 1 << 20
+# Bytes of a request that may wait for the replica before the client is read no further.
+_HIGH_WATER = 256 * 1024
+
+
+class HttpCall:
+    """Satisfies `ProxiedCall`. All methods are called on the event loop's thread, the waiting ones by one reader and
+    one writer."""
+
+    def __init__(self, target: Target[ProxiedCall], request: HttpEvent, deadline: float | None) -> None:
+        self.model_id = request.request.multiplexed_model_id
+        self._target = target
+        self._deadline = deadline
+        self._headers = _WEBSOCKET_HEADERS if request.request.websocket else _HTTP_HEADERS
+        self._kept: list[bytes] | None = [frame(request.SerializeToString())]
+        self._kept_size = 0
+        self._request_ended = False
+        self._leg: _ReplicaLeg | None = None
+        self._received: deque[bytes] = deque()
+        self._owed = 0
+        self._status: Status | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+
+    # --- the request's task -----------------------------------------------------------------------------------------
+
+    def submit(self) -> None:
+        """Hand the call to the router.
+
+        Raises:
+            Shed: the deployment's queue is full.
+            Unavailable: nothing will ever serve it.
+        """
+        router = self._target.router
+        replica = router.submit(self)
+        if replica is not None:
+            self.start(replica)
+        elif router.wake_at is not None:
+            self._target.arm()
+
+    async def read(self) -> HttpEvent | None:
+        """The replica's next event; None when it has sent all.
+
+        Raises:
+            RpcError: the call ended otherwise.
+        """
+        while not self._received:
+            if self._status is not None:
+                if self._status.code == StatusCode.OK:
+                    return None
+                raise RpcError(self._status)
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        event = HttpEvent.FromString(self._received.popleft())
+        if not self._received and self._leg is not None:
+            owed, self._owed = self._owed, 0
+            self._leg.acknowledge(owed)
+        return event
+
+    @property
+    def exhausted(self) -> bool:
+        """True when `read` would return None at once."""
+        return not self._received and self._status is not None and self._status.code == StatusCode.OK
+
+    async def write(self, event: HttpEvent | None, *, last: bool = False) -> None:
+        """Send an event to the replica, when there is one and when it has taken those before. `last` ends the
+        request."""
+        self._request_ended = last
+        data = b"" if event is None else frame(event.SerializeToString())
+        leg = self._leg
+        if self._kept is not None:
+            self._kept_size += len(data)
+            if self._kept_size <= _REPLAY_LIMIT or leg is None:
+                self._kept.append(data)
+            else:
+                self._kept = None
+        if leg is not None:
+            leg.send(data, last)
+        await self._room()
+
+    async def _room(self) -> None:
+        while self._status is None:
+            leg = self._leg
+            if leg is not None:
+                assert leg.connection is not None
+                if leg.connection.unsent(leg.stream_id) <= _HIGH_WATER:
+                    return
+                leg.connection.when_drained(leg.stream_id, self._wake_writer)
+            elif self._kept_size <= _REPLAY_LIMIT:
+                return
+            self._writer = asyncio.get_running_loop().create_future()
+            await self._writer
+
+    def cancel(self) -> None:
+        """Abandon the call, if it has not ended."""
+        if self._status is None:
+            if self._leg is None:
+                self._target.router.withdraw(self)
+            self._finish(Status(StatusCode.CANCELLED, "The call was cancelled."))
+            if self._leg is not None:
+                self._leg.cancel()
+
+    # --- the router -------------------------------------------------------------------------------------------------
+
+    def start(self, replica: Replica) -> None:
+        """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
+        connection = replica.link
+        assert isinstance(connection, Connection)
+        assert self._kept is not None
+        headers = self._headers
+        if self._deadline is not None:
+            headers = (*headers, (b"grpc-timeout", format_timeout(self._deadline - time.monotonic())))
+        leg = _ReplicaLeg(self, replica)
+        try:
+            leg.open(connection, headers)
+        except Http2Error:
+            # The connection is going away; the target hears of it by itself and finds another replica.
+            self._target.refused(replica, self)
+            return
+        self._leg = leg
+        leg.send(b"".join(self._kept), self._request_ended)
+        self._wake_writer()
+
+    def fail(self, code: StatusCode, details: str) -> None:
+        """End a call that waits."""
+        self._finish(Status(code, details))
+
+    # --- the replica ------------------------------------------------------------------------------------------------
+
+    def event_received(self, message: bytes) -> None:
+        self._kept = None
+        self._received.append(message)
+        _wake(self._reader)
+
+    def consumed(self, amount: int, leg: _ReplicaLeg) -> None:
+        """`amount` bytes have come. The replica gets credit when the reader has taken what they completed."""
+        if self._received:
+            self._owed += amount
+        else:
+            leg.acknowledge(amount)
+
+    def leg_ended(self, replica: Replica, status: Status, *, refused: bool) -> None:
+        if refused and self._kept is not None and self._status is None:
+            self._leg = None
+            self._target.refused(replica, self)
+            return
+        self._target.release(replica)
+        self._finish(status)
+
+    def _finish(self, status: Status) -> None:
+        if self._status is None:
+            self._status = status
+            self._kept = None
+            _wake(self._reader)
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        _wake(self._writer)
+
+
+class _ReplicaLeg(ClientCall):
+    """The call as the connection to one replica sees it; one an attempt."""
+
+    __slots__ = ("_call", "_replica")
+
+    def __init__(self, call: HttpCall, replica: Replica) -> None:
+        super().__init__()
+        self._call = call
+        self._replica = replica
+
+    def open(self, connection: Connection, headers: Headers) -> None:
+        """Begin the call.
+
+        Raises:
+            Http2Error: the connection takes no new call.
+        """
+        self.stream_id = connection.open_stream(headers, self)
+        self.connection = connection
+
+    def send(self, data: bytes, last: bool) -> None:
+        assert self.connection is not None
+        if data:
+            self.connection.send_data(self.stream_id, data)
+        if last:
+            self.connection.end_stream(self.stream_id)
+
+    def acknowledge(self, amount: int) -> None:
+        assert self.connection is not None
+        self.connection.acknowledge(self.stream_id, amount)
+
+    def message_received(self, message: bytes) -> None:
+        self._call.event_received(message)
+
+    def consume(self, amount: int) -> None:
+        self._call.consumed(amount, self)
+
+    def on_closed(self, error_code: int) -> None:
+        if error_code == CONNECTION_LOST and self._status is None:
+            details = "The replica that served the request died or was stopped before it answered."
+            self._status = Status(StatusCode.UNAVAILABLE, details)
+        super().on_closed(error_code)
+
+    def ended(self, status: Status, trailers: Headers) -> None:
+        self._call.leg_ended(self._replica, status, refused=self.refused)
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,502 @@
+"""Two connections joined in memory: bodies, credit, order, endings."""
+
+import pytest
+from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
+
+from swerve.net.connection import CONNECTION_LOST
+from swerve.net.held_body import CHUNK
+from swerve.wire.http2 import ErrorCode, Http2Error, Http2Limits
+
+BIG = bytes(range(256)) * (3 << 12)  # 3 MiB
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return Pair()
+
+
+def answer(recorder: Recorder, body: bytes = b"", trailers=TRAILERS) -> None:
+    recorder.connection.send_headers(recorder.stream_id, RESPONSE)
+    if body:
+        recorder.connection.send_data(recorder.stream_id, body)
+    recorder.connection.send_trailers(recorder.stream_id, trailers)
+
+
+def test_a_call_goes_there_and_back(pair):
+    pair.on_request = lambda recorder: answer(recorder, b"world")
+    call = pair.call()
+    pair.client.send_data(call.stream_id, b"hello", end_stream=True)
+    pair.run()
+    assert (pair.served[0].data, pair.served[0].ended) == (b"hello", True)
+    assert (call.headers[0], call.data, call.trailers, call.closed) == (RESPONSE, b"world", TRAILERS, [0])
+    pair.check_settled()
+
+
+@pytest.mark.parametrize("amount", [1, 7, 1000, 100_000])
+def test_bytes_may_come_in_any_pieces(pair, amount):
+    pair.on_request = lambda recorder: answer(recorder, b"x" * 3000)
+    call = pair.call()
+    pair.client.send_data(call.stream_id, b"y" * 3000, end_stream=True)
+    pair.run(amount)
+    assert (len(pair.served[0].data), len(call.data), call.trailers) == (3000, 3000, TRAILERS)
+
+
+def test_a_body_larger_than_every_window_arrives_whole_and_in_order(pair):
+    pair.on_request = lambda recorder: answer(recorder, BIG)
+    call = pair.call()
+    pair.client.send_data(call.stream_id, BIG, end_stream=True)
+    pair.run()
+    assert pair.served[0].data == BIG
+    assert call.data == BIG
+    assert call.trailers == TRAILERS
+    pair.check_settled()
+
+
+@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 5, 0])
+def test_trailers_follow_all_that_was_held_back(pair, size):
+    pair.on_request = lambda recorder: answer(recorder, bytes(size))
+    call = pair.call(end_stream=True)
+    pair.run()
+    assert (len(call.data), call.trailers, call.closed) == (size, TRAILERS, [0])
+
+
+@pytest.mark.parametrize("size", [10, CHUNK, 2 * CHUNK, 2 * CHUNK + 1])
+def test_an_early_answer_arrives_whole_before_its_stream_is_reset(pair, size):
+    """RFC 9113, section 8.1: the reset must not overtake the response."""
+
+    def refuse(recorder):
+        answer(recorder, bytes(size))
+        recorder.connection.end_early(recorder.stream_id)
+
+    pair.on_request = refuse
+    call = pair.call()
+    pair.run()
+    assert (len(call.data), call.trailers, call.closed) == (size, TRAILERS, [ErrorCode.NO_ERROR])
+    assert pair.served[0].closed == [ErrorCode.NO_ERROR]
+
+
+def test_a_body_that_nobody_reads_stops_at_its_window_and_the_other_streams_go_on():
+    pair = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=100_000))
+    pair.on_request = lambda recorder: answer(recorder, BIG)
+    stuck = [pair.call(end_stream=True, credit=False) for _ in range(20)]
+    pair.run()
+    assert [len(call.data) for call in stuck] == [100_000] * 20
+    moving = pair.call(end_stream=True)
+    pair.run()
+    assert moving.data == BIG
+    for call in stuck:
+        call.credit = True
+        call.pay()
+    pair.run()
+    assert all(call.data == BIG and call.closed == [0] for call in stuck)
+    pair.check_settled()
+
+
+def test_a_paused_transport_is_not_filled_and_loses_nothing():
+    pair = Pair(high=10_000)
+    pair.on_request = lambda recorder: answer(recorder, BIG)
+    call = pair.call(end_stream=True)
+    while pair.loop.turn() | pair.move(pair.up, 50_000) | pair.move(pair.down, 50_000):
+        assert len(pair.down.buffer) <= 600_000
+    assert call.data == BIG
+    pair.check_settled()
+
+
+def test_streams_take_turns_so_that_a_small_answer_overtakes_a_big_one(pair):
+    sizes = iter([len(BIG), 100])
+    pair.on_request = lambda recorder: answer(recorder, BIG[: next(sizes)])
+    big, small = pair.call(end_stream=True), pair.call(end_stream=True)
+    pair.loop.turn()
+    while not small.closed:
+        assert pair.loop.turn() | pair.move(pair.up, 1 << 16) | pair.move(pair.down, 1 << 16)
+    assert len(big.data) < len(BIG) / 2
+
+
+def test_small_parts_after_a_held_one_stay_in_order(pair):
+    def parts(recorder):
+        recorder.connection.send_headers(recorder.stream_id, RESPONSE)
+        for part in (BIG[:200_000], b"one", b"two", BIG[:70_000], b"three"):
+            recorder.connection.send_data(recorder.stream_id, part)
+        recorder.connection.send_trailers(recorder.stream_id, TRAILERS)
+
+    pair.on_request = parts
+    call = pair.call(end_stream=True)
+    pair.run()
+    assert call.data == BIG[:200_000] + b"onetwo" + BIG[:70_000] + b"three"
+
+
+def test_unsent_counts_what_the_engine_and_the_connection_hold():
+    pair = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=1000))
+    call = pair.call(end_stream=True, credit=False)
+    pair.run()
+    served = pair.served[0]
+    pair.server.send_headers(served.stream_id, RESPONSE)
+    pair.server.send_data(served.stream_id, BIG)
+    pair.server.send_data(served.stream_id, b"tail")
+    assert pair.server.unsent(served.stream_id) == len(BIG) + 4
+    pair.run()
+    assert pair.server.unsent(served.stream_id) == len(BIG) + 4 - 1000
+    pair.client.reset(call.stream_id)
+    pair.run()
+    assert pair.server.unsent(served.stream_id) == 0
+
+
+def test_drained_is_called_once_and_when_the_body_has_left():
+    pair = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=1000))
+    call = pair.call(end_stream=True, credit=False)
+    pair.run()
+    served, drained = pair.served[0], []
+    pair.server.send_headers(served.stream_id, RESPONSE)
+    pair.server.send_data(served.stream_id, bytes(2000))
+    pair.server.when_drained(served.stream_id, lambda: drained.append(pair.server.unsent(served.stream_id)))
+    pair.run()
+    assert drained == []
+    call.pay()
+    pair.run()
+    assert drained == [0]
+
+
+def test_drained_is_called_when_the_stream_ends_first():
+    pair = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=1000))
+    call = pair.call(end_stream=True, credit=False)
+    pair.run()
+    served, drained = pair.served[0], []
+    pair.server.send_headers(served.stream_id, RESPONSE)
+    pair.server.send_data(served.stream_id, bytes(2000))
+    pair.server.when_drained(served.stream_id, lambda: drained.append(True))
+    pair.run()
+    pair.client.reset(call.stream_id)
+    pair.run()
+    assert drained == [True]
+
+
+# --- forwarding ------------------------------------------------------------------------------------------------------
+
+
+def test_forwarded_bytes_are_credited_when_they_have_left_and_not_before():
+    """Memory of a forwarded call is bounded by a window: a stuck reader stops the writer."""
+    front = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=50_000))
+    back = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=100_000))
+    back.loop.now = front.loop.now
+
+    class Forwarder(Recorder):
+        def on_data(self, data, end_stream):
+            front.server.forward_data(front.served[0].stream_id, data, end_stream, back.client, self.stream_id)
+
+    def run():
+        for _ in range(200):
+            front.run()
+            back.run()
+
+    reader = front.call(end_stream=True, credit=False)
+    front.run()
+    front.server.send_headers(front.served[0].stream_id, RESPONSE)
+    back.on_request = lambda recorder: answer(recorder, BIG)
+    leg = Forwarder(back.client)
+    leg.stream_id = back.client.open_stream(REQUEST, leg, end_stream=True)
+    run()
+    assert len(reader.data) == 50_000
+    assert back.server.unsent(back.served[0].stream_id) >= len(BIG) - 200_000
+    reader.credit = True
+    reader.pay()
+    run()
+    assert reader.data == BIG
+    assert back.client._unacknowledged == 0
+
+
+class Forgetful(Recorder):
+    """Leaves it to the forwarder to acknowledge."""
+
+    def pay(self):
+        pass
+
+
+def test_forwarded_bytes_are_credited_when_the_reader_is_gone():
+    front, back = Pair(), Pair()
+    reader = front.call(end_stream=True)
+    front.run()
+    writer = Forgetful(back.client)
+    back.on_request = lambda recorder: answer(recorder, bytes(1000))
+    writer.stream_id = back.client.open_stream(REQUEST, writer, end_stream=True)
+    back.run()
+    assert back.client._unacknowledged == 1000
+    front.client.reset(reader.stream_id)
+    front.run()
+    front.server.forward_data(front.served[0].stream_id, bytes(1000), False, back.client, writer.stream_id)
+    front.run()
+    assert back.client._unacknowledged == 0
+
+
+def test_forwarded_bytes_are_credited_when_the_connection_is_lost():
+    front, back = Pair(high=10), Pair()
+    reader = front.call(end_stream=True, credit=False)
+    front.run()
+    writer = Forgetful(back.client)
+    back.on_request = lambda recorder: answer(recorder, bytes(1000))
+    writer.stream_id = back.client.open_stream(REQUEST, writer, end_stream=True)
+    back.run()
+    front.server.pause_writing()
+    front.server.send_headers(front.served[0].stream_id, RESPONSE)
+    front.server.forward_data(front.served[0].stream_id, bytes(1000), False, back.client, writer.stream_id)
+    front.loop.turn()
+    assert back.client._unacknowledged == 1000
+    front.server.connection_lost(None)
+    assert back.client._unacknowledged == 0
+    assert not reader.closed
+
+
+# --- handlers --------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_handler_queues_while_a_flush_ends_streams_is_written_at_once(pair):
+    """As when the slot of a cancelled call goes to one that waits: the reset, the next request, no other traffic."""
+    waiting: list[Recorder] = []
+
+    class Next(Recorder):
+        def on_closed(self, error_code):
+            waiting.append(pair.call(end_stream=True))
+
+    first = Next(pair.client)
+    first.stream_id = pair.client.open_stream(REQUEST, first)
+    pair.run()
+    pair.client.reset(first.stream_id)
+    pair.run()
+    assert len(waiting) == 1
+    assert len(pair.served) == 2
+
+
+def test_a_reset_after_an_early_answer_is_written_at_once(pair):
+    pair.on_request = lambda recorder: (answer(recorder), recorder.connection.end_early(recorder.stream_id))
+    call = pair.call()
+    pair.run()
+    assert call.closed == [0]
+    assert pair.served[0].closed == [0]
+
+
+def test_a_failing_handler_ends_its_stream_and_no_other(pair):
+    class Failing(Recorder):
+        def on_data(self, data, end_stream):
+            raise RuntimeError("a bug")
+
+    pair.on_request = lambda recorder: answer(recorder, b"body")
+    broken = Failing(pair.client)
+    broken.stream_id = pair.client.open_stream(REQUEST, broken, end_stream=True)
+    fine = pair.call(end_stream=True)
+    pair.run()
+    assert fine.data == b"body"
+    assert len(broken.closed) == 1
+    pair.check_settled()
+
+
+def test_a_failing_acceptor_resets_the_request(pair):
+    def fail(recorder):
+        raise RuntimeError("a bug")
+
+    pair.on_request = fail
+    call = pair.call()
+    pair.run()
+    assert call.closed == [ErrorCode.INTERNAL_ERROR]
+    pair.on_request = lambda recorder: answer(recorder, b"fine")
+    assert not pair.server.closed
+    again = pair.call(end_stream=True)
+    pair.run()
+    assert again.data == b"fine"
+
+
+# --- limits of the peer ----------------------------------------------------------------------------------------------
+
+
+def test_more_streams_than_the_peer_allows_wait_for_their_turn():
+    pair = Pair(limits=Http2Limits(max_concurrent_streams=5))
+    calls = [pair.call(end_stream=True) for _ in range(12)]
+    pair.run()
+    assert len(pair.served) == 5
+    for count in range(12):
+        answer(pair.served[count])
+        pair.run()
+    assert all(call.closed == [0] for call in calls)
+    pair.check_settled()
+
+
+def test_a_waiting_stream_can_be_reset_before_its_turn():
+    pair = Pair(limits=Http2Limits(max_concurrent_streams=1))
+    first, second, third = (pair.call(end_stream=True) for _ in range(3))
+    pair.run()
+    pair.client.reset(second.stream_id)
+    pair.run()
+    answer(pair.served[0])
+    pair.run()
+    assert len(pair.served) == 2
+    assert first.closed == [0]
+    assert len(second.closed) == 1
+    assert not third.closed
+
+
+def test_a_header_block_too_large_to_send_ends_the_stream_only(pair):
+    pair.on_request = lambda recorder: answer(recorder, b"", ((b"grpc-status", b"0"), (b"big", b"x" * 300_000)))
+    call = pair.call(end_stream=True)
+    pair.run()
+    assert len(call.closed) == 1
+    assert not pair.server.closed
+    pair.on_request = lambda recorder: answer(recorder, b"fine")
+    again = pair.call(end_stream=True)
+    pair.run()
+    assert again.data == b"fine"
+
+
+# --- endings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["lost", "eof", "close"])
+def test_every_stream_of_a_connection_that_ends_is_closed_once(pair, end):
+    calls = [pair.call() for _ in range(3)]
+    pair.run()
+    if end == "lost":
+        pair.client.connection_lost(OSError("gone"))
+        pair.server.connection_lost(None)
+    elif end == "eof":
+        pair.client.eof_received()
+        pair.server.eof_received()
+    else:
+        pair.client.close()
+        pair.run()
+    assert [call.closed for call in calls] == [[CONNECTION_LOST]] * 3
+    assert [served.closed for served in pair.served] == [[CONNECTION_LOST]] * 3
+    assert pair.lost == [pair.server]
+    pair.client.connection_lost(None)
+    pair.server.connection_lost(None)
+    assert pair.loop.armed == 0
+
+
+def test_a_lost_connection_takes_no_stream(pair):
+    pair.client.connection_lost(None)
+    assert not pair.client.usable
+    with pytest.raises(Http2Error):
+        pair.call()
+
+
+def test_what_is_sent_after_a_stream_or_connection_ended_goes_nowhere(pair):
+    call = pair.call()
+    pair.run()
+    served = pair.served[0]
+    pair.client.reset(call.stream_id)
+    pair.run()
+    for connection, stream_id in ((pair.server, served.stream_id), (pair.client, call.stream_id)):
+        for _ in range(2):
+            connection.send_headers(stream_id, RESPONSE) if connection is pair.server else None
+            connection.send_data(stream_id, b"x")
+            connection.send_data(stream_id, bytes(200_000))
+            connection.send_trailers(stream_id, TRAILERS)
+            connection.end_stream(stream_id)
+            connection.reset(stream_id)
+            connection.end_early(stream_id)
+            pair.run()
+            connection.connection_lost(None)
+
+
+def test_requests_that_come_with_garbage_behind_them_end_with_the_connection(pair):
+    pair.on_request = lambda recorder: answer(recorder, b"too late")
+    pair.call()
+    pair.loop.turn()
+    data = pair.up.take(1 << 20)
+    pair.server.data_received(data + b"\xff" * 100)
+    pair.loop.turn()
+    assert pair.server.closed
+    assert pair.served[0].closed == [CONNECTION_LOST]
+    assert pair.lost == [pair.server]
+
+
+def test_a_drained_server_serves_what_runs_and_then_closes(pair):
+    call = pair.call()
+    pair.run()
+    pair.server.drain()
+    pair.run()
+    assert not pair.client.usable
+    assert not pair.server.closed
+    pair.loop.pass_time(1)
+    pair.run()
+    answer(pair.served[0], b"done")
+    pair.client.end_stream(call.stream_id)
+    pair.run()
+    assert (call.data, call.closed) == (b"done", [0])
+    assert pair.server.closed
+    assert pair.client.closed
+
+
+def test_a_request_that_crossed_the_shutdown_notice_is_served(pair):
+    pair.on_request = lambda recorder: answer(recorder, b"served")
+    call = pair.call(end_stream=True)
+    pair.server.drain()
+    pair.run()
+    assert (call.data, call.closed) == (b"served", [0])
+
+
+def test_a_drained_client_opens_no_streams_and_closes_after_the_last(pair):
+    call = pair.call(end_stream=True)
+    pair.run()
+    pair.client.drain()
+    with pytest.raises(Http2Error):
+        pair.call()
+    answer(pair.served[0])
+    pair.run()
+    assert call.closed == [0]
+    assert pair.client.closed
+
+
+def test_an_idle_connection_that_is_drained_closes(pair):
+    pair.server.drain()
+    pair.run()
+    pair.loop.pass_time(1)
+    pair.run()
+    assert pair.server.closed
+    assert pair.client.closed
+
+
+# --- floods ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_ping_flood_ends_the_connection_and_its_streams(pair):
+    call = pair.call()
+    pair.run()
+    for _ in range(25):
+        for _ in range(1000):
+            pair.client.http2.ping(b"12345678")
+        pair.client.flush()
+        pair.run()
+    pair.run()
+    assert pair.server.closed
+    assert call.closed
+    assert pair.served[0].closed == [CONNECTION_LOST]
+
+
+def test_keepalive_pings_of_a_long_stream_end_nothing(pair):
+    call = pair.call()
+    for _ in range(25_000):
+        pair.client.http2.ping(b"12345678")
+        pair.client.flush()
+        pair.run()
+        pair.loop.now += 0.01
+    assert not pair.server.closed
+    assert not call.closed
+
+
+def test_a_flood_of_one_byte_data_ends_the_connection(pair):
+    call = pair.call()
+    for _ in range(25_000):
+        if pair.client.closed:
+            break
+        pair.client.send_data(call.stream_id, b"x")
+        pair.client.flush()
+        pair.move(pair.up, 1 << 20)
+    pair.run()
+    assert pair.server.closed
+
+
+def test_a_stream_of_small_messages_is_no_flood(pair):
+    call = pair.call()
+    for _ in range(25_000):
+        pair.client.send_data(call.stream_id, b"\0\0\0\0\0")
+        pair.client.flush()
+        pair.move(pair.up, 1 << 20)
+    pair.run()
+    assert not pair.server.closed

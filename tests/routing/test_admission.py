@@ -1,0 +1,232 @@
+"""When a call goes to a replica: waiting, shedding, refusals, changes of the view."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from swerve.routing.replicas import ReplicaInfo
+from swerve.routing.router import Router, Shed, Unavailable
+
+
+@dataclass(eq=False)
+class Call:
+    name: str
+    model_id: str = ""
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def router(clock) -> Router[Call]:
+    return Router(clock=clock, rng=lambda: 0.0)
+
+
+def info(name: str, limit: int = 1, models: str = "") -> ReplicaInfo:
+    return ReplicaInfo(name, f"unix:/{name}", limit, frozenset(models))
+
+
+def calls(*names: str) -> list[Call]:
+    return [Call(name) for name in names]
+
+
+def test_a_call_goes_to_a_free_replica_at_once(router):
+    router.update([info("a")])
+    assert router.submit(Call("x")) is router.replicas["a"]
+
+
+def test_a_call_waits_while_all_replicas_are_busy_and_takes_the_next_slot(router):
+    router.update([info("a")])
+    x, y = calls("x", "y")
+    replica = router.submit(x)
+    assert router.submit(y) is None
+    assert router.queued == 1
+    assert router.release(replica) == (y, replica)
+    assert replica.ongoing == 1
+
+
+def test_calls_leave_the_queue_in_order(router):
+    waiting = calls("x", "y", "z")
+    for call in waiting:
+        assert router.submit(call) is None
+    router.update([info("a", 2), info("b", 1)])
+    assert [call for call, _ in router.poll()] == waiting
+
+
+def test_a_full_queue_sheds(router):
+    router.max_queued = 1
+    router.submit(Call("x"))
+    with pytest.raises(Shed) as raised:
+        router.submit(Call("y"))
+    assert (raised.value.queued, raised.value.limit) == (1, 1)
+
+
+def test_a_call_is_not_shed_while_a_replica_is_free(router):
+    router.max_queued = 0
+    router.update([info("a")])
+    assert router.submit(Call("x")) is not None
+
+
+def test_a_call_with_a_model_is_not_shed_while_any_replica_is_free(router):
+    """Loading the model once more is better than turning a call away."""
+    router.update([info("holder", models="m"), info("other")])
+    router.max_queued = 0
+    assert router.submit(Call("x", "m")) is router.replicas["holder"]
+    assert router.submit(Call("y", "m")) is router.replicas["other"]
+
+
+def test_a_failed_deployment_takes_no_call(router):
+    router.unavailable = True
+    with pytest.raises(Unavailable):
+        router.submit(Call("x"))
+
+
+def test_a_withdrawn_call_gets_no_replica(router):
+    x, y = calls("x", "y")
+    router.submit(x)
+    router.submit(y)
+    assert router.withdraw(x)
+    assert not router.withdraw(x)
+    router.update([info("a", 5)])
+    assert [call for call, _ in router.poll()] == [y]
+
+
+def test_a_refused_call_goes_to_another_replica_before_those_that_wait(router):
+    router.update([info("a"), info("b")])
+    first, second, third = calls("first", "second", "third")
+    a = router.submit(first)
+    b = router.submit(second)
+    router.submit(third)
+    router.refused(a, first)
+    assert router.release(b) == (first, b)
+
+
+def test_a_replica_that_refused_rests_longer_each_time(router, clock):
+    router.update([info("a")])
+    call = Call("x")
+    router.submit(call)
+    pauses = []
+    for _ in range(7):
+        assert router.refused(router.replicas["a"], call) == []
+        pauses.append(router.wake_at - clock.now)
+        clock.now = router.wake_at
+        assert [one for one, _ in router.poll()] == [call]
+    assert pauses == pytest.approx([0.025, 0.05, 0.1, 0.2, 0.4, 0.5, 0.5])
+
+
+def test_a_call_that_ends_wakes_a_resting_replica(router):
+    router.update([info("a", 2)])
+    x, y = calls("x", "y")
+    a = router.submit(x)
+    router.submit(y)
+    assert router.refused(a, y) == []
+    assert router.release(a) == (y, a)
+
+
+def test_polling_too_early_wakes_nobody(router, clock):
+    router.update([info("a")])
+    call = Call("x")
+    router.refused(router.submit(call), call)
+    assert router.poll() == []
+    assert router.wake_at == pytest.approx(clock.now + 0.025)
+
+
+def test_a_call_waits_for_the_holder_of_its_model_and_gets_it(router):
+    router.update([info("holder", models="m"), info("other")])
+    x, y = Call("x", "m"), Call("y", "m")
+    holder = router.submit(x)
+    assert router.submit(y) is None
+    assert router.release(holder) == (y, holder)
+
+
+def test_a_call_whose_patience_ended_takes_any_replica(router, clock):
+    router.update([info("holder", models="m"), info("other")])
+    router.submit(Call("x", "m"))
+    waiting = Call("y", "m")
+    assert router.submit(waiting) is None
+    assert router.wake_at == pytest.approx(clock.now + 1.0)
+    clock.now = router.wake_at
+    assert router.poll() == [(waiting, router.replicas["other"])]
+
+
+def test_a_plain_call_passes_a_patient_one(router):
+    router.update([info("holder", models="m"), info("other")])
+    router.submit(Call("x", "m"))
+    router.submit(Call("y", "m"))
+    assert router.submit(Call("plain")) is router.replicas["other"]
+
+
+def test_a_raised_limit_admits_waiting_calls(router):
+    router.update([info("a", 1)])
+    x, y = calls("x", "y")
+    router.submit(x)
+    router.submit(y)
+    router.update([info("a", 2)])
+    assert router.poll() == [(y, router.replicas["a"])]
+
+
+def test_a_lowered_limit_holds_calls_back_until_enough_have_ended(router):
+    router.update([info("a", 2)])
+    a = router.submit(Call("x"))
+    router.submit(Call("y"))
+    router.update([info("a", 1)])
+    waiting = Call("z")
+    assert router.submit(waiting) is None
+    assert router.release(a) is None
+    assert router.release(a) == (waiting, a)
+
+
+def test_a_removed_replica_gets_no_call_when_its_calls_end(router):
+    router.update([info("a")])
+    a = router.submit(Call("x"))
+    router.submit(Call("y"))
+    router.update([])
+    assert router.release(a) is None
+
+
+def test_a_lost_replica_gets_no_call(router):
+    router.update([info("a")])
+    router.lost(router.replicas["a"])
+    assert router.submit(Call("x")) is None
+
+
+def test_a_replica_listed_again_after_it_was_lost_is_a_new_one(router):
+    router.update([info("a")])
+    old = router.submit(Call("x"))
+    router.lost(old)
+    assert router.update([info("a")]) == [router.replicas["a"]]
+    assert router.replicas["a"] is not old
+    assert router.replicas["a"].ongoing == 0
+
+
+def test_a_broadcast_takes_a_slot_over_the_limit_and_plain_calls_still_wait(router):
+    router.update([info("a")])
+    a = router.submit(Call("x"))
+    router.take(a)
+    assert router.submit(Call("y")) is None
+    assert router.release(a) is None
+    assert router.release(a) is not None
+
+
+def test_dropping_gives_every_waiting_call_once(router):
+    router.update([info("a")])
+    x, y, z = calls("x", "y", "z")
+    router.submit(x)
+    router.submit(y)
+    router.submit(z)
+    router.refused(router.replicas["a"], x)
+    assert router.drop_waiting() == [x, y, z]
+    assert router.queued == 0
