@@ -149,6 +149,18 @@ class Narrow:
         return "done"
 
 
+@serve.deployment(max_ongoing_requests=1)
+class Shared:
+    """Its only slot may be taken by a handle, of which the proxy knows nothing."""
+
+    async def __call__(self, request: Request):
+        return await request.body()
+
+    async def hold(self, held, until):
+        write(held, "")
+        await wait_for_file(until)
+
+
 @asynccontextmanager
 async def lifespan(app):
     app.state.started = True
@@ -277,6 +289,7 @@ APPS = {
     "threaded": Threaded.bind(),
     "hello": hello.bind(),
     "narrow": Narrow.bind(),
+    "shared": Shared.bind(),
     "shop": Shop.bind(price=5),
     "bare": Bare.bind(),
     "built": Built.bind(),

@@ -144,6 +144,15 @@ def test_requests_follow_deployments_and_deletions(state_dir):
     wait_for(lambda: httpx.get(f"{url}/one").status_code == 404)
 
 
+def test_several_proxies_share_the_port(state_dir):
+    port = find_free_port()
+    serve.start(http_options={"port": port}, grpc_options={"port": 0, "num_proxies": 2})
+    serve.run(Where.bind())
+    assert [proxy.http_address for proxy in proxies()] == [f"{LOCALHOST}:{port}"] * 2
+    for _ in range(10):
+        assert httpx.get(f"http://{LOCALHOST}:{port}").status_code == 200
+
+
 def test_the_root_path_option_comes_before_the_prefix(state_dir):
     url = start(root_path="/outer")
     serve.run(Where.bind(), route_prefix="/inner")

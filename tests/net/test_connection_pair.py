@@ -500,3 +500,21 @@ def test_a_stream_of_small_messages_is_no_flood(pair):
         pair.move(pair.up, 1 << 20)
     pair.run()
     assert not pair.server.closed
+
+
+def test_a_connection_whose_stream_ids_have_run_out_is_replaced_and_ends_what_runs(pair):
+    running = pair.call(end_stream=True)
+    pair.run()
+
+    def no_more(headers, end_stream):
+        raise Http2Error("no stream identifier is left")
+
+    pair.client.http2.send_request = no_more
+    with pytest.raises(Http2Error):
+        pair.call()
+    assert not pair.client.usable
+    pair.run()
+    answer(pair.served[0], b"done")
+    pair.run()
+    assert (running.data, running.closed) == (b"done", [0])
+    assert pair.client.closed

@@ -172,7 +172,14 @@ class Connection(asyncio.Protocol):
         if self._calls_queued >= _CALLS_PER_WRITE:
             self._write_early()
         self._calls_queued += 1
-        stream_id = self.http2.send_request(headers, end_stream=end_stream)
+        try:
+            stream_id = self.http2.send_request(headers, end_stream=end_stream)
+        except Http2Error:
+            # Above all when the stream ids have run out (a busy link uses up its 2^30 within a day): a new connection
+            # takes over, and this one closes when its last stream has ended.
+            self._loop.call_soon(self.drain)
+            self._stop_using()
+            raise
         self.streams[stream_id] = handler
         if not self._flush_due:
             self._schedule_flush()
@@ -324,7 +331,11 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def _repair_window(self) -> None:
-        if not self.http2.repair_window():
+        try:
+            whole = self.http2.repair_window()
+        except Http2Error:
+            return  # a GOAWAY has been queued or received: nothing more is worth repairing
+        if not whole:
             self._window_suspect = False
             self._loop.call_soon(self.drain)
         elif not self._flush_due and self.http2.want_write:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import ssl
@@ -92,7 +93,7 @@ async def start_http_server(settings: HttpSettings, app: HttpIngress, *, share: 
     config = uvicorn.Config(
         app,
         root_path=settings.root_path,
-        timeout_keep_alive=int(settings.keep_alive_timeout_s),
+        timeout_keep_alive=math.ceil(settings.keep_alive_timeout_s),
         lifespan="off",
         log_config=None,
         access_log=False,

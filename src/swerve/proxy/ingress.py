@@ -53,12 +53,13 @@ class Ingress:
         """Route by `view` from now on. Calls that wait for a deployment that is gone end NOT_FOUND."""
         self._routes = build_routes(view)
         wanted = set(self._routes.ingresses.values())
-        for deployment in view.deployments:
-            key = (deployment.app, deployment.name)
-            if key in wanted:
-                target = self._targets.get(key)
-                if target is None:
-                    target = self._targets[key] = Target(*key, _start, self._loop)
+        deployments = {(deployment.app, deployment.name): deployment for deployment in view.deployments}
+        for key in wanted:
+            target = self._targets.get(key)
+            if target is None:
+                target = self._targets[key] = Target(*key, _start, self._loop)
+            deployment = deployments.get(key)
+            if deployment is not None:
                 target.update(replica_infos(deployment), deployment.max_queued_requests, deployment.unavailable)
         for key in [known for known in self._targets if known not in wanted]:
             for call in self._targets.pop(key).close():

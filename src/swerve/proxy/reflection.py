@@ -66,7 +66,7 @@ class Reflection:
         if request.HasField("file_by_filename"):
             return _with_imports(pool.FindFileByName(request.file_by_filename))
         if request.HasField("file_containing_symbol"):
-            return _with_imports(pool.FindFileContainingSymbol(request.file_containing_symbol))
+            return _with_imports(_file_containing(pool, request.file_containing_symbol))
         # proto3 has no extensions but those of options, which no served file adds.
         raise KeyError
 
@@ -77,6 +77,18 @@ class Reflection:
         for serialized in self._serialized:
             self._pool.AddSerializedFile(serialized)
         return self._pool
+
+
+def _file_containing(pool: DescriptorPool, symbol: str) -> FileDescriptor:
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:
+        # The protocol allows a method's name, which the pool does not look for.
+        service_name, _, method = symbol.rpartition(".")
+        service = pool.FindServiceByName(service_name)
+        if method not in service.methods_by_name:
+            raise
+        return service.file
 
 
 def _with_imports(file: FileDescriptor) -> list[bytes]:

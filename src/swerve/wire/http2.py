@@ -170,15 +170,6 @@ class Http2:
     def want_write(self) -> bool:
         return self._engine.want_write
 
-    @property
-    def max_peer_streams(self) -> int:
-        """How many streams the peer lets this side open at once."""
-        return self._engine.remote_settings[_SETTING_MAX_CONCURRENT_STREAMS]
-
-    @property
-    def can_send_request(self) -> bool:
-        return self._engine.can_send_request
-
     def interleave(self, stream_id: int) -> None:
         """Send this response's body in turns with others; by default the engine sends one whole body after another."""
         self._engine.set_stream_priority(stream_id, _INCREMENTAL, ignore_client_signal=True)

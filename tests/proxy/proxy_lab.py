@@ -1,0 +1,231 @@
+"""A proxy's ingress on a loop of its own thread, with replicas that are small servers in the same thread."""
+
+import asyncio
+import json
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import uvloop
+
+from swerve.generated import control_pb2 as pb
+from swerve.net.listener import Listener, ListenOptions, listen
+from swerve.proxy.ingress import Ingress
+from swerve.wire.http2 import ErrorCode, Http2Limits
+from tests.net.grpc_lab import LabCall
+
+METHODS = ("Echo", "Repeat", "Collect", "Chat", "Fail", "Hang", "Flood", "Early")
+
+
+class ReplicaCall(LabCall):
+    """A lab's call that counts against its replica's limit."""
+
+    __slots__ = ()
+
+    def message_received(self, message: bytes) -> None:
+        if self.kind == "Early":
+            self.reply(b"enough")
+            self.end()
+        else:
+            super().message_received(message)
+
+    def finish(self, status, extra=()):
+        self.lab.left(self)
+        super().finish(status, extra)
+
+    def on_closed(self, error_code):
+        self.lab.left(self)
+        super().on_closed(error_code)
+
+
+class FakeReplica:
+    """A server at a unix socket. It refuses calls over its limit, and the next `refuse_next` whatever its load."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.address = f"unix:{path}"
+        self.limit = limit
+        self.refuse_next = 0
+        self.refused = 0
+        self.running: set[ReplicaCall] = set()
+        self.most = 0
+        self.seen: list[dict[bytes, bytes]] = []
+        self.hanging: list[LabCall] = []
+        self.cancelled: list[str] = []
+        self.listener: Listener | None = None
+
+    async def start(self) -> None:
+        limits = Http2Limits(max_concurrent_streams=100_000)
+        self.listener = await listen(self.address, self._accept, ListenOptions(limits=limits))
+
+    async def die(self) -> None:
+        """Drop every connection and listen no more."""
+        assert self.listener is not None
+        for connection in list(self.listener.connections):
+            connection.transport.abort()
+        await self.listener.close(0)
+
+    def left(self, call: ReplicaCall) -> None:
+        self.running.discard(call)
+
+    def _accept(self, connection, stream_id, headers, end_stream):
+        if self.refuse_next or len(self.running) >= self.limit:
+            self.refuse_next = max(0, self.refuse_next - 1)
+            self.refused += 1
+            connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            return None
+        self.seen.append(dict(headers))
+        call = ReplicaCall(self, connection, stream_id, headers)
+        self.running.add(call)
+        self.most = max(self.most, len(self.running))
+        if end_stream:
+            call.end_of_request()
+        return call
+
+
+@dataclass
+class Observer:
+    begun_count: int = 0
+    ends: list[tuple[str, bytes, bytes, int]] = field(default_factory=list)
+    refusals: list[tuple[bytes, bytes, int]] = field(default_factory=list)
+
+    def begun(self):
+        self.begun_count += 1
+
+    def ended(self, app, path, request_id, code, seconds):
+        self.ends.append((app, path, request_id, code))
+
+    def refused(self, path, request_id, code):
+        self.refusals.append((path, request_id, code))
+
+
+class ProxyLab:
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self.loop = uvloop.new_event_loop()
+        self.observer = Observer()
+        self.replicas: dict[str, FakeReplica] = {}
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.max_queued = -1
+        self.options: dict[str, object] = {}
+        self.apps: dict[str, list[str]] = {}
+        self.file_descriptors: list[bytes] = []
+        self.draining = False
+
+    def start(self) -> None:
+        self._thread.start()
+        self.run(self._start())
+
+    async def _start(self) -> None:
+        self.ingress = Ingress(self.loop, self.observer)
+        self.listener = await listen("127.0.0.1:0", self.ingress.accept, ListenOptions())
+        port = self.listener._servers[0].sockets[0].getsockname()[1]
+        self.port = port
+        self.address = f"127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        self.apps = {}
+        self.publish()
+
+        async def close() -> None:
+            await self.listener.close(0)
+            for replica in self.replicas.values():
+                await replica.die()
+
+        self.run(close())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
+
+    def call(self, function):
+        """Run `function` on the loop."""
+
+        async def body():
+            return function()
+
+        return self.run(body())
+
+    def add_replica(self, name: str, limit: int = 100) -> FakeReplica:
+        replica = self.replicas[name] = FakeReplica(f"{self._folder}/{name}", limit)
+        self.run(replica.start())
+        return replica
+
+    def view(self) -> pb.View:
+        options = pb.InstanceOptions(
+            grpc_options_json=json.dumps(self.options),
+            grpc_methods=[pb.GrpcMethod(path=f"/t.Lab/{name}") for name in METHODS],
+            file_descriptors=self.file_descriptors,
+        )
+        deployments = [
+            pb.DeploymentView(
+                app=app,
+                name="D",
+                max_queued_requests=self.max_queued,
+                replicas=[
+                    pb.ReplicaView(
+                        replica_id=name,
+                        address=self.replicas[name].address,
+                        max_ongoing_requests=self.replicas[name].limit,
+                    )
+                    for name in names
+                ],
+            )
+            for app, names in self.apps.items()
+        ]
+        applications = [pb.ApplicationView(name=app, ingress="D") for app in self.apps]
+        return pb.View(options=options, applications=applications, deployments=deployments, draining=self.draining)
+
+    def publish(self, view: pb.View | None = None) -> None:
+        made = self.view() if view is None else view
+        self.call(lambda: self.ingress.update(made))
+
+    def serve(self, **apps: list[str]) -> None:
+        """Publish these applications with the replicas named, and wait until they can be reached."""
+        self.apps = apps
+        self.publish()
+        for app in apps:
+            self.until(lambda app=app: self.target(app).settled)
+
+    def target(self, app: str):
+        return self.ingress._targets[app, "D"]
+
+    def until(self, condition, timeout_s: float = 20) -> None:
+        async def poll() -> None:
+            async with asyncio.timeout(timeout_s):
+                while not condition():  # noqa: ASYNC110 (any condition, of any object)
+                    await asyncio.sleep(0.005)
+
+        self.run(poll())
+
+    def check_idle(self) -> None:
+        """When every call has ended nothing of any is left, here or in the books."""
+        self.until(lambda: not any(connection.streams for connection in self.listener.connections))
+        for target in self.ingress._targets.values():
+            self.until(lambda target=target: all(one.ongoing == 0 for one in target.router.replicas.values()))
+            assert target.router.queued == 0
+            for replica in target.router.replicas.values():
+                self.until(lambda replica=replica: not replica.link.streams)
+                assert replica.link._unacknowledged == 0
+                assert not replica.link._held
+                assert not replica.link._owed
+        for connection in self.listener.connections:
+            assert connection._unacknowledged == 0
+            assert not connection._held
+            assert not connection._owed
+        assert self.observer.begun_count == len(self.observer.ends)
+        assert not self.ingress._timers._buckets
+
+
+@contextmanager
+def proxy_lab() -> Iterator[ProxyLab]:
+    with tempfile.TemporaryDirectory(prefix="sw-") as folder:
+        made = ProxyLab(folder)
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
