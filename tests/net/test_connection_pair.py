@@ -3,7 +3,8 @@
 import pytest
 from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
 
-from swerve.net.connection import CHUNK, CONNECTION_LOST
+from swerve.net.connection import CONNECTION_LOST
+from swerve.net.held_body import CHUNK
 from swerve.wire.http2 import ErrorCode, Http2Error, Http2Limits
 
 BIG = bytes(range(256)) * (3 << 12)  # 3 MiB

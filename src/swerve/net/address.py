@@ -42,3 +42,12 @@ def parse_address(text: str) -> Address:
     if not separator or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"'{text}' is no address: expected 'unix:/path' or 'host:port'.")
     return Address(host=host.strip("[]"), port=int(port))
+
+
+def peer_name(socket_name: object) -> str:
+    """A socket's `getpeername()` as gRPC writes it: "ipv4:127.0.0.1:5000", "ipv6:%5B::1%5D:5000" or "unix:"."""
+    if not isinstance(socket_name, tuple):
+        return "unix:"
+    if len(socket_name) == 4:
+        return f"ipv6:%5B{socket_name[0]}%5D:{socket_name[1]}"
+    return f"ipv4:{socket_name[0]}:{socket_name[1]}"

@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+from swerve.net.address import peer_name
+from swerve.net.flood import FloodGuard
+from swerve.net.held_body import CHUNK, HeldBody
 from swerve.wire.http2 import (
     ConnectionClosed,
     DataReceived,
@@ -35,6 +37,7 @@ from swerve.wire.http2 import (
     StreamGone,
     TrailersReceived,
 )
+from swerve.wire.message import PREFIX_SIZE
 
 logger = logging.getLogger("swerve.net")
 
@@ -43,33 +46,11 @@ Headers = tuple[tuple[bytes, bytes], ...]
 # `on_closed` carries this instead of an HTTP/2 error code when the connection went away under the stream.
 CONNECTION_LOST = -1
 
-# Bytes of one stream's body that wait in the engine at a time, and bytes per write.
-CHUNK = 64 * 1024
+# Bytes per write.
 _WRITE_SIZE = 256 * 1024
-# Frames that cost more than they carry: pings, settings, and DATA shorter than a message's prefix. A peer that sends
-# more of them within the window floods. Clients that measure the path's delay ping once a round trip, at most some
-# thousand times a second on loopback.
-_MAX_STRIKES = 10_000
-_STRIKE_WINDOW_S = 1.0
-_TINY = 5
-
-
-class _Held:
-    """Body parts, and what ends the body (trailers, or None for a bare end), that wait behind a full chunk."""
-
-    __slots__ = ("parts", "size")
-
-    def __init__(self) -> None:
-        self.parts: deque[bytes | memoryview | Headers | None] = deque()
-        self.size = 0
-
-    def add(self, data: bytes | memoryview) -> None:
-        self.size += len(data)
-        if len(data) <= CHUNK:
-            self.parts.append(data)
-        else:
-            view = memoryview(data)
-            self.parts.extend(view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+# Calls begun or ended between two writes. A turn may bring many: the peer, on another core, starts on the first of them
+# while this process goes on with the rest. Fewer a write would cost more in system calls than they win.
+_CALLS_PER_WRITE = 8
 
 
 class StreamHandler(Protocol):
@@ -126,30 +107,19 @@ class Connection(asyncio.Protocol):
         self._unacknowledged = 0
         # A reset of ours may have cost connection window; see `Http2.repair_window`.
         self._window_suspect = False
-        self._strikes = 0
-        self._strikes_since = 0.0
+        self._calls_queued = 0
+        self._flood_guard = FloodGuard()
         self._handshake_timer: asyncio.TimerHandle | None = None
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, HeldBody] = {}
         # By stream here: the connection to credit, the stream there, and the bytes.
         self._owed: dict[int, tuple[Connection, int, int]] = {}
         self._drain_callbacks: dict[int, Callable[[], None]] = {}
-        self._handlers: dict[type, Callable[..., None]] = {
-            RequestReceived: self._on_request,
-            ResponseReceived: self._on_response,
-            DataReceived: self._on_data,
-            TrailersReceived: self._on_trailers,
-            StreamClosed: self._on_stream_closed,
-            SettingsReceived: self._on_settings,
-            PingReceived: self._on_ping,
-            GoAwayReceived: self._on_goaway,
-            ConnectionClosed: self._on_connection_closed,
-        }
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.peer = self.peer or _peer_name(self.transport)
+        self.peer = self.peer or peer_name(self.transport.get_extra_info("peername"))
         self.peer_name = self.peer.encode()
         if self._on_made is not None and not self._on_made(self):
             self.transport.abort()
@@ -199,6 +169,9 @@ class Connection(asyncio.Protocol):
         """
         if not self.usable:
             raise Http2Error("The connection is closing or closed.")
+        if self._calls_queued >= _CALLS_PER_WRITE:
+            self._write_early()
+        self._calls_queued += 1
         try:
             stream_id = self.http2.send_request(headers, end_stream=end_stream)
         except Http2Error:
@@ -241,8 +214,8 @@ class Connection(asyncio.Protocol):
         if not self._flush_due:
             self._schedule_flush()
 
-    def _hold(self, stream_id: int) -> _Held:
-        held = self._held[stream_id] = _Held()
+    def _hold(self, stream_id: int) -> HeldBody:
+        held = self._held[stream_id] = HeldBody()
         if self._accept is not None and stream_id in self.streams:
             self.http2.interleave(stream_id)
         return held
@@ -264,8 +237,11 @@ class Connection(asyncio.Protocol):
             self.http2.send_trailers(stream_id, headers)
         except StreamGone:
             return
+        self._calls_queued += 1
         if not self._flush_due:
             self._schedule_flush()
+        elif self._calls_queued >= _CALLS_PER_WRITE:
+            self._write_early()
 
     def end_stream(self, stream_id: int) -> None:
         """End this side of the stream without trailers."""
@@ -333,6 +309,7 @@ class Connection(asyncio.Protocol):
         self._flush_due = False
         if self.transport is None or self._closed:
             return
+        self._calls_queued = 0
         try:
             progress = True
             while progress:
@@ -370,11 +347,18 @@ class Connection(asyncio.Protocol):
         wrote = False
         while transport is not None and not self._paused:
             data = take(_WRITE_SIZE)
-            if not data:
+            if data:
+                transport.write(data)
+                wrote = True
+            if len(data) < _WRITE_SIZE:
                 break
-            transport.write(data)
-            wrote = True
         return wrote
+
+    def _write_early(self) -> None:
+        """Write before the turn's end. What the engine says to it is heard by the flush that is due."""
+        self._calls_queued = 0
+        with contextlib.suppress(Http2Error):
+            self._write()
 
     def _settle(self) -> bool:
         """Credit what has left, refill streams that were held back. True when there is something to write again."""
@@ -433,18 +417,44 @@ class Connection(asyncio.Protocol):
     # --- receiving -------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> bool:
-        """True when there were events."""
-        handlers = self._handlers
-        events = self.http2.events()
+        """Hand the engine's events to the streams' handlers. True when there were any.
+
+        One loop with the cases written out, because it runs for every frame.
+        """
+        streams = self.streams
+        events: list[Any] = self.http2.events()
         for event in events:
-            handler = handlers.get(type(event))
-            if handler is not None:
-                try:
-                    handler(event)
-                except Exception:
-                    # One call's failure must not lose the events of the others.
-                    logger.exception("Handling %s failed", type(event).__name__)
-                    self._drop(getattr(event, "stream_id", 0))
+            kind = type(event)
+            try:
+                if kind is DataReceived:
+                    self._on_data(event.stream_id, event.data, event.end_stream)
+                elif kind is StreamClosed:
+                    stream_id = event.stream_id
+                    if self._held:
+                        self._held.pop(stream_id, None)
+                    handler = streams.pop(stream_id, None)
+                    if handler is not None:
+                        handler.on_closed(event.error_code)
+                elif kind is TrailersReceived:
+                    handler = streams.get(event.stream_id)
+                    if handler is not None:
+                        handler.on_trailers(event.headers)
+                elif kind is ResponseReceived:
+                    handler = streams.get(event.stream_id)
+                    if handler is not None:
+                        handler.on_headers(event.headers, event.end_stream)
+                elif kind is RequestReceived:
+                    assert self._accept is not None
+                    stream_id = event.stream_id
+                    handler = self._accept(self, stream_id, event.headers, event.end_stream)
+                    if handler is not None:
+                        streams[stream_id] = handler
+                else:
+                    self._on_control(event)
+            except Exception:
+                # One call's failure must not lose the events of the others.
+                logger.exception("Handling %s failed", kind.__name__)
+                self._drop(getattr(event, "stream_id", 0))
         return bool(events)
 
     def _drop(self, stream_id: int) -> None:
@@ -452,31 +462,10 @@ class Connection(asyncio.Protocol):
         if stream_id:
             self.reset(stream_id, ErrorCode.INTERNAL_ERROR)
 
-    def _on_settings(self, event: SettingsReceived) -> None:
-        self._established = True
-        # A timer that is left running would keep the connection in memory after its end.
-        if self._handshake_timer is not None:
-            self._handshake_timer.cancel()
-        self._strike()
-
-    def _on_request(self, event: RequestReceived) -> None:
-        stream_id = event.stream_id
-        assert self._accept is not None
-        handler = self._accept(self, stream_id, event.headers, event.end_stream)
-        if handler is not None:
-            self.streams[stream_id] = handler
-
-    def _on_response(self, event: ResponseReceived) -> None:
-        handler = self.streams.get(event.stream_id)
-        if handler is not None:
-            handler.on_headers(event.headers, event.end_stream)
-
-    def _on_data(self, event: DataReceived) -> None:
-        data = event.data
-        stream_id = event.stream_id
+    def _on_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
         size = len(data)
         self._unacknowledged += size
-        if size < _TINY and not event.end_stream:
+        if size < PREFIX_SIZE and not end_stream:
             self._strike()
         handler = self.streams.get(stream_id)
         if handler is None:
@@ -484,44 +473,32 @@ class Connection(asyncio.Protocol):
             return
         unacknowledged = self._unacknowledged
         try:
-            handler.on_data(data, event.end_stream)
+            handler.on_data(data, end_stream)
         except Exception:
             if self._unacknowledged == unacknowledged:
                 self.acknowledge(stream_id, size)
             raise
 
-    def _on_trailers(self, event: TrailersReceived) -> None:
-        handler = self.streams.get(event.stream_id)
-        if handler is not None:
-            handler.on_trailers(event.headers)
-
-    def _on_stream_closed(self, event: StreamClosed) -> None:
-        if self._held:
-            self._held.pop(event.stream_id, None)
-        handler = self.streams.pop(event.stream_id, None)
-        if handler is not None:
-            handler.on_closed(event.error_code)
-
-    def _on_ping(self, event: PingReceived) -> None:
-        self._strike()
+    def _on_control(self, event: object) -> None:
+        """A frame that belongs to no stream."""
+        if isinstance(event, SettingsReceived):
+            self._established = True
+            # A timer that is left running would keep the connection in memory after its end.
+            if self._handshake_timer is not None:
+                self._handshake_timer.cancel()
+            self._strike()
+        elif isinstance(event, PingReceived):
+            self._strike()
+        elif isinstance(event, GoAwayReceived):
+            self._stop_using()
+            self._draining = True
+        elif isinstance(event, ConnectionClosed):
+            self._loop.call_soon(self._fail)
 
     def _strike(self) -> None:
-        """Count a frame that is more trouble than it is worth; end a connection that floods."""
-        self._strikes += 1
-        if self._strikes > _MAX_STRIKES:
-            now = self._loop.time()
-            if now - self._strikes_since < _STRIKE_WINDOW_S:
-                logger.info("Closing connection of %s: it floods", self.peer or "peer")
-                self.http2.terminate(ErrorCode.ENHANCE_YOUR_CALM)
-            self._strikes = 0
-            self._strikes_since = now
-
-    def _on_goaway(self, event: GoAwayReceived) -> None:
-        self._stop_using()
-        self._draining = True
-
-    def _on_connection_closed(self, event: ConnectionClosed) -> None:
-        self._loop.call_soon(self._fail)
+        if self._flood_guard.strike(self._loop.time):
+            logger.info("Closing connection of %s: it floods", self.peer or "peer")
+            self.http2.terminate(ErrorCode.ENHANCE_YOUR_CALM)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -590,8 +567,9 @@ class Connection(asyncio.Protocol):
         owed, self._owed = self._owed, {}
         for source, source_id, amount in owed.values():
             source.acknowledge(source_id, amount)
-        streams, self.streams = self.streams, {}
-        for handler in streams.values():
+        handlers = list(self.streams.values())
+        self.streams.clear()
+        for handler in handlers:
             try:
                 # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
                 handler.on_closed(CONNECTION_LOST)
@@ -612,13 +590,3 @@ class Connection(asyncio.Protocol):
 _CLOSE_TIMEOUT_S = 5.0
 # Time for requests that were under way when the shutdown notice left. RFC 9113, section 6.8 asks for one round trip.
 _GOAWAY_DELAY_S = 0.1
-
-
-def _peer_name(transport: asyncio.Transport) -> str:
-    """The peer's address as gRPC writes it: "ipv4:127.0.0.1:5000", "ipv6:%5B::1%5D:5000" or "unix:"."""
-    name = transport.get_extra_info("peername")
-    if not isinstance(name, tuple):
-        return "unix:"
-    if len(name) == 4:
-        return f"ipv6:%5B{name[0]}%5D:{name[1]}"
-    return f"ipv4:{name[0]}:{name[1]}"

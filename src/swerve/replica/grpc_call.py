@@ -50,13 +50,14 @@ class GrpcCall(UserCall):
         self._request_id = get(b"request_id", b"")
         timeout = get(b"grpc-timeout")
         seconds = None if timeout is None else parse_timeout(timeout)
+        model_id, session_id = get(b"multiplexed_model_id"), get(b"session_id")
         context = RequestContext(
-            request_id=self._request_id.decode("latin-1"),
-            route=runtime.app,
-            app_name=runtime.app,
-            multiplexed_model_id=get(b"multiplexed_model_id", b"").decode("latin-1"),
-            session_id=get(b"session_id", b"").decode("latin-1"),
-            deadline=None if seconds is None else time.monotonic() + seconds,
+            self._request_id.decode("latin-1"),
+            runtime.app,
+            runtime.app,
+            "" if model_id is None else model_id.decode("latin-1"),
+            "" if session_id is None else session_id.decode("latin-1"),
+            None if seconds is None else time.monotonic() + seconds,
         )
         encoding = get(b"grpc-encoding", IDENTITY)
         super().__init__(connection, stream_id, headers, runtime.max_message_size, encoding, runtime, context)

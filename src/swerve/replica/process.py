@@ -13,7 +13,6 @@ import uvloop
 
 from swerve.caller.runtime import CallerRuntime, set_runtime
 from swerve.generated import control_pb2
-from swerve.net.connection import Connection, Headers, StreamHandler
 from swerve.net.listener import ListenOptions, listen
 from swerve.net.server import method_acceptor
 from swerve.observe.access import AccessLog
@@ -25,7 +24,6 @@ from swerve.wire.http2 import Http2Limits
 
 # The private socket has few peers, all of them ours: the slots bound the calls, these the bytes.
 _LIMITS = Http2Limits(max_concurrent_streams=100_000, stream_window=4 << 20)
-_PRIVATE_PREFIX = b"/swerve.control.v1.Replica/"
 _CLOSE_GRACE_S = 1.0
 
 
@@ -40,14 +38,8 @@ async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:
     access_log = AccessLog(handler, component, spec.replica_id, loop) if enabled else None
     replica = Replica(spec, loop, ReplicaObserver(spec.app, spec.deployment, spec.replica_id, access_log))
     set_runtime(CallerRuntime.in_replica(spec.controller_address, spec.replica_id))
-    private = method_acceptor(replica_methods(replica))
-
-    def accept(connection: Connection, stream_id: int, headers: Headers, end_stream: bool) -> StreamHandler | None:
-        if dict(headers)[b":path"].startswith(_PRIVATE_PREFIX):
-            return private(connection, stream_id, headers, end_stream)
-        return replica.accept(connection, stream_id, headers, end_stream)
-
-    listener = await listen(spec.address, accept, ListenOptions(limits=_LIMITS))
+    replica.private = method_acceptor(replica_methods(replica))
+    listener = await listen(spec.address, replica.accept, ListenOptions(limits=_LIMITS))
     grace_s = float(json.loads(spec.config_json)["graceful_shutdown_timeout_s"])
     stopping: set[asyncio.Task[None]] = set()
 

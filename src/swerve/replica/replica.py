@@ -15,7 +15,7 @@ from swerve import multiplex
 from swerve.context import ReplicaContext, ReplicaRank, set_replica_context
 from swerve.generated import control_pb2
 from swerve.http_ingress import is_ingress
-from swerve.net.connection import Connection, Headers, StreamHandler
+from swerve.net.connection import Acceptor, Connection, Headers, StreamHandler
 from swerve.net.mailbox import Mailbox
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import stack_trace
@@ -36,6 +36,7 @@ logger = logging.getLogger("swerve.replica")
 
 Phase = control_pb2.ReplicaState
 
+_PRIVATE_PREFIX = b"/swerve.control.v1.Replica/"
 # Where a proxy sends HTTP requests and WebSockets.
 _HTTP = b"/swerve.control.v1.Http/Request"
 _WEBSOCKET = b"/swerve.control.v1.Http/WebSocket"
@@ -65,6 +66,8 @@ class Replica:
         self.max_message_size = int(grpc_options.get("max_message_size", (1 << 31) - 1))
         self.keep_status_on_exception = bool(grpc_options.get("keep_status_on_exception", False))
         self.ongoing = 0
+        # Takes the calls of the replica's private service; set before it listens.
+        self.private: Acceptor
         self._limit = int(config["max_ongoing_requests"])
         self._spec = spec
         self._config = config
@@ -82,12 +85,14 @@ class Replica:
     def accept(
         self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
     ) -> StreamHandler | None:
-        """An `Acceptor` for users' methods and handle calls."""
+        """An `Acceptor`. Calls of user code that find no slot are turned away; the controller's are not."""
         fields = dict(headers)
+        path = fields[b":path"]
+        if path.startswith(_PRIVATE_PREFIX):
+            return self.private(connection, stream_id, headers, end_stream)
         if self.ongoing >= self._limit or self._phase != Phase.RUNNING:
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return None
-        path = fields[b":path"]
         method = self._methods.get(path)
         if method is not None:
             self.ongoing += 1
