@@ -3,8 +3,8 @@
 Run it with `grpcio-tools==1.72.*`: generated code works with its own major version of protobuf and the next one, so
 an older compiler keeps the range of protobuf releases that Swerve installs with wide.
 
-Each file lives in a descriptor pool of its own: `serve.proto` keeps Ray Serve's full names and must not clash with Ray's
-stubs in one process, and a user's own `control.proto` must not clash with ours.
+Each file lives in a descriptor pool of its own: `serve.proto` keeps Ray Serve's full names and must not clash with
+Ray's stubs in one process, and a user's own `control.proto` must not clash with ours.
 """
 
 import subprocess

@@ -31,7 +31,7 @@ class RequestContext:
     session_id: str = ""
     deadline: float | None = None
     grpc_context: RayServegRPCContext | None = None
-    # Cancel functions of the handle calls made inside this call and not finished yet; all run when the call is cancelled.
+    # Cancel functions of the unfinished handle calls that this call made; all run when it is cancelled.
     children: dict[int, Any] = field(default_factory=dict)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class RayServeException(Exception):
-    """Base of the errors that Swerve raises to users. The name is Ray Serve's, so that `except` clauses keep working."""
+    """Base of the errors that Swerve raises to users. It has Ray Serve's name, so that `except` clauses keep working."""
 
 
 class BackPressureError(RayServeException):
@@ -66,7 +66,7 @@ class ReplicaUnavailableError(RayServeException):
     """The replica that had the call died or could not be reached before it answered. UNAVAILABLE on the wire."""
 
 
-class gRPCStatusError(RayServeException):  # noqa: N801 (Ray Serve's name)
+class gRPCStatusError(RayServeException):
     """A call that ended with a status that user code chose (`grpc_context.abort`)."""
 
     def __init__(
