@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class RayServeException(Exception):
-    """Base of the errors that Swerve raises to users. It has Ray Serve's name, so that `except` clauses keep working."""
+    """Base of the errors that Swerve raises to users, by Ray Serve's name, so that `except` clauses keep working."""
 
 
 class BackPressureError(RayServeException):
