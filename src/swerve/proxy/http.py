@@ -108,9 +108,6 @@ class HttpIngress:
         self, scope: Scope, receive: Receive, reply: Reply, route: HttpRoute, wanted: Wanted, timeout: float | None
     ) -> None:
         target = self._ingress.target(route.app, route.deployment)
-        if target is None:
-            await reply.text(503, f"Application '{route.app}' is not deployed yet.")
-            return
         # A WebSocket has its time to open, and then no end.
         bounded = None if isinstance(reply, WebSocketReply) else timeout
         deadline = None if bounded is None else time.monotonic() + bounded

@@ -66,9 +66,9 @@ class Ingress:
                 call.fail(StatusCode.NOT_FOUND, not_found(key[0].encode()))
         self.builtin.update(self._routes.applications, view)
 
-    def target(self, app: str, deployment: str) -> Target[ProxiedCall] | None:
-        """The ingress deployment of an application, for the other protocols of this proxy."""
-        return self._targets.get((app, deployment))
+    def target(self, app: str, deployment: str) -> Target[ProxiedCall]:
+        """The ingress deployment of an application in the view, for the other protocols of this proxy."""
+        return self._targets[app, deployment]
 
     # --- requests --------------------------------------------------------------------------------------------------
 
