@@ -25,7 +25,9 @@ from swerve.control.events import (
     StartReplica,
     StopProxy,
     StopReplica,
+    TellWorldSize,
     Tick,
+    WarnSlowStart,
 )
 from swerve.control.model import Application, Deployment, DeploymentKey, Replica, ReplicaState, State
 from swerve.control.reconcile import next_wakeup, step
@@ -60,6 +62,7 @@ class World:
     versions: dict[str, str] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     sick: set[str] = field(default_factory=set)
+    world_sizes: dict[str, int] = field(default_factory=dict)
     finished: bool = False
     check: Callable[["World", list[Command]], None] = lambda world, commands: None
 
@@ -73,8 +76,10 @@ class World:
                     self.versions[command.id] = command.target.code_version
             elif isinstance(command, Finish):
                 self.finished = True
-            else:
+            elif not isinstance(command, WarnSlowStart):
                 assert command.id in self.alive, f"{command} for what is gone"
+            if isinstance(command, StartReplica | ReconfigureReplica | TellWorldSize):
+                self.world_sizes[command.id] = command.world_size
         self.pending += commands
         self.commands += commands
         self.check(self, list(commands))
@@ -91,7 +96,7 @@ class World:
 
     def carry_out(self, command: Command) -> None:
         """Do what a command asks, as the processes would."""
-        if isinstance(command, Finish) or command.id not in self.alive:
+        if isinstance(command, Finish | WarnSlowStart) or command.id not in self.alive:
             return
         match command:
             case StartReplica():

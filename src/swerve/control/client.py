@@ -36,6 +36,19 @@ class ControllerClient:
         answer = await self._channel.unary(_SERVICE + "Delete", request, timeout=_TIMEOUT_S)
         return list(pb.DeleteResponse.FromString(answer).unknown)
 
+    async def scale(self, app: str, deployment: str, num_replicas: int) -> None:
+        """Set a deployment's number of replicas; returns when that is stored.
+
+        Raises:
+            RpcError: NOT_FOUND, or FAILED_PRECONDITION where that is not allowed.
+        """
+        request = pb.ScaleRequest(app=app, deployment=deployment, num_replicas=num_replicas).SerializeToString()
+        await self._channel.unary(_SERVICE + "Scale", request, timeout=_TIMEOUT_S)
+
+    async def report_queues(self, request: pb.ReportQueuesRequest) -> None:
+        """Tell how many calls wait in this process."""
+        await self._channel.unary(_SERVICE + "ReportQueues", request.SerializeToString(), timeout=_TIMEOUT_S)
+
     async def status(self) -> pb.InstanceStatus:
         request = pb.GetStatusRequest().SerializeToString()
         answer = await self._channel.unary(_SERVICE + "GetStatus", request, timeout=_TIMEOUT_S)

@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 
 from swerve.control import specs
+from swerve.control.autoscaler import Autoscaler
 from swerve.control.converge import shutdown_time
 from swerve.control.events import (
     CheckHealth,
@@ -32,12 +33,15 @@ from swerve.control.events import (
     StartReplica,
     StopProxy,
     StopReplica,
+    TellWorldSize,
     Tick,
+    WarnSlowStart,
 )
 from swerve.control.links import ReplicaLink
-from swerve.control.model import ProxyState, State
+from swerve.control.model import DeploymentKey, ProxyState, State
 from swerve.control.publisher import Publisher
 from swerve.control.reconcile import next_wakeup, step
+from swerve.control.scaling import ScalingLoop
 from swerve.control.store import Store
 from swerve.control.view import status, view
 from swerve.engine.base import Engine, EngineError, ProcessExit, ProcessSpec
@@ -72,6 +76,8 @@ class Controller:
         self._keeps_state = True
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
+        self._autoscaler = Autoscaler()
+        self._scaling = ScalingLoop(self._autoscaler, lambda: self._state, store.code, self._apply_or_end, tasks)
         self._links: dict[str, tuple[ReplicaLink, asyncio.Task[None]]] = {}
         self._proxy_watches: dict[str, asyncio.Task[None]] = {}
         self._announces = False
@@ -117,6 +123,12 @@ class Controller:
             self._carry_out(command)
         self._announce()
         self._set_timer()
+        self._autoscaler.follow(state, event.now)
+        self._scaling.wake()
+
+    def queues_reported(self, kind: str, ident: str, queues: Mapping[DeploymentKey, int]) -> None:
+        """So many calls wait in a proxy, a replica or a program."""
+        self._autoscaler.caller_reported(kind, ident, queues, self._now())
 
     async def shutdown(self, *, forget: bool) -> None:
         """Begin to end the instance; `forget` what was deployed, or keep it for the next start."""
@@ -165,7 +177,8 @@ class Controller:
         """Connect to each replica that has started, drop what is gone."""
         for replica in self._state.replicas.values():
             if replica.pid and replica.id not in self._links:
-                link = ReplicaLink(replica.id, self._layout.address_of(replica.id), self._replica_reported)
+                address = self._layout.address_of(replica.id)
+                link = ReplicaLink(replica.id, address, self._replica_reported, self._load_reported)
                 self._links[replica.id] = (link, self._tasks.create_task(link.watch()))
         for replica_id in self._links.keys() - self._state.replicas.keys():
             self._links.pop(replica_id)[1].cancel()
@@ -211,6 +224,10 @@ class Controller:
             case ReconfigureReplica():
                 logger.info("replica %s is reconfigured", command.id)
                 self._run(self._reconfigure(command))
+            case TellWorldSize():
+                self._run(self._tell_world_size(command))
+            case WarnSlowStart():
+                logger.warning(command.message)
             case CheckHealth():
                 self._run(self._check_health(command))
             case StartProxy():
@@ -253,15 +270,19 @@ class Controller:
 
     async def _reconfigure(self, command: ReconfigureReplica) -> None:
         target = command.target
-        request = pb.ReconfigureRequest(
-            config_json=target.config_json, rank=command.rank, world_size=command.world_size
-        )
         try:
-            error = await self._link(command.id).reconfigure(request)
+            error = await self._link(command.id).reconfigure(_reconfigure_request(command))
         except (RpcError, KeyError) as failure:
             error = f"The replica could not be reconfigured: {failure}"
         ongoing = target.options.max_ongoing_requests
         self.apply(Reconfigured(self._now(), command.id, target.config_version, ongoing, error))
+
+    async def _tell_world_size(self, command: TellWorldSize) -> None:
+        try:
+            await self._link(command.id).reconfigure(_reconfigure_request(command))
+        except (RpcError, KeyError) as error:
+            # It is ending, or its health check will tell; it serves as well without knowing.
+            logger.info("replica %s was not told that there are %d: %s", command.id, command.world_size, error)
 
     async def _check_health(self, command: CheckHealth) -> None:
         try:
@@ -281,11 +302,12 @@ class Controller:
     def _replica_reported(self, replica_id: str, phase: Phase, report: pb.ReplicaState) -> None:
         if phase is Phase.FAILED:
             logger.error("replica %s failed to start: %s", replica_id, report.message)
-        self.apply(
-            ReplicaReported(
-                self._now(), replica_id, phase, report.message, report.ongoing, tuple(report.multiplexed_model_ids)
-            )
-        )
+        models = tuple(report.multiplexed_model_ids)
+        self.apply(ReplicaReported(self._now(), replica_id, phase, report.message, models))
+
+    def _load_reported(self, replica_id: str, report: pb.ReplicaState) -> None:
+        stats = report.autoscaling_stats
+        self._autoscaler.replica_reported(self._state, replica_id, report.ongoing, stats, self._now())
 
     def _process_exited(self, exit_: ProcessExit) -> None:
         reason = _reason(exit_.code)
@@ -311,6 +333,12 @@ class Controller:
                 self._now(), proxy_id, said.get("grpc") or "", said.get("http") or "", said.get("error") or ""
             )
         )
+
+
+def _reconfigure_request(command: ReconfigureReplica | TellWorldSize) -> pb.ReconfigureRequest:
+    return pb.ReconfigureRequest(
+        config_json=command.target.config_json, rank=command.rank, world_size=command.world_size
+    )
 
 
 def _read_ready(path: Path) -> dict[str, str | None]:

@@ -84,12 +84,15 @@ def _converge_deployment(draft: Draft, deployment: Deployment) -> None:
     if goal is not None:
         plan = rollout.plan(goal, draft.replicas_of(key))
         for replica_id in plan.stop:
-            draft.stop_replica(draft.replicas[replica_id], holds_place=True)
+            replica = draft.replicas[replica_id]
+            # One too many has no successor that would have to wait for its end.
+            draft.stop_replica(replica, holds_place=replica.version != goal.target.version)
         for replica_id in plan.reconfigure:
             draft.reconfigure_replica(draft.replicas[replica_id], goal)
         if draft.now >= deployment.start_not_before:
             for _ in range(plan.start):
                 draft.start_replica(key, goal)
+        draft.tell_world_size(key, goal)
     draft.deployments[key] = _with_status(draft, deployment)
 
 

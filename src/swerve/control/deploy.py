@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from swerve.control import autoscale, scale
 from swerve.control.draft import Draft
 from swerve.control.events import Deploy
 from swerve.control.model import (
+    DECLARATIVE,
     Application,
     Deployment,
     DeploymentKey,
@@ -17,8 +19,6 @@ from swerve.control.model import (
     State,
 )
 from swerve.control.target import DeploymentTarget
-
-DECLARATIVE = "declarative"
 
 
 class Rejected(Exception):
@@ -35,13 +35,13 @@ def check(state: State, event: Deploy) -> None:
         raise Rejected("The instance is shutting down; nothing can be deployed.")
     names: set[str] = set()
     prefixes: set[str] = set()
-    for application, _ in event.applications:
+    for application, targets in event.applications:
         if application.name in names:
             raise Rejected(
                 f'Found multiple configs for application "{application.name}". Please remove all duplicates.'
             )
         names.add(application.name)
-        _check_application(application)
+        _check_application(application, targets)
         prefix = application.route_prefix
         if prefix is not None and prefix in prefixes:
             raise Rejected(
@@ -63,7 +63,7 @@ def check(state: State, event: Deploy) -> None:
             )
 
 
-def _check_application(application: Application) -> None:
+def _check_application(application: Application, targets: Mapping[str, DeploymentTarget]) -> None:
     if not application.name:
         raise Rejected("Application names must be nonempty.")
     if len(set(application.deployments)) != len(application.deployments):
@@ -71,6 +71,14 @@ def _check_application(application: Application) -> None:
     if application.ingress not in application.deployments:
         raise Rejected(
             f'The ingress "{application.ingress}" of application "{application.name}" is none of its deployments.'
+        )
+    scaled = [name for name in application.deployments if targets[name].scaling is not None]
+    if application.external_scaler_enabled and scaled:
+        names = ", ".join(f'"{name}"' for name in scaled)
+        raise Rejected(
+            f"external_scaler_enabled is set to True, but the following deployment(s) have autoscaling configured: "
+            f"{names}. When using an external autoscaler, Serve's built-in autoscaling must be disabled for all "
+            "deployments in the application."
         )
 
 
@@ -90,10 +98,11 @@ def apply(draft: Draft, event: Deploy) -> None:
     """Make the checked request the new goal."""
     for name in _leaving(draft.state, event):
         delete(draft, name)
+    before = draft.state.target_capacity
     if event.declarative:
-        draft.state = replace(draft.state, config_json=event.config_json)
+        draft.state = replace(draft.state, config_json=event.config_json, target_capacity=event.target_capacity)
     for application, targets in event.applications:
-        _apply_application(draft, application, targets)
+        _apply_application(draft, application, targets, same_capacity=draft.state.target_capacity == before)
 
 
 def delete(draft: Draft, name: str) -> None:
@@ -104,31 +113,48 @@ def delete(draft: Draft, name: str) -> None:
             draft.deployments[key] = _marked_deleted(deployment)
 
 
-def _apply_application(draft: Draft, application: Application, targets: Mapping[str, DeploymentTarget]) -> None:
+def _apply_application(
+    draft: Draft, application: Application, targets: Mapping[str, DeploymentTarget], *, same_capacity: bool
+) -> None:
     draft.applications[application.name] = application
+    capacity = draft.state.target_capacity if application.source == DECLARATIVE else None
     for name in application.deployments:
         key = DeploymentKey(application.name, name)
         target = targets[name]
-        goal = Goal(target, target.options.num_replicas)
         old = draft.deployments.get(key)
+        goal = Goal(target, _num_replicas(target, old, capacity, same_capacity=same_capacity))
         draft.deployments[key] = Deployment(key, goal) if old is None else _updated(old, goal)
     for key, deployment in tuple(draft.deployments.items()):
         if key.app == application.name and key.name not in targets:
             draft.deployments[key] = _marked_deleted(deployment)
 
 
+def _num_replicas(
+    target: DeploymentTarget, old: Deployment | None, capacity: float | None, *, same_capacity: bool
+) -> int:
+    """How many replicas to run; what autoscaling or somebody outside has set stays if nothing else changes."""
+    current = 0 if old is None or old.deleting else old.goal.num_replicas
+    changed = old is None or old.deleting or not _is_same(old.goal.target, target)
+    if target.scaling is not None:
+        limits = autoscale.bounds(target.scaling, capacity)
+        return autoscale.initial_replicas(target.scaling, limits, current, changed=changed)
+    if not changed and same_capacity:
+        return current
+    return autoscale.at_capacity(target.num_replicas, capacity)
+
+
+def _is_same(one: DeploymentTarget, other: DeploymentTarget) -> bool:
+    return (one.version, one.config_json) == (other.version, other.config_json)
+
+
 def _updated(old: Deployment, goal: Goal) -> Deployment:
-    status = DeploymentStatus.UPDATING
     before = old.goal
-    if (before.target.version, before.target.config_version) == (goal.target.version, goal.target.config_version):
-        if goal.num_replicas > before.num_replicas:
-            status = DeploymentStatus.UPSCALING
-        elif goal.num_replicas < before.num_replicas:
-            status = DeploymentStatus.DOWNSCALING
-    previous = old.previous
-    if old.reached:
-        previous = before
-    return Deployment(old.key, goal, previous=None if old.deleting else previous, status=status)
+    updated = Deployment(old.key, goal, previous=None if old.deleting else before if old.reached else old.previous)
+    same = (before.target.version, before.target.config_version) == (goal.target.version, goal.target.config_version)
+    if not same or goal.num_replicas == before.num_replicas:
+        return updated
+    healthy = replace(updated, status=DeploymentStatus.HEALTHY)
+    return scale.transition(healthy, before.num_replicas, goal.num_replicas, autoscaling=False)
 
 
 def _marked_deleted(deployment: Deployment) -> Deployment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 
 from swerve.control.events import (
@@ -15,8 +16,21 @@ from swerve.control.events import (
     StartReplica,
     StopProxy,
     StopReplica,
+    TellWorldSize,
+    WarnSlowStart,
 )
-from swerve.control.model import DeploymentKey, Goal, Proxy, ProxyState, Replica, ReplicaState, State
+from swerve.control.model import (
+    Deployment,
+    DeploymentKey,
+    DeploymentStatus,
+    DeploymentStatusTrigger,
+    Goal,
+    Proxy,
+    ProxyState,
+    Replica,
+    ReplicaState,
+    State,
+)
 
 # A replica that served this long was no failed start; see Draft.count_failure.
 STABLE_AFTER_S = 10.0
@@ -26,6 +40,8 @@ EXIT_GRACE_S = 2.0
 KILL_AGAIN_S = 5.0
 BACKOFF_FIRST_S = 0.2
 BACKOFF_LAST_S = 10.0
+# A replica that has been starting for so long is told of, again and again.
+SLOW_START_S = 30.0
 # Health checks spread by this share of their period either way, so that replicas are not checked in step.
 JITTER = 0.1
 
@@ -34,12 +50,26 @@ STARTUP_FAILED = (
     "The deployment failed to start {n} times in a row. This may be due to a problem with its constructor or initial "
     "health check failing. See controller logs for details. Error:\n{error}"
 )
+SLOW_START = (
+    "Deployment '{name}' in application '{app}' has {n} replicas that have taken more than {s:.0f}s to initialize.\n"
+    "This may be caused by a slow __init__ or reconfigure method."
+)
 ROLLOUT_STOPPED = "The rolling update was stopped and the replicas of the previous version keep serving. "
 
 
 def backoff(failures: int, first: float = BACKOFF_FIRST_S) -> float:
     """Seconds to wait before the next start after so many failures one after the other."""
     return min(first * 2.0 ** min(failures - 1, 30), BACKOFF_LAST_S)
+
+
+def slow_start_due(deployment: Deployment, replicas: Iterable[Replica]) -> float | None:
+    """When it is time to tell that replicas of a deployment take long to start; None: none is starting."""
+    since = [replica.starting_since for replica in replicas if replica.state is ReplicaState.STARTING]
+    if not since:
+        return None
+    told = deployment.slow_start_told_at
+    due = min(since) + SLOW_START_S
+    return due if told is None else max(due, told + SLOW_START_S)
 
 
 class Draft:
@@ -86,6 +116,8 @@ class Draft:
             config_version=target.config_version,
             rank=rank,
             max_ongoing_requests=target.options.max_ongoing_requests,
+            starting_since=self.now,
+            world_size=goal.num_replicas,
         )
         self.replicas[replica.id] = replica
         self.commands.append(StartReplica(replica.id, key, target, rank, goal.num_replicas))
@@ -109,8 +141,16 @@ class Draft:
         self.commands.append(StopReplica(replica.id, timeout_s))
 
     def reconfigure_replica(self, replica: Replica, goal: Goal) -> None:
-        self.replicas[replica.id] = replace(replica, state=ReplicaState.UPDATING)
+        self.replicas[replica.id] = replace(replica, state=ReplicaState.UPDATING, world_size=goal.num_replicas)
         self.commands.append(ReconfigureReplica(replica.id, goal.target, replica.rank, goal.num_replicas))
+
+    def tell_world_size(self, key: DeploymentKey, goal: Goal) -> None:
+        """Tell the replicas that run how many there are to be, if they have been told otherwise."""
+        for replica in self.replicas_of(key):
+            current = (replica.version, replica.config_version) == (goal.target.version, goal.target.config_version)
+            if current and replica.state is ReplicaState.RUNNING and replica.world_size != goal.num_replicas:
+                self.replicas[replica.id] = replace(replica, world_size=goal.num_replicas)
+                self.commands.append(TellWorldSize(replica.id, goal.target, replica.rank, goal.num_replicas))
 
     def replica_runs(self, replica: Replica) -> None:
         """A replica has started, or was found again."""
@@ -145,13 +185,39 @@ class Draft:
                 self.commands.append(CheckHealth(replica.id, timeout_s))
             if replica.stable_at is not None and replica.stable_at <= self.now:
                 self.replicas[replica.id] = replace(self.replicas[replica.id], stable_at=None)
-                self.deployments[replica.key] = replace(self.deployments[replica.key], failures=0)
+                if not self.is_rolling_update(replica.key):
+                    self.deployments[replica.key] = replace(self.deployments[replica.key], failures=0)
+        for deployment in tuple(self.deployments.values()):
+            self._warn_of_slow_start(deployment)
         for proxy in tuple(self.proxies.values()):
             if proxy.kill_at is not None and proxy.kill_at <= self.now:
                 self.proxies[proxy.id] = replace(proxy, kill_at=self.now + KILL_AGAIN_S)
                 self.commands.append(Kill(proxy.id))
 
+    def _warn_of_slow_start(self, deployment: Deployment) -> None:
+        replicas = self.replicas_of(deployment.key)
+        due = slow_start_due(deployment, replicas)
+        if due is None or due > self.now:
+            return
+        slow = sum(
+            item.state is ReplicaState.STARTING and item.starting_since + SLOW_START_S <= self.now for item in replicas
+        )
+        key = deployment.key
+        message = SLOW_START.format(name=key.name, app=key.app, n=slow, s=SLOW_START_S)
+        troubled = deployment.status in (DeploymentStatus.UNHEALTHY, DeploymentStatus.DEPLOY_FAILED)
+        self.deployments[key] = replace(
+            deployment,
+            slow_start_told_at=self.now,
+            message=deployment.message if troubled else message,
+        )
+        self.commands.append(WarnSlowStart(message))
+
     # -- failures -----------------------------------------------------------------------------------------------------
+
+    def is_rolling_update(self, key: DeploymentKey) -> bool:
+        """Whether a new version takes the place of one that served, and has not yet."""
+        deployment = self.deployments[key]
+        return deployment.previous is not None and not deployment.reached and not deployment.failed
 
     def count_failure(self, replica: Replica, error: str) -> None:
         """A replica failed to start, or failed before it had served for STABLE_AFTER_S.
@@ -172,6 +238,16 @@ class Draft:
                 stopped = ROLLOUT_STOPPED if deployment.previous is not None else ""
                 message = stopped + STARTUP_FAILED.format(n=failures, error=error)
             deployment = deployment.with_failure(message, terminal=left <= 0)
+        elif left <= 0 and deployment.status in (DeploymentStatus.UPSCALING, DeploymentStatus.UNHEALTHY):
+            # It has run before, if only with no replicas: it is tried on, and its calls wait.
+            serving = any(item.serves and item.version == replica.version for item in self.replicas_of(replica.key))
+            if not serving:
+                deployment = replace(
+                    deployment,
+                    status=DeploymentStatus.UNHEALTHY,
+                    trigger=DeploymentStatusTrigger.REPLICA_STARTUP_FAILED,
+                    message=STARTUP_FAILED.format(n=failures, error=error),
+                )
         self.deployments[replica.key] = deployment
 
     # -- proxies ------------------------------------------------------------------------------------------------------

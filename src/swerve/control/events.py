@@ -31,12 +31,23 @@ class Deploy:
     applications: tuple[tuple[Application, Mapping[str, DeploymentTarget]], ...]
     declarative: bool = False
     config_json: str = ""
+    target_capacity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
     now: float
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Run so many replicas: what an autoscaling policy decided, or what was asked for from outside."""
+
+    now: float
+    key: DeploymentKey
+    num_replicas: int
+    autoscaling: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,6 @@ class ReplicaReported:
     id: str
     phase: Phase
     message: str = ""
-    ongoing: int = 0
     model_ids: tuple[str, ...] = ()
 
 
@@ -124,6 +134,7 @@ class Tick:
 Event = (
     Deploy
     | Delete
+    | Scale
     | Shutdown
     | Recovered
     | ProcessStarted
@@ -137,7 +148,8 @@ Event = (
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Commands. All but StartReplica and StartProxy concern a process whose start was ordered and whose end was not told.
+# Commands. Those with an id, but StartReplica and StartProxy, concern a process whose start was ordered and whose end
+# was not told.
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,23 @@ class ReconfigureReplica:
     target: DeploymentTarget
     rank: int
     world_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TellWorldSize:
+    """Tell a replica how many there are; its configuration stays `target`'s."""
+
+    id: str
+    target: DeploymentTarget
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarnSlowStart:
+    """Log `message`."""
+
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,4 +222,15 @@ class Finish:
     """Nothing is left: end the instance."""
 
 
-Command = StartReplica | StopReplica | ReconfigureReplica | CheckHealth | StartProxy | StopProxy | Kill | Finish
+Command = (
+    StartReplica
+    | StopReplica
+    | ReconfigureReplica
+    | TellWorldSize
+    | WarnSlowStart
+    | CheckHealth
+    | StartProxy
+    | StopProxy
+    | Kill
+    | Finish
+)

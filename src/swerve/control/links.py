@@ -26,28 +26,36 @@ _PHASES = {
 }
 
 OnReport = Callable[[str, Phase, pb.ReplicaState], None]
+OnLoad = Callable[[str, pb.ReplicaState], None]
 
 
 class ReplicaLink:
     """One replica. Its methods raise RpcError when the replica does not answer."""
 
-    def __init__(self, replica_id: str, address: str, on_report: OnReport) -> None:
+    def __init__(self, replica_id: str, address: str, on_report: OnReport, on_load: OnLoad) -> None:
         self._id = replica_id
         self._channel = Channel(address)
         self._on_report = on_report
+        self._on_load = on_load
 
     async def watch(self) -> None:
-        """Pass on each report of the replica, until cancelled."""
+        """Pass on each report of the replica, until cancelled; one that tells of nothing but its load only as such."""
         delay, longest = _RETRY_FIRST_S, _RETRY_STARTING_S
         try:
             while True:
                 stream = self._channel.stream(_SERVICE + "WatchState", pb.WatchStateRequest().SerializeToString())
+                told = None
                 try:
                     async for message in stream:
                         delay, longest = _RETRY_FIRST_S, _RETRY_LOST_S
                         report = pb.ReplicaState.FromString(message)
-                        if report.phase in _PHASES:
+                        if report.phase not in _PHASES:
+                            continue
+                        content = (report.phase, report.message, tuple(report.multiplexed_model_ids))
+                        if content != told:
+                            told = content
                             self._on_report(self._id, _PHASES[report.phase], report)
+                        self._on_load(self._id, report)
                 except RpcError:
                     pass  # not there yet, or gone: the engine says which
                 finally:

@@ -12,6 +12,9 @@ from enum import StrEnum
 
 from swerve.control.target import DeploymentTarget
 
+# The source of an application that came from a configuration file.
+DECLARATIVE = "declarative"
+
 
 class ApplicationStatus(StrEnum):
     """How an application does (Ray Serve's names)."""
@@ -85,6 +88,10 @@ class Application:
     docs_path: str = ""
     last_deployed_time_s: float = 0.0
     deleting: bool = False
+    # Whether the number of replicas is set from outside.
+    external_scaler_enabled: bool = False
+    # Finds the code of a policy that decides for all its deployments in the store, "" if each has its own.
+    policy_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,8 @@ class Deployment:
     deleting: bool = False
     failures: int = 0
     start_not_before: float = 0.0
+    # When it was said last that replicas take long to start.
+    slow_start_told_at: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -162,7 +171,10 @@ class Replica:
     holds_place: bool = False
     pid: int = 0
     started_s: float = 0.0
-    ongoing: int = 0
+    # Since when it is STARTING.
+    starting_since: float = 0.0
+    # How many replicas there are, as it was told last.
+    world_size: int = 0
     model_ids: tuple[str, ...] = ()
     # When a replica that runs counts as stable, so that its deployment's failures are forgiven. None: it has.
     stable_at: float | None = None
@@ -196,13 +208,18 @@ class State:
     deployments: Mapping[DeploymentKey, Deployment] = field(default_factory=dict)
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     proxies: Mapping[str, Proxy] = field(default_factory=dict)
-    # The last applied configuration file as JSON, "" if none was.
+    # The last applied configuration file as JSON, "" if none was, and its target_capacity in percent.
     config_json: str = ""
+    target_capacity: float | None = None
     stopping: bool = False
     finished: bool = False
     proxy_failures: int = 0
     proxy_not_before: float = 0.0
     proxy_message: str = ""
+
+    def capacity_of(self, app: str) -> float | None:
+        """Percent of its replicas that an application gets, None for all; only a configuration file says so."""
+        return self.target_capacity if self.applications[app].source == DECLARATIVE else None
 
     def replicas_of(self, key: DeploymentKey) -> tuple[Replica, ...]:
         """The deployment's replicas in the order they were ordered."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from swerve.control import deploy
+from swerve.control import deploy, scale
 from swerve.control.converge import PROXY_START_TIMEOUT_S, converge
-from swerve.control.draft import Draft, backoff
+from swerve.control.draft import Draft, backoff, slow_start_due
 from swerve.control.events import (
     Command,
     Delete,
@@ -21,6 +21,7 @@ from swerve.control.events import (
     Reconfigured,
     Recovered,
     ReplicaReported,
+    Scale,
     Shutdown,
     Tick,
 )
@@ -53,7 +54,8 @@ def next_wakeup(state: State, now: float) -> float | None:
     times: list[float | None] = [state.proxy_not_before]
     for replica in state.replicas.values():
         times += (replica.kill_at, replica.check_at, replica.stable_at)
-    times += (deployment.start_not_before for deployment in state.deployments.values())
+    for deployment in state.deployments.values():
+        times += (deployment.start_not_before, slow_start_due(deployment, state.replicas_of(deployment.key)))
     times += (proxy.kill_at for proxy in state.proxies.values())
     # What was due at `now` has been done.
     return min((time for time in times if time is not None and time > now), default=None)
@@ -67,6 +69,8 @@ def _apply(draft: Draft, event: Event) -> None:
             for name in names:
                 if name in draft.applications:
                     deploy.delete(draft, name)
+        case Scale():
+            scale.apply(draft, event)
         case Shutdown():
             draft.state = replace(draft.state, stopping=True)
         case Recovered():
@@ -109,7 +113,8 @@ def _replica_ended(draft: Draft, replica: Replica, reason: str) -> None:
 
 def _fail(draft: Draft, replica: Replica, error: str) -> None:
     """A replica that runs is no good: count it, end it."""
-    if _is_unproven(replica) or replica.state is ReplicaState.UPDATING:
+    # During a rolling update every failure of the new version counts, however long it had served.
+    if _is_unproven(replica) or replica.state is ReplicaState.UPDATING or draft.is_rolling_update(replica.key):
         draft.count_failure(replica, error)
     draft.stop_replica(replica)
 
@@ -118,14 +123,17 @@ def _replica_reported(draft: Draft, event: ReplicaReported) -> None:
     replica = draft.replicas.get(event.id)
     if replica is None or replica.state is ReplicaState.STOPPING:
         return
-    replica = replace(replica, ongoing=event.ongoing, model_ids=event.model_ids)
+    replica = replace(replica, model_ids=event.model_ids)
     draft.replicas[replica.id] = replica
     starting = replica.state in (ReplicaState.STARTING, ReplicaState.RECOVERING)
     match event.phase:
         case Phase.RUNNING if starting:
             draft.replica_runs(replica)
         case Phase.INITIALIZING if starting:
-            draft.replicas[replica.id] = replace(replica, state=ReplicaState.STARTING, serves=False)
+            since = replica.starting_since if replica.state is ReplicaState.STARTING else draft.now
+            draft.replicas[replica.id] = replace(
+                replica, state=ReplicaState.STARTING, serves=False, starting_since=since
+            )
         case Phase.FAILED:
             _fail(draft, replica, event.message)
         case Phase.DRAINING:

@@ -22,8 +22,11 @@ def deploy_event(request: pb.DeployRequest, now: float, time_s: float) -> tuple[
     for app in request.applications:
         targets = {deployment.name: _target(app, deployment) for deployment in app.deployments}
         code.update((targets[deployment.name].code_digest, deployment.code) for deployment in app.deployments)
+        policies = (app.autoscaling_policy, *(deployment.autoscaling_policy for deployment in app.deployments))
+        code.update((_digest(policy), policy) for policy in policies if policy)
         applications.append((_application(app, time_s), targets))
-    return Deploy(now, tuple(applications), request.declarative, request.config_json), code
+    capacity = request.target_capacity if request.HasField("target_capacity") else None
+    return Deploy(now, tuple(applications), request.declarative, request.config_json, capacity), code
 
 
 def _application(app: pb.Application, time_s: float) -> Application:
@@ -36,12 +39,14 @@ def _application(app: pb.Application, time_s: float) -> Application:
         source_json=app.source_json,
         docs_path=app.docs_path,
         last_deployed_time_s=time_s,
+        external_scaler_enabled=app.external_scaler_enabled,
+        policy_digest=_digest(app.autoscaling_policy),
     )
 
 
 def _target(app: pb.Application, deployment: pb.Deployment) -> DeploymentTarget:
     target = DeploymentTarget(
-        code_digest=hashlib.blake2b(deployment.code, digest_size=16).hexdigest(),
+        code_digest=_digest(deployment.code),
         code_version=deployment.code_version,
         config_json=deployment.config_json,
         sys_path=tuple(app.sys_path),
@@ -49,12 +54,19 @@ def _target(app: pb.Application, deployment: pb.Deployment) -> DeploymentTarget:
         logging_config_json=app.logging_config_json,
         route_prefix=app.route_prefix if app.HasField("route_prefix") else None,
         is_ingress=deployment.name == app.ingress,
+        policy_digest=_digest(deployment.autoscaling_policy),
     )
     try:
         # Read here once, so that what cannot be read is refused before it is applied.
-        _ = (target.options, target.version, target.config_version, target.env_vars, target.working_dir)
+        _ = (target.options, target.scaling, target.version, target.config_version)
+        _ = (target.num_replicas, target.env_vars, target.working_dir)
     except (ValueError, KeyError, TypeError) as error:
         raise Rejected(
             f'The configuration of deployment "{deployment.name}" in application "{app.name}" is not complete: {error}.'
         ) from error
     return target
+
+
+def _digest(code: bytes) -> str:
+    """What code is stored by; "" for none."""
+    return hashlib.blake2b(code, digest_size=16).hexdigest() if code else ""

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Mapping
 
 from swerve.control.controller import Controller
 from swerve.control.deploy import Rejected
-from swerve.control.events import Delete
+from swerve.control.events import Delete, Scale
+from swerve.control.model import DeploymentKey
 from swerve.control.requests import deploy_event
+from swerve.control.scale import ScaleNotFound, ScaleRefused, check
 from swerve.generated import control_pb2 as pb
 from swerve.net.server import Method, ServerStream, Unary
 from swerve.wire.status import RpcError, Status, StatusCode
@@ -26,6 +28,8 @@ def methods(controller: Controller) -> Mapping[str, Method]:
     return {
         SERVICE + "Deploy": Unary(service.deploy),
         SERVICE + "Delete": Unary(service.delete),
+        SERVICE + "Scale": Unary(service.scale),
+        SERVICE + "ReportQueues": Unary(service.report_queues),
         SERVICE + "GetStatus": Unary(service.get_status),
         SERVICE + "GetConfig": Unary(service.get_config),
         SERVICE + "Shutdown": Unary(service.shutdown),
@@ -53,6 +57,25 @@ class _Service:
         self._controller.apply(Delete(asyncio.get_running_loop().time(), names))
         logger.info("deleted %s", ", ".join(names))
         return pb.DeleteResponse(unknown=unknown).SerializeToString()
+
+    async def scale(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        message = pb.ScaleRequest.FromString(request)
+        key = DeploymentKey(message.app, message.deployment)
+        try:
+            check(self._controller.state, key)
+        except ScaleNotFound as error:
+            raise RpcError(Status(StatusCode.NOT_FOUND, str(error))) from error
+        except ScaleRefused as error:
+            raise RpcError(Status(StatusCode.FAILED_PRECONDITION, str(error))) from error
+        logger.info("%s:%s is scaled to %d replicas from outside", key.app, key.name, message.num_replicas)
+        self._controller.apply(Scale(asyncio.get_running_loop().time(), key, message.num_replicas, autoscaling=False))
+        return pb.ScaleResponse().SerializeToString()
+
+    async def report_queues(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        message = pb.ReportQueuesRequest.FromString(request)
+        queues = {DeploymentKey(queue.app, queue.deployment): queue.queued for queue in message.queues}
+        self._controller.queues_reported(message.kind, message.id, queues)
+        return pb.ReportQueuesResponse().SerializeToString()
 
     async def get_status(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         return self._controller.status().SerializeToString()

@@ -75,6 +75,7 @@ class Store:
             seed=meta.get("seed") or secrets.token_hex(8),
             serial=int(meta.get("serial", "0")),
             config_json=meta.get("config", ""),
+            target_capacity=json.loads(meta.get("target_capacity", "null")),
             applications={item.name: item for item in self._read("application", _application)},
             deployments={item.key: item for item in self._read("deployment", _deployment)},
             replicas={item.id: item for item in self._read("replica", _replica)},
@@ -135,7 +136,11 @@ class _Transaction:
 
 def _digests(state: State) -> set[str]:
     goals = [goal for item in state.deployments.values() for goal in (item.goal, item.previous) if goal is not None]
-    return {goal.target.code_digest for goal in goals}
+    policies = {
+        *(goal.target.policy_digest for goal in goals),
+        *(app.policy_digest for app in state.applications.values()),
+    }
+    return {goal.target.code_digest for goal in goals} | (policies - {""})
 
 
 def _records(state: State, other: State) -> dict[tuple[str, str], str]:
@@ -144,6 +149,7 @@ def _records(state: State, other: State) -> dict[tuple[str, str], str]:
         ("meta", "seed"): state.seed,
         ("meta", "serial"): str(state.serial),
         ("meta", "config"): state.config_json,
+        ("meta", "target_capacity"): json.dumps(state.target_capacity),
     }
     for name, application in state.applications.items():
         if other.applications.get(name) is not application:
@@ -203,7 +209,17 @@ def _goal(values: list[Any]) -> Goal:
     return Goal(DeploymentTarget.from_json(values[0]), values[1])
 
 
-_REPLICA_FIELDS = ("id", "version", "config_version", "rank", "max_ongoing_requests", "state", "serves", "holds_place")
+_REPLICA_FIELDS = (
+    "id",
+    "version",
+    "config_version",
+    "rank",
+    "max_ongoing_requests",
+    "world_size",
+    "state",
+    "serves",
+    "holds_place",
+)
 
 
 def _encode_replica(replica: Replica) -> str:

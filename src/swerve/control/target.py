@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from swerve.control.autoscale import Scaling
+
 # Replicas take a change of these by `Reconfigure`.
 _RECONFIGURED = (
     "user_config",
@@ -39,7 +41,6 @@ _RESTARTED = (
 class Options:
     """The options that the controller itself goes by; names and units as in `swerve.config.DeploymentConfig`."""
 
-    num_replicas: int
     max_ongoing_requests: int
     max_queued_requests: int
     graceful_shutdown_timeout_s: float
@@ -65,6 +66,8 @@ class DeploymentTarget:
     logging_config_json: str = ""
     route_prefix: str | None = None
     is_ingress: bool = False
+    # Finds the code of the user's autoscaling policy in the store, "" for the default one.
+    policy_digest: str = ""
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -80,17 +83,22 @@ class DeploymentTarget:
         Raises:
             KeyError: the configuration is not complete.
         """
-        names = (field.name for field in fields(Options))
-        return Options(**{name: self.config[name] for name in names} | {"num_replicas": self._num_replicas})
+        return Options(**{field.name: self.config[field.name] for field in fields(Options)})
+
+    @cached_property
+    def scaling(self) -> Scaling | None:
+        """Between which bounds and how fast the number of replicas follows the load; None: it is `num_replicas`.
+
+        Raises:
+            KeyError: the configuration is not complete.
+        """
+        config = self.config["autoscaling_config"]
+        return None if config is None else Scaling.of(config)
 
     @property
-    def _num_replicas(self) -> int:
-        scaling = self.config["autoscaling_config"]
-        if scaling is None:
-            return int(self.config["num_replicas"])
-        initial = scaling["initial_replicas"]
-        # One at least: a deployment starts to serve before its load is known.
-        return max(int(scaling["min_replicas"] if initial is None else initial), 1)
+    def num_replicas(self) -> int:
+        """How many replicas to run unless they are autoscaled."""
+        return int(self.config["num_replicas"])
 
     @cached_property
     def version(self) -> str:

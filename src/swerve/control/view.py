@@ -10,6 +10,7 @@ from swerve.control.model import (
     Deployment,
     DeploymentKey,
     DeploymentStatus,
+    DeploymentStatusTrigger,
     Replica,
     State,
 )
@@ -51,6 +52,7 @@ def _deployment_view(state: State, deployment: Deployment, address_of: Callable[
         unavailable=deployment.failed and not serving and deployment.previous is None,
         backpressure_status_code=backpressure.get("status_code", 0),
         backpressure_retry_after_s=backpressure.get("retry_after_s"),
+        autoscaled=deployment.goal.target.scaling is not None,
     )
 
 
@@ -69,6 +71,7 @@ def status(state: State) -> pb.InstanceStatus:
             for proxy in state.proxies.values()
         ],
         applications=[_application_status(state, app) for app in state.applications.values()],
+        target_capacity=state.target_capacity,
     )
 
 
@@ -90,6 +93,7 @@ def _application_status(state: State, app: Application) -> pb.ApplicationStatus:
         source=app.source,
         source_json=app.source_json,
         ingress=app.ingress,
+        external_scaler_enabled=app.external_scaler_enabled,
     )
 
 
@@ -105,7 +109,10 @@ def summarize(app: Application, deployments: Sequence[Deployment]) -> tuple[Appl
     unhealthy = [item.key.name for item in deployments if item.status is DeploymentStatus.UNHEALTHY]
     if unhealthy:
         return ApplicationStatus.UNHEALTHY, f"The deployments {unhealthy} are UNHEALTHY."
-    if all(item.status is DeploymentStatus.HEALTHY for item in deployments):
+    if all(
+        item.status is DeploymentStatus.HEALTHY or item.trigger is DeploymentStatusTrigger.AUTOSCALING
+        for item in deployments
+    ):
         return ApplicationStatus.RUNNING, ""
     return ApplicationStatus.DEPLOYING, ""
 
@@ -117,7 +124,7 @@ def _deployment_status(state: State, deployment: Deployment) -> pb.DeploymentSta
         status_trigger=deployment.trigger,
         message=deployment.message,
         replicas=[_replica_status(replica) for replica in state.replicas_of(deployment.key)],
-        target_num_replicas=0 if deployment.deleting else deployment.goal.num_replicas,
+        target_num_replicas=0 if deployment.deleting else (deployment.serving_goal or deployment.goal).num_replicas,
         config_json=deployment.goal.target.config_json,
     )
 

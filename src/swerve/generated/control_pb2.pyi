@@ -8,19 +8,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Deployment(_message.Message):
-    __slots__ = ("name", "code", "code_version", "config_json")
+    __slots__ = ("name", "code", "code_version", "config_json", "autoscaling_policy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALING_POLICY_FIELD_NUMBER: _ClassVar[int]
     name: str
     code: bytes
     code_version: str
     config_json: str
-    def __init__(self, name: _Optional[str] = ..., code: _Optional[bytes] = ..., code_version: _Optional[str] = ..., config_json: _Optional[str] = ...) -> None: ...
+    autoscaling_policy: bytes
+    def __init__(self, name: _Optional[str] = ..., code: _Optional[bytes] = ..., code_version: _Optional[str] = ..., config_json: _Optional[str] = ..., autoscaling_policy: _Optional[bytes] = ...) -> None: ...
 
 class Application(_message.Message):
-    __slots__ = ("name", "route_prefix", "ingress", "deployments", "sys_path", "runtime_env_json", "source_json", "source", "logging_config_json", "docs_path")
+    __slots__ = ("name", "route_prefix", "ingress", "deployments", "sys_path", "runtime_env_json", "source_json", "source", "logging_config_json", "docs_path", "external_scaler_enabled", "autoscaling_policy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +33,8 @@ class Application(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LOGGING_CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     DOCS_PATH_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_SCALER_ENABLED_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALING_POLICY_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     ingress: str
@@ -41,7 +45,9 @@ class Application(_message.Message):
     source: str
     logging_config_json: str
     docs_path: str
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., sys_path: _Optional[_Iterable[str]] = ..., runtime_env_json: _Optional[str] = ..., source_json: _Optional[str] = ..., source: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., docs_path: _Optional[str] = ...) -> None: ...
+    external_scaler_enabled: bool
+    autoscaling_policy: bytes
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., sys_path: _Optional[_Iterable[str]] = ..., runtime_env_json: _Optional[str] = ..., source_json: _Optional[str] = ..., source: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., docs_path: _Optional[str] = ..., external_scaler_enabled: bool = ..., autoscaling_policy: _Optional[bytes] = ...) -> None: ...
 
 class GrpcMethod(_message.Message):
     __slots__ = ("path", "client_streaming", "server_streaming")
@@ -88,7 +94,7 @@ class ReplicaView(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., address: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DeploymentView(_message.Message):
-    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable", "backpressure_status_code", "backpressure_retry_after_s")
+    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable", "backpressure_status_code", "backpressure_retry_after_s", "autoscaled")
     APP_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +102,7 @@ class DeploymentView(_message.Message):
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
     BACKPRESSURE_STATUS_CODE_FIELD_NUMBER: _ClassVar[int]
     BACKPRESSURE_RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALED_FIELD_NUMBER: _ClassVar[int]
     app: str
     name: str
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaView]
@@ -103,7 +110,8 @@ class DeploymentView(_message.Message):
     unavailable: bool
     backpressure_status_code: int
     backpressure_retry_after_s: float
-    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ..., backpressure_status_code: _Optional[int] = ..., backpressure_retry_after_s: _Optional[float] = ...) -> None: ...
+    autoscaled: bool
+    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ..., backpressure_status_code: _Optional[int] = ..., backpressure_retry_after_s: _Optional[float] = ..., autoscaled: bool = ...) -> None: ...
 
 class ApplicationView(_message.Message):
     __slots__ = ("name", "route_prefix", "ingress")
@@ -160,7 +168,7 @@ class DeploymentStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., status_trigger: _Optional[str] = ..., message: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., target_num_replicas: _Optional[int] = ..., config_json: _Optional[str] = ...) -> None: ...
 
 class ApplicationStatus(_message.Message):
-    __slots__ = ("name", "route_prefix", "status", "message", "last_deployed_time_s", "deployments", "source", "source_json", "ingress")
+    __slots__ = ("name", "route_prefix", "status", "message", "last_deployed_time_s", "deployments", "source", "source_json", "ingress", "external_scaler_enabled")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +178,7 @@ class ApplicationStatus(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_JSON_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
+    EXTERNAL_SCALER_ENABLED_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     status: str
@@ -179,7 +188,8 @@ class ApplicationStatus(_message.Message):
     source: str
     source_json: str
     ingress: str
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., last_deployed_time_s: _Optional[float] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., source: _Optional[str] = ..., source_json: _Optional[str] = ..., ingress: _Optional[str] = ...) -> None: ...
+    external_scaler_enabled: bool
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., last_deployed_time_s: _Optional[float] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., source: _Optional[str] = ..., source_json: _Optional[str] = ..., ingress: _Optional[str] = ..., external_scaler_enabled: bool = ...) -> None: ...
 
 class ProxyStatus(_message.Message):
     __slots__ = ("proxy_id", "status", "pid", "message", "grpc_address", "http_address")
@@ -214,14 +224,16 @@ class InstanceStatus(_message.Message):
     def __init__(self, proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., controller_pid: _Optional[int] = ..., agent_pid: _Optional[int] = ..., target_capacity: _Optional[float] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
-    __slots__ = ("applications", "declarative", "config_json")
+    __slots__ = ("applications", "declarative", "config_json", "target_capacity")
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     DECLARATIVE_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    TARGET_CAPACITY_FIELD_NUMBER: _ClassVar[int]
     applications: _containers.RepeatedCompositeFieldContainer[Application]
     declarative: bool
     config_json: str
-    def __init__(self, applications: _Optional[_Iterable[_Union[Application, _Mapping]]] = ..., declarative: bool = ..., config_json: _Optional[str] = ...) -> None: ...
+    target_capacity: float
+    def __init__(self, applications: _Optional[_Iterable[_Union[Application, _Mapping]]] = ..., declarative: bool = ..., config_json: _Optional[str] = ..., target_capacity: _Optional[float] = ...) -> None: ...
 
 class DeployResponse(_message.Message):
     __slots__ = ()
@@ -238,6 +250,44 @@ class DeleteResponse(_message.Message):
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     unknown: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, unknown: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("app", "deployment", "num_replicas")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    NUM_REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    deployment: str
+    num_replicas: int
+    def __init__(self, app: _Optional[str] = ..., deployment: _Optional[str] = ..., num_replicas: _Optional[int] = ...) -> None: ...
+
+class ScaleResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class QueueLength(_message.Message):
+    __slots__ = ("app", "deployment", "queued")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    deployment: str
+    queued: int
+    def __init__(self, app: _Optional[str] = ..., deployment: _Optional[str] = ..., queued: _Optional[int] = ...) -> None: ...
+
+class ReportQueuesRequest(_message.Message):
+    __slots__ = ("kind", "id", "queues")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    id: str
+    queues: _containers.RepeatedCompositeFieldContainer[QueueLength]
+    def __init__(self, kind: _Optional[str] = ..., id: _Optional[str] = ..., queues: _Optional[_Iterable[_Union[QueueLength, _Mapping]]] = ...) -> None: ...
+
+class ReportQueuesResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
@@ -320,7 +370,7 @@ class ProxySpec(_message.Message):
     def __init__(self, proxy_id: _Optional[str] = ..., controller_address: _Optional[str] = ..., log_dir: _Optional[str] = ..., ready_file: _Optional[str] = ...) -> None: ...
 
 class ReplicaState(_message.Message):
-    __slots__ = ("phase", "message", "ongoing", "multiplexed_model_ids", "pid")
+    __slots__ = ("phase", "message", "ongoing", "multiplexed_model_ids", "pid", "autoscaling_stats")
     class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PHASE_UNSPECIFIED: _ClassVar[ReplicaState.Phase]
@@ -333,17 +383,26 @@ class ReplicaState(_message.Message):
     RUNNING: ReplicaState.Phase
     FAILED: ReplicaState.Phase
     DRAINING: ReplicaState.Phase
+    class AutoscalingStatsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     PHASE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ONGOING_FIELD_NUMBER: _ClassVar[int]
     MULTIPLEXED_MODEL_IDS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALING_STATS_FIELD_NUMBER: _ClassVar[int]
     phase: ReplicaState.Phase
     message: str
     ongoing: int
     multiplexed_model_ids: _containers.RepeatedScalarFieldContainer[str]
     pid: int
-    def __init__(self, phase: _Optional[_Union[ReplicaState.Phase, str]] = ..., message: _Optional[str] = ..., ongoing: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ...) -> None: ...
+    autoscaling_stats: _containers.ScalarMap[str, float]
+    def __init__(self, phase: _Optional[_Union[ReplicaState.Phase, str]] = ..., message: _Optional[str] = ..., ongoing: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ..., autoscaling_stats: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class WatchStateRequest(_message.Message):
     __slots__ = ()
