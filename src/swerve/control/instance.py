@@ -16,6 +16,8 @@ from swerve.engine.layout import MAX_SOCKET_PATH, Layout
 from swerve.engine.local import spawn_agent
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2 as pb
+from swerve.net.address import Address
+from swerve.net.listener import bind_tcp
 
 _POLL_S = 0.005
 # How long a failed start has to end what it had begun.
@@ -56,6 +58,8 @@ def start(state_dir: Path, options: pb.InstanceOptions, *, owner_pid: int | None
     """
     layout = Layout(state_dir.absolute())
     _prepare(layout, options, forget=owner_pid is not None)
+    if options.num_proxies > 1:
+        _require_free_ports(options)
     agent = spawn_agent(layout, "--owner-pid", str(owner_pid or 0))
     error = _wait_ready(layout, agent, time.monotonic() + timeout_s)
     if error is None:
@@ -116,6 +120,26 @@ def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> No
         part.rename(layout.options)
     except OSError as error:
         raise InstanceError(f"The state folder {layout.root} cannot be used: {error}.") from error
+
+
+def _require_free_ports(options: pb.InstanceOptions) -> None:
+    """Proxies that share a port cannot tell their siblings from another instance's proxies, so this is asked before."""
+    wanted = []
+    if options.grpc_methods:
+        wanted.append(("gRPC", json.loads(options.grpc_options_json)))
+    if options.http_options_json:
+        wanted.append(("HTTP", json.loads(options.http_options_json)))
+    for protocol, listening in wanted:
+        host, port = listening.get("host") or "", int(listening.get("port") or 0)
+        if port <= 0:
+            continue
+        try:
+            for sock in bind_tcp(host, port, share=False):
+                sock.close()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            where = Address(host=host or "*", port=port)
+            raise InstanceError(f"The {protocol} port {where} cannot be bound: {reason}.") from error
 
 
 def _already_running(layout: Layout) -> str:
