@@ -15,6 +15,7 @@ from typing import cast
 
 from swerve.caller.call import Destination, HandleCall, Routed, Sink
 from swerve.caller.loop_thread import LoopThread
+from swerve.caller.queues import Queue, QueueReporter
 from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.control.client import ControllerClient
@@ -45,6 +46,7 @@ class CallerRuntime:
         self.controller_address = controller_address
         self.controller = ControllerClient(controller_address)
         self._watcher = (kind, ident)
+        self._queues = QueueReporter(self.controller, kind, ident, self._queue)
         self._watch_task: asyncio.Task[None] | None = None
         self._thread: LoopThread | None = None
         # Run a function on the loop: now when this is its thread, else soon, in order.
@@ -111,6 +113,11 @@ class CallerRuntime:
             self._views = {(deployment.app, deployment.name): deployment for deployment in view.deployments}
             for key, target in list(self._targets.items()):
                 self._update(key, target)
+            self._queues.update(view)
+
+    def _queue(self, app: str, deployment: str) -> Queue | None:
+        target = self._targets.get((app, deployment))
+        return None if target is None else target.router
 
     def _update(self, key: Key, target: Target[Routed]) -> None:
         view = self._views.get(key)
@@ -146,6 +153,7 @@ class CallerRuntime:
         if self.closed:
             return
         self.closed = True
+        self._queues.close()
         if self._watch_task is not None:
             self._watch_task.cancel()
         for timer in self._absent.values():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from swerve.caller.queues import Queue, QueueReporter
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2
 from swerve.net.address import Address
@@ -76,12 +77,14 @@ class Proxy:
 
     async def _follow(self) -> None:
         client = ControllerClient(self._spec.controller_address)
+        queues = QueueReporter(client, "proxy", self._spec.proxy_id, self._queue)
         async for view in client.watch_view("proxy", self._spec.proxy_id):
             if self._ingress is None:
                 self._ingress = self._make_ingress(view)
             self._ingress.update(view)
             if self._http_ingress is not None:
                 self._http_ingress.update(view)
+            queues.update(view)
             if not self._serving:
                 self._serving = True
                 try:
@@ -93,6 +96,10 @@ class Proxy:
                 # Modules and code stay for ever; the collector need not walk over them.
                 gc.collect()
                 gc.freeze()
+
+    def _queue(self, app: str, deployment: str) -> Queue | None:
+        target = self._ingress.target(app, deployment) if self._ingress is not None else None
+        return None if target is None else target.router
 
     def _make_ingress(self, view: control_pb2.View) -> Ingress:
         config: dict[str, Any] = json.loads(view.options.logging_config_json or "{}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -43,6 +44,9 @@ _WEBSOCKET = b"/swerve.control.v1.Http/WebSocket"
 
 # State changes reach the controller at most this often (Ray Serve pushes model ids as often).
 _PUBLISH_INTERVAL_S = 0.1
+# Ray Serve asks for the user's own metrics as often by default, and waits as long for them.
+_STATS_INTERVAL_S = 2.0
+_STATS_TIMEOUT_S = 10.0
 # A class's finalizer may not hold up the end of its replica for longer.
 _DESTROY_TIMEOUT_S = 5.0
 
@@ -75,6 +79,8 @@ class Replica:
         self._phase = Phase.INITIALIZING
         self._message = ""
         self._methods: dict[bytes, ServedMethod] = {}
+        self._stats: dict[str, float] = {}
+        self._recording: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -140,6 +146,8 @@ class Replica:
         else:
             self._set_phase(Phase.RUNNING)
             logger.info("Started")
+            if self.user_code.has_autoscaling_stats:
+                self._recording = self.loop.create_task(self._record_stats())
 
     async def _construct(self) -> None:
         spec = self._spec
@@ -181,6 +189,8 @@ class Replica:
         self._config = dict(config)
         self._limit = self.pool.size = int(config["max_ongoing_requests"])
         self._set_context(rank, world_size)
+        # Whether its load is to be told may have changed.
+        self._changed.set()
         if config.get("user_config") is not None and config["user_config"] != previous:
             await self.user_code.reconfigure(config["user_config"], rank, self.pool)
 
@@ -194,6 +204,8 @@ class Replica:
             await self.stopped.wait()
             return
         self._set_phase(Phase.DRAINING)
+        if self._recording is not None:
+            self._recording.cancel()
         try:
             async with asyncio.timeout(timeout_s):
                 while self.ongoing:
@@ -226,16 +238,42 @@ class Replica:
             ongoing=self.ongoing,
             multiplexed_model_ids=multiplex.loaded_model_ids(),
             pid=os.getpid(),
+            autoscaling_stats=self._stats,
         )
 
     async def watch(self) -> AsyncIterator[control_pb2.ReplicaState]:
-        """The state now, and again after each change."""
+        """The state now, and again after each change; changes of the load are looked for while that matters."""
         changed = self._changed
         while True:
             changed.clear()
-            yield self.state()
-            await changed.wait()
-            await asyncio.sleep(_PUBLISH_INTERVAL_S if self._phase == Phase.RUNNING else 0)
+            state = self.state()
+            yield state
+            while not changed.is_set() and self.ongoing == state.ongoing and self._is_autoscaled:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PUBLISH_INTERVAL_S):
+                        await changed.wait()
+            if not self._is_autoscaled:
+                await changed.wait()
+            await asyncio.sleep(_PUBLISH_INTERVAL_S if changed.is_set() and self._phase == Phase.RUNNING else 0)
+
+    @property
+    def _is_autoscaled(self) -> bool:
+        return self._config.get("autoscaling_config") is not None
+
+    async def _record_stats(self) -> None:
+        """Ask the user's object for its own metrics, again and again."""
+        while True:
+            if self._is_autoscaled:
+                try:
+                    async with asyncio.timeout(_STATS_TIMEOUT_S):
+                        stats = await self.user_code.autoscaling_stats(self.pool)
+                except Exception:
+                    logger.exception("record_autoscaling_stats failed")
+                else:
+                    if stats != self._stats:
+                        self._stats = stats
+                        self._changed.set()
+            await asyncio.sleep(_STATS_INTERVAL_S)
 
 
 def _not_loaded() -> None:

@@ -111,6 +111,23 @@ class UserCode:
         if method is not None:
             await self._run(method, method, pool)
 
+    @property
+    def has_autoscaling_stats(self) -> bool:
+        """Whether the user's object has metrics of its own for autoscaling policies."""
+        return self._is_class and hasattr(self.instance, "record_autoscaling_stats")
+
+    async def autoscaling_stats(self, pool: ThreadPool) -> dict[str, float]:
+        """What the user's `record_autoscaling_stats` says.
+
+        Raises:
+            TypeError, ValueError: it is no dict of numbers by name.
+        """
+        method = self.instance.record_autoscaling_stats
+        stats = await self._run(method, method, pool)
+        if not isinstance(stats, dict):
+            raise TypeError(f"record_autoscaling_stats must return a dict of numbers by name, got: {stats!r}.")
+        return {str(name): float(value) for name, value in stats.items()}
+
     async def destroy(self) -> None:
         """Run the user's `__del__` once, and let the instance go."""
         instance, self.instance = self.instance, None
