@@ -135,7 +135,13 @@ class RayServegRPCContext:
         self._code = code
 
     def set_details(self, details: str) -> None:
-        """The text that goes with the status. At most 4096 characters of it are sent."""
+        """The text that goes with the status. At most 4096 characters of it are sent.
+
+        Raises:
+            TypeError: it is no str.
+        """
+        if not isinstance(details, str):
+            raise TypeError(f"Details must be a str, got {details!r}.")
         self._details = details
 
     def set_compression(self, compression: Any) -> None:
@@ -172,9 +178,12 @@ class RayServegRPCContext:
         Raises:
             gRPCStatusError: always; the handler should let it pass.
             ValueError: `code` is OK or no status code.
+            TypeError: `details` is no str.
         """
         if status_code(code) == StatusCode.OK:
             raise ValueError("abort needs a status other than OK.")
+        if not isinstance(details, str):
+            raise TypeError(f"Details must be a str, got {details!r}.")
         if trailing_metadata:
             self.set_trailing_metadata(trailing_metadata)
         raise gRPCStatusError(None, code, details)

@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import builtins
 import json
 import os
 import threading
@@ -46,8 +47,7 @@ def _step(name, arguments, context):
 def _exception(kind, *arguments):
     from swerve import exceptions
 
-    known = {"ValueError": ValueError, "TimeoutError": TimeoutError, "KeyError": KeyError}
-    return (known.get(kind) or getattr(exceptions, kind))(*arguments)
+    return (getattr(builtins, kind, None) or getattr(exceptions, kind))(*arguments)
 
 
 def _in_main_thread() -> bool:
@@ -166,6 +166,12 @@ class Lab:
                 await self._gate(f"{note.text}/{i}") if note.text.startswith("gated") else None
         finally:
             self.events.append(f"closed {note.text}")
+
+    async def Blocking(self, note: Note):
+        """Computes on the event loop, as models often do."""
+        for i in range(note.number):
+            yield Note(number=i, payload=str(time.monotonic()).encode())
+            time.sleep(0.3)  # noqa: ASYNC251 (this is what it is for)
 
     async def Total(self, notes) -> Note:
         """The sum. A note "slow/key" waits for its gate; "enough" ends the call early."""

@@ -229,6 +229,27 @@ def test_exceptions_of_the_table_have_their_status(client, method, raised, code,
     assert trailer(error, "request_id")
 
 
+@UNARY
+@pytest.mark.parametrize("kind", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
+def test_an_exception_meant_for_the_process_ends_the_call_and_not_the_replica(client, method, kind):
+    before = json.loads(client.ask("Describe").text)["pid"]
+
+    error = script_failure(client, ["raise", kind], method=method)
+
+    assert error.code().name == "INTERNAL"
+    assert kind in error.details()
+    assert json.loads(client.ask("Describe").text)["pid"] == before
+
+
+@UNARY
+@pytest.mark.parametrize("step", [["details", 5], ["code", "NOPE"], ["code", 99], ["abort", 5, 5]])
+def test_a_status_that_is_none_is_internal_and_says_what_is_wrong(client, method, step):
+    error = script_failure(client, step, method=method)
+
+    assert error.code().name == "INTERNAL"
+    assert "TypeError: " in error.details() or "ValueError: 99" in error.details()
+
+
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,13 @@ def test_a_message_arrives_when_it_is_yielded(client):
     assert seen == [0, 1, 2]
 
 
+def test_an_async_generator_that_blocks_its_loop_is_heard_between_its_steps(client):
+    late = [time.monotonic() - float(note.payload) for note in client.stream("Blocking", number=4)]
+
+    assert len(late) == 4
+    assert max(late) < 0.25, "messages came only when the next one was made"
+
+
 def test_messages_of_a_plain_generator_arrive_before_its_end(client):
     stream = client.stream("Generator", "early plain", 20)
 

@@ -135,8 +135,8 @@ class ServerCall:
         """End the call: a body that was begun gets trailers, else one header block says it all."""
         if self.done:
             return
-        self.done = True
         trailers = (_OK_TRAILER, *extra) if status.code == 0 and not status.details else status_trailers(status, extra)
+        self.done = True
         if self._started:
             self.connection.send_trailers(self.stream_id, trailers)
         else:

@@ -28,6 +28,9 @@ from swerve.wire.status import StatusCode
 HIGH_WATER = 256 * 1024
 # How often a generator in a thread looks whether its call is still wanted while it waits for the reader.
 _STALL_CHECK_S = 1.0
+# A generator that takes longer for a value may be blocking the loop with its work, as models do: what it yields is
+# written before it goes on. The values of a faster one leave together.
+_SLOW_STEP_S = 0.001
 
 
 class Runtime(Protocol):
@@ -119,6 +122,10 @@ class UserCall(ServerCall):
 
     def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], *, stream: bool) -> None:
         """Run the handler and send what it gives: one value, or with `stream` each value as it is yielded."""
+        if self._timed and self.context.deadline is not None and time.monotonic() >= self.context.deadline:
+            # It expired on its way here.
+            self.expire()
+            return
         self._ran = True
         kind = handler.kind
         if kind is Kind.COROUTINE and not stream:
@@ -154,7 +161,6 @@ class UserCall(ServerCall):
             self.answer(self.encode(value))
         except BaseException as error:
             self.failed(error)
-            _reraise_exit(error)
         finally:
             self._finished()
 
@@ -167,11 +173,18 @@ class UserCall(ServerCall):
             _refuse_generator(made, name)
             self.answer(self.encode(made))
         elif isinstance(made, AsyncIterator):
+            clock = time.monotonic
+            previous = 0.0
             try:
                 async for value in made:
                     self._send(self.encode(value))
+                    now = clock()
                     if self.connection.unsent(self.stream_id) > HIGH_WATER:
                         await self._drained()
+                    elif now - previous > _SLOW_STEP_S:
+                        self.connection.flush()
+                        await asyncio.sleep(0)
+                    previous = now
             finally:
                 close = getattr(made, "aclose", None)
                 if close is not None:
@@ -265,7 +278,6 @@ class UserCall(ServerCall):
             await self._deliver(made, name, stream)
         except BaseException as error:
             self.failed(error)
-            _reraise_exit(error)
         finally:
             self._finished()
 
@@ -309,12 +321,6 @@ class UserCall(ServerCall):
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _reraise_exit(error: BaseException) -> None:
-    """Let through what is meant for the process, not for the call."""
-    if not isinstance(error, Exception | asyncio.CancelledError):
-        raise error
 
 
 def _refuse_generator(value: Any, name: str) -> None:
