@@ -73,7 +73,17 @@ _HOMES = {
     "swerve.multiplex": ("get_multiplexed_model_id", "multiplexed"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_PUBLIC_MODULES = ("batching", "config", "context", "exceptions", "grpc_util", "handle", "metrics", "schema")
+_PUBLIC_MODULES = (
+    "autoscaling_policy",
+    "batching",
+    "config",
+    "context",
+    "exceptions",
+    "grpc_util",
+    "handle",
+    "metrics",
+    "schema",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -195,6 +195,7 @@ def run_many(
                 route_prefix=one.route_prefix,
                 logging_config=_model(LoggingConfig, one.logging_config),
                 packages=current_state_dir() / "packages",
+                external_scaler_enabled=one.external_scaler_enabled,
             ),
         )
         for one in targets

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from swerve.application import Application, Deployment, configure
-from swerve.config import DeploymentConfig, LoggingConfig, state_dir
-from swerve.deployment_code import DeploymentCode, pickled
+from swerve.autoscaling_policy import default_autoscaling_policy
+from swerve.config import AutoscalingPolicy, DeploymentConfig, LoggingConfig, state_dir
+from swerve.deployment_code import DeploymentCode, pickled, pickled_policy
 from swerve.generated import control_pb2
+from swerve.import_path import load_object
 from swerve.runtime_env import merge, resolve
 from swerve.schema import DeploymentSchema
 
@@ -41,6 +43,9 @@ class BuildOptions:
     code_version: str = ""
     source: str = "imperative"
     source_json: str = ""
+    # Decides for all deployments that are autoscaled, instead of their own policies.
+    autoscaling_policy: AutoscalingPolicy | None = None
+    external_scaler_enabled: bool = False
 
 
 def build(app: Application, options: BuildOptions) -> control_pb2.Application:
@@ -50,6 +55,7 @@ def build(app: Application, options: BuildOptions) -> control_pb2.Application:
         TypeError: `app` is no application.
         ValueError: an override names no deployment or has a wrong value, or code cannot be pickled.
         FileNotFoundError: the runtime_env names a folder that does not exist.
+        ImportError: an autoscaling policy cannot be imported.
     """
     if not isinstance(app, Application):
         raise TypeError("`serve.run` expects an `Application` returned by `Deployment.bind()`.")
@@ -72,9 +78,12 @@ def build(app: Application, options: BuildOptions) -> control_pb2.Application:
                 code=pickled(name, code),
                 code_version=version,
                 config_json=configs[name].model_dump_json(),
+                autoscaling_policy=_policy(scaling.policy) if (scaling := configs[name].autoscaling_config) else b"",
             )
             for name, (_, code) in graph.items()
         ],
+        autoscaling_policy=_policy(options.autoscaling_policy) if options.autoscaling_policy else b"",
+        external_scaler_enabled=options.external_scaler_enabled,
     )
     if options.route_prefix is not None:
         built.route_prefix = options.route_prefix
@@ -157,6 +166,16 @@ def _configs(
             actor_options = {**config.ray_actor_options, "runtime_env": environment.to_dict()}
             configs[name] = config.model_copy(update={"ray_actor_options": actor_options})
     return configs
+
+
+def _policy(policy: AutoscalingPolicy) -> bytes:
+    """The policy as the controller takes it; nothing for the default one, which it has."""
+    found = load_object(str(policy.policy_function))
+    if found is default_autoscaling_policy:
+        return b""
+    if not callable(found):
+        raise TypeError(f"The autoscaling policy '{policy.policy_function}' is no function or class: {found!r}.")
+    return pickled_policy(found, policy.policy_kwargs)
 
 
 def own_sys_path() -> list[str]:

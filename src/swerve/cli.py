@@ -232,6 +232,21 @@ def status(
 
 
 @app.command()
+def scale(
+    application: Annotated[str, typer.Argument(help="Name of an application with `external_scaler_enabled`.")],
+    deployment: Annotated[str, typer.Argument(help="Name of the deployment.")],
+    num_replicas: Annotated[int, typer.Argument(help="How many replicas to run.", min=0, max=2**31 - 1)],
+    state_dir: StateDir = None,
+    address: Address = None,
+) -> None:
+    """Set the number of replicas of a deployment; returns before they run."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.scale(state_dir, application, deployment, num_replicas)
+
+
+@app.command()
 def shutdown(
     state_dir: StateDir = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

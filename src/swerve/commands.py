@@ -209,6 +209,8 @@ def apply(
     if config is not None:
         request.declarative = True
         request.config_json = config.model_dump_json(exclude_unset=True)
+        if config.target_capacity is not None:
+            request.target_capacity = config.target_capacity
     connection.call(lambda client: client.deploy(request))
 
 
@@ -246,6 +248,12 @@ def status(state_dir: Path | None, name: str | None) -> None:
         typer.echo(to_yaml(present["applications"][name]), nl=False)
     else:
         raise CommandError(f"Application '{name}' does not exist.")
+
+
+def scale(state_dir: Path | None, app: str, deployment: str, num_replicas: int) -> None:
+    choose(state_dir)
+    running().call(lambda client: client.scale(app, deployment, num_replicas))
+    typer.echo("Scaling request received. Deployment will get scaled asynchronously.")
 
 
 def to_yaml(value: Any) -> str:

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from swerve.autoscaling_policy import AutoscalingContext as AutoscalingContext
+
 # The largest message that gRPC's 32 bit length prefix and every protobuf implementation can take.
 MAX_MESSAGE_SIZE = 2**31 - 1
 # gRPC libraries accept 8 KiB of metadata and refuse beyond 16 KiB by default.
@@ -283,6 +285,15 @@ class AutoscalingConfig(Options):
             raise ValueError(f"max_replicas ({high}) must be greater than or equal to initial_replicas ({first})!")
         return self
 
+    def get_target_ongoing_requests(self) -> float:
+        return self.target_ongoing_requests
+
+    def get_upscaling_factor(self) -> float:
+        return self.upscaling_factor or self.upscale_smoothing_factor or self.smoothing_factor
+
+    def get_downscaling_factor(self) -> float:
+        return self.downscaling_factor or self.downscale_smoothing_factor or self.smoothing_factor
+
     @classmethod
     def default(cls) -> AutoscalingConfig:
         """What `num_replicas="auto"` means."""
@@ -455,11 +466,3 @@ class DeploymentConfig(Options):
         if gang is not None and self.autoscaling_config is None and (self.num_replicas or 1) % gang.gang_size:
             raise ValueError(f"num_replicas ({self.num_replicas}) must be a multiple of gang_size ({gang.gang_size}).")
         return self
-
-    @property
-    def initial_num_replicas(self) -> int:
-        """How many replicas a new deployment starts with."""
-        scaling = self.autoscaling_config
-        if scaling is None:
-            return self.num_replicas or 1
-        return scaling.min_replicas if scaling.initial_replicas is None else scaling.initial_replicas

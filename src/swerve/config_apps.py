@@ -129,6 +129,8 @@ def _build(task: dict[str, Any]) -> control_pb2.Application:
             code_version=version,
             source="declarative",
             source_json=json.dumps(task["application"]),
+            autoscaling_policy=schema.autoscaling_policy,
+            external_scaler_enabled=schema.external_scaler_enabled,
         ),
     )
 

@@ -75,6 +75,23 @@ def pickled(name: str, code: DeploymentCode) -> bytes:
         ) from error
 
 
+def pickled_policy(policy: Callable[..., Any], kwargs: dict[str, Any]) -> bytes:
+    """An autoscaling policy, a function or a class with its arguments, as DeploymentCode.
+
+    By value, because the controller imports nothing from where the application does but what the policy itself uses.
+
+    Raises:
+        ValueError: it cannot be pickled.
+    """
+    try:
+        return _dumps(DeploymentCode(policy, (), kwargs), sys.modules.get(policy.__module__))
+    except Exception as error:
+        raise ValueError(
+            f"The autoscaling policy {policy!r} cannot be sent to the controller, because it cannot be "
+            f"pickled: {type(error).__name__}: {error}"
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class _WithRayCompat:
     """Pickled code that needs the `ray.serve` alias: unpickling it switches the alias on first."""

@@ -27,18 +27,7 @@ def load_application(import_path: str, args: Mapping[str, Any]) -> Application:
         ImportError: it cannot be imported; the message has the place of the error.
         TypeError, ValueError: it gives no application.
     """
-    module_name, _, attribute = import_path.partition(":") if ":" in import_path else import_path.rpartition(".")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise ImportError(f"Importing '{import_path}' failed: {_where(error)}") from error
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as error:
-            raise ImportError(
-                f"Importing '{import_path}' failed: module '{module_name}' has no attribute '{attribute}'."
-            ) from error
+    found = load_object(import_path)
     if isinstance(found, Application):
         if args:
             raise ValueError(
@@ -55,6 +44,27 @@ def load_application(import_path: str, args: Mapping[str, Any]) -> Application:
             "returns, or a function that returns that."
         )
     return _built_by(found, import_path, args)
+
+
+def load_object(import_path: str) -> Any:
+    """What `module:attribute` or `module.attribute` names.
+
+    Raises:
+        ImportError: it cannot be imported; the message has the place of the error.
+    """
+    module_name, _, attribute = import_path.partition(":") if ":" in import_path else import_path.rpartition(".")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise ImportError(f"Importing '{import_path}' failed: {_where(error)}") from error
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise ImportError(
+                f"Importing '{import_path}' failed: module '{module_name}' has no attribute '{attribute}'."
+            ) from error
+    return found
 
 
 def _built_by(builder: Callable[..., Any], import_path: str, args: Mapping[str, Any]) -> Application:

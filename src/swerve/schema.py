@@ -177,6 +177,21 @@ class ServeApplicationSchema(Options):
         return {} if value is None else value
 
     @model_validator(mode="after")
+    def _scaled_from_one_side(self) -> ServeApplicationSchema:
+        scaled = [
+            f'"{deployment.name}"'
+            for deployment in self.deployments
+            if deployment.num_replicas == "auto" or deployment.autoscaling_config is not None
+        ]
+        if self.external_scaler_enabled and scaled:
+            raise ValueError(
+                "external_scaler_enabled is set to True, but the following deployment(s) have autoscaling configured: "
+                f"{', '.join(scaled)}. When using an external autoscaler, Serve's built-in autoscaling must be "
+                "disabled for all deployments in the application."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _each_deployment_once(self) -> ServeApplicationSchema:
         for name, count in Counter(deployment.name for deployment in self.deployments).items():
             if count > 1:

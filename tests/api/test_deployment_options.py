@@ -95,18 +95,17 @@ def test_num_replicas_auto_means_rays_default_autoscaling_under_the_users_fields
     assert config.autoscaling_config.max_replicas == 7
     assert config.autoscaling_config.min_replicas == 1
     assert config.autoscaling_config.target_ongoing_requests == 2
-    assert config.initial_num_replicas == 1
     assert config.max_ongoing_requests == 5
 
 
 def test_a_number_of_replicas_replaces_autoscaling_and_the_other_way_round():
     scaled = decorated(autoscaling_config={"min_replicas": 2, "max_replicas": 4})
 
-    assert scaled.config.initial_num_replicas == 2
+    assert scaled.config.autoscaling_config.min_replicas == 2
     assert scaled.options(num_replicas=3).config.autoscaling_config is None
-    assert scaled.options(num_replicas=3).config.initial_num_replicas == 3
+    assert scaled.options(num_replicas=3).config.num_replicas == 3
     rescaled = decorated(num_replicas=9).options(autoscaling_config={"max_replicas": 2})
-    assert (rescaled.num_replicas, rescaled.config.initial_num_replicas) == (1, 1)
+    assert (rescaled.num_replicas, rescaled.config.autoscaling_config.max_replicas) == (1, 2)
 
 
 def test_a_deployment_is_neither_constructed_nor_called_directly():
