@@ -13,11 +13,15 @@ from pathlib import Path
 
 import grpc
 import pytest
-from e2e_support import Client
 
 from tests.conftest import find_free_port, processes_of, wait_for
 
 HERE = Path(__file__).parent
+# The applications are imported by their own names, here and in replicas.
+sys.path.insert(0, str(HERE))
+
+from e2e_support import Client  # noqa: E402
+
 SERVICERS = ("lab_pb2_grpc.add_LabServicer_to_server", "probe_pb2_grpc.add_ProbeServicer_to_server")
 
 
