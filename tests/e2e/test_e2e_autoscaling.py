@@ -1,6 +1,7 @@
 """Replicas that come and go with the calls: from none to several and back, and none of the calls is lost."""
 
-import contextlib
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import grpc
 import pytest
 
 import swerve as serve
+from swerve import connection
 from swerve.autoscaling_policy import default_autoscaling_policy
 from tests.conftest import wait_for
 
@@ -89,37 +91,30 @@ def test_a_handles_first_call_waits_for_the_first_replica(instance):
 def test_scaling_down_loses_no_call(stub, probe, tmp_path):
     serve.run(Elastic.options(autoscaling_config={**FAST, "downscale_delay_s": 0, "look_back_period_s": 0.2}).bind())
     stop = threading.Event()
+    replicas = set()
     failures = []
 
     def call_again_and_again():
         while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                try:
-                    stub.Unary(probe.pb.Note(), timeout=40)
-                except grpc.RpcError as error:
-                    failures.append(error)
-            # Now and then long enough for replicas to be thought idle.
+            try:
+                replicas.add(stub.Unary(probe.pb.Note(), timeout=40).text)
+            except grpc.RpcError as error:
+                failures.append(error)
+            # Long enough for a replica to be thought idle.
             stop.wait(0.3)
 
     with ThreadPoolExecutor(3) as pool:
         workers = [pool.submit(call_again_and_again) for _ in range(3)]
-        seen = set()
-        deadline = time.monotonic() + 20
-        while len(seen) < 4 and time.monotonic() < deadline:
-            seen.add((deployment_status().status, running()))
-            time.sleep(0.05)
-        stop.set()
+        try:
+            wait_for(lambda: len(replicas) >= 4 or failures, 40, "replicas that come and go")
+        finally:
+            stop.set()
         for worker in workers:
             worker.result(60)
     assert not failures
 
 
 def test_the_first_call_outlives_the_controller(stub, probe, instance):
-    import os
-    import signal
-
-    from swerve import connection
-
     serve.run(Elastic.bind())
     os.kill(connection.connected().status().controller_pid, signal.SIGKILL)
     assert stub.Unary(probe.pb.Note(), timeout=40).text
