@@ -4,7 +4,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from swerve.autoscaling_policy import default_autoscaling_policy
 from swerve.config import DeploymentConfig
+from swerve.control.autoscaler import Autoscaler
 from swerve.control.events import (
     CheckHealth,
     Command,
@@ -21,6 +23,7 @@ from swerve.control.events import (
     ReconfigureReplica,
     Recovered,
     ReplicaReported,
+    Scale,
     StartProxy,
     StartReplica,
     StopProxy,
@@ -85,8 +88,13 @@ class World:
         self.check(self, list(commands))
         return list(commands)
 
-    def deploy(self, *applications: tuple[Application, dict[str, DeploymentTarget]], declarative: bool = False) -> None:
-        self.feed(Deploy(self.now, applications, declarative, '{"applied": true}' if declarative else ""))
+    def deploy(
+        self,
+        *applications: tuple[Application, dict[str, DeploymentTarget]],
+        declarative: bool = False,
+        capacity: float | None = None,
+    ) -> None:
+        self.feed(Deploy(self.now, applications, declarative, '{"applied": true}' if declarative else "", capacity))
 
     def end(self, process_id: str, reason: str = "The process was ended by SIGKILL.") -> None:
         if process_id in self.alive:
@@ -158,6 +166,41 @@ class World:
     def running_versions(self, name: str = "Model", app: str = "app") -> list[str]:
         """Code versions of the replicas that take calls."""
         return sorted(self.versions[item.id] for item in self.replicas(name, app) if item.serves)
+
+
+@dataclass
+class ScaledWorld(World):
+    """A world whose autoscaled deployments follow the loads that a test says, by the default policy."""
+
+    autoscaler: Autoscaler = field(default_factory=Autoscaler)
+
+    def feed(self, event: Event) -> list[Command]:
+        commands = super().feed(event)
+        self.autoscaler.follow(self.state, self.now)
+        return commands
+
+    def running_each(self, ongoing: int, name: str = "Model", app: str = "app") -> None:
+        """So many calls run in each replica."""
+        for replica in self.replicas(name, app):
+            self.autoscaler.replica_reported(self.state, replica.id, ongoing, {}, self.now)
+
+    def waiting(self, queued: int, caller: tuple[str, str] = ("driver", "1"), name: str = "Model") -> None:
+        self.autoscaler.caller_reported(*caller, {DeploymentKey("app", name): queued}, self.now)
+
+    def decide(self) -> None:
+        """What the controller does ten times a second."""
+        for key in self.autoscaler.due(self.state):
+            ctx = self.autoscaler.context(self.state, key, self.now, self.now)
+            number = self.autoscaler.decide(key, ctx, *default_autoscaling_policy(ctx), self.now)
+            if number is not None:
+                self.feed(Scale(self.now, key, number, autoscaling=True))
+
+    def live(self, seconds: float) -> None:
+        """Let time pass as it does for a controller."""
+        for _ in range(round(seconds * 10)):
+            self.pass_time(0.1)
+            self.decide()
+            self.run()
 
 
 def is_gone(pid: int) -> bool:

@@ -101,7 +101,9 @@ def _with_status(draft: Draft, deployment: Deployment) -> Deployment:
         return deployment
     replicas = draft.replicas_of(deployment.key)
     if rollout.is_reached(deployment.goal, replicas):
-        return _reached(deployment)
+        # Downscaling lasts until those that are too many have finished their calls (as in Ray Serve).
+        draining = any(replica.state is ReplicaState.STOPPING for replica in replicas)
+        return deployment if draining and deployment.status is DeploymentStatus.DOWNSCALING else _reached(deployment)
     recovering = any(replica.state is ReplicaState.RECOVERING for replica in replicas)
     if deployment.status is DeploymentStatus.HEALTHY and not recovering:
         return replace(
