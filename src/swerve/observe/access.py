@@ -12,8 +12,8 @@ from swerve.observe.logs import JsonFormatter, timestamp
 from swerve.wire.status import StatusCode
 
 FLUSH_INTERVAL_S = 0.25
-# Lines that wait at most; a full batch is written at once.
-_MAX_LINES = 2_000
+# Lines that wait at most. A full batch is written at once, and holds up the event loop for a fraction of a millisecond.
+_MAX_LINES = 200
 
 _CODE_NAMES = tuple(code.name for code in StatusCode)
 

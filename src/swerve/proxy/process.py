@@ -34,6 +34,9 @@ logger = logging.getLogger("swerve.proxy")
 
 # What a proxy that cannot bind its port exits with; trying again is pointless.
 EXIT_CANNOT_BIND = 3
+# Objects that the process gains before the collector looks for cycles. Calls leave none; the default of 700 would have
+# it look after every few dozen of them.
+_GC_THRESHOLD = 20_000
 # Running calls may finish for this long after SIGTERM.
 _DRAIN_S = 30.0
 
@@ -96,6 +99,7 @@ class Proxy:
                 # Modules and code stay for ever; the collector need not walk over them.
                 gc.collect()
                 gc.freeze()
+                gc.set_threshold(_GC_THRESHOLD)
 
     def _queue(self, app: str, deployment: str) -> Queue | None:
         target = self._ingress.target(app, deployment) if self._ingress is not None else None

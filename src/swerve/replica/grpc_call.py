@@ -35,6 +35,8 @@ class GrpcCall(UserCall):
 
     __slots__ = ("_context", "_input", "_method", "_request", "_request_id")
 
+    logged_by_proxy = True
+
     runtime: GrpcRuntime
 
     def __init__(

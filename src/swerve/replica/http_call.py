@@ -58,6 +58,8 @@ class HttpCall(UserCall):
 
     __slots__ = ("_events", "_handlers", "_partial", "_request_read", "_waiter", "http_status")
 
+    logged_by_proxy = True
+
     runtime: HttpRuntime
 
     def __init__(

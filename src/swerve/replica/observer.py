@@ -30,7 +30,7 @@ class ReplicaObserver:
         if histogram is None:
             histogram = self._calls[key] = Histogram()
         histogram.observe(seconds * 1000.0)
-        if self._access_log is not None:
+        if self._access_log is not None and not call.logged_by_proxy:
             self._access_log.add(context.request_id, call.verb, call.path, call.outcome, seconds)
 
     def prometheus_text(self, ongoing: int) -> str:

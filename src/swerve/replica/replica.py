@@ -82,8 +82,8 @@ class Replica:
         self._stats: dict[str, float] = {}
         self._recording: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        # Set when the last call of a draining replica has ended.
         self._idle = asyncio.Event()
-        self._idle.set()
         self.stopped = asyncio.Event()
 
     # --- calls -----------------------------------------------------------------------------------------------------
@@ -127,10 +127,8 @@ class Replica:
         """Part of `Runtime`: user code of `call` has ended."""
         self.ongoing -= 1
         self._observer.ended(call)
-        if self.ongoing == 0:
+        if self.ongoing == 0 and self._phase == Phase.DRAINING:
             self._idle.set()
-        else:
-            self._idle.clear()
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -208,8 +206,7 @@ class Replica:
             self._recording.cancel()
         try:
             async with asyncio.timeout(timeout_s):
-                while self.ongoing:
-                    self._idle.clear()
+                if self.ongoing:
                     await self._idle.wait()
         except TimeoutError:
             logger.warning("Stopping with %d calls still running after %s s", self.ongoing, timeout_s)

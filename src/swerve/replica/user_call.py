@@ -13,7 +13,7 @@ import inspect
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from swerve.context import RequestContext, _request_context
 from swerve.net.connection import Connection, Headers
@@ -47,6 +47,9 @@ class Runtime(Protocol):
 
 class UserCall(ServerCall):
     """A call that runs a handler of the user's."""
+
+    # True for a call that has its line in the proxy's access log: each call is logged once, at the edge.
+    logged_by_proxy: ClassVar[bool] = False
 
     __slots__ = (
         "_gate",
@@ -181,9 +184,12 @@ class UserCall(ServerCall):
                     now = clock()
                     if self.connection.unsent(self.stream_id) > HIGH_WATER:
                         await self._drained()
+                        now = clock()
                     elif now - previous > _SLOW_STEP_S:
                         self.connection.flush()
                         await asyncio.sleep(0)
+                        now = clock()
+                    # What other calls did meanwhile is not this one's slowness.
                     previous = now
             finally:
                 close = getattr(made, "aclose", None)
