@@ -184,8 +184,11 @@ class ScaledWorld(World):
         for replica in self.replicas(name, app):
             self.autoscaler.replica_reported(self.state, replica.id, ongoing, {}, self.now)
 
-    def waiting(self, queued: int, caller: tuple[str, str] = ("driver", "1"), name: str = "Model") -> None:
-        self.autoscaler.caller_reported(*caller, {DeploymentKey("app", name): queued}, self.now)
+    def waiting(
+        self, queued: int, caller: tuple[str, str] = ("driver", "1"), name: str = "Model", app: str = "app"
+    ) -> None:
+        """So many calls wait in a caller."""
+        self.autoscaler.caller_reported(*caller, {DeploymentKey(app, name): queued}, self.now)
 
     def decide(self) -> None:
         """What the controller does ten times a second."""

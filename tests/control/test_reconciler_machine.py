@@ -2,17 +2,18 @@
 
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from control_support import World, application, target
+from control_support import ScaledWorld, application, target
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from swerve.control import rollout
+from swerve.control import autoscale, rollout, scale
 from swerve.control.deploy import Rejected
-from swerve.control.events import Delete, HealthChecked, Phase, Recovered, ReplicaReported
-from swerve.control.model import ReplicaState, State
+from swerve.control.events import Delete, HealthChecked, Phase, Recovered, ReplicaReported, Scale
+from swerve.control.model import DeploymentKey, ReplicaState, State
 from swerve.control.store import Store
 
 APPS = ("a", "b")
@@ -33,7 +34,7 @@ def stored(state: State) -> State:
 class Reconciler(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = ScaledWorld()
         self.world.feed(Recovered(self.world.now, {}, NUM_PROXIES))
 
     @rule(
@@ -49,7 +50,47 @@ class Reconciler(RuleBasedStateMachine):
         main = target(version, num_replicas=number, max_surge_percent=surge, user_config=user_config)
         targets = {"Main": main, "Other": target("other")} if two else {"Main": main}
         with suppress(Rejected):
-            self.world.deploy(application(app, prefix, **targets))
+            made, targets = application(app, prefix, **targets)
+            self.world.deploy((replace(made, external_scaler_enabled=True), targets))
+
+    @rule(
+        app=st.sampled_from(APPS),
+        version=st.sampled_from(VERSIONS),
+        low=st.integers(0, 2),
+        more=st.integers(1, 3),
+        initial=st.booleans(),
+        capacity=st.sampled_from([None, 0, 50]),
+    )
+    def deploy_elastic(self, app, version, low, more, initial, capacity):
+        config = {
+            "min_replicas": low,
+            "max_replicas": low + more,
+            "initial_replicas": low + 1 if initial else None,
+            "look_back_period_s": 1,
+            "upscale_delay_s": 0.5,
+            "downscale_delay_s": 2,
+        }
+        main = target(version, autoscaling_config=config)
+        with suppress(Rejected):
+            self.world.deploy(
+                application(app, f"/{app}", "declarative", Main=main), declarative=True, capacity=capacity
+            )
+
+    @rule(app=st.sampled_from(APPS), number=st.integers(0, 5))
+    def is_scaled(self, app, number):
+        key = DeploymentKey(app, "Main")
+        with suppress(scale.ScaleRefused):
+            scale.check(self.world.state, key)
+            self.world.feed(Scale(self.world.now, key, number, autoscaling=False))
+
+    @rule(app=st.sampled_from(APPS), ongoing=st.integers(0, 9), waiting=st.integers(0, 9))
+    def has_load(self, app, ongoing, waiting):
+        self.world.running_each(ongoing, "Main", app)
+        self.world.waiting(waiting, ("driver", app), "Main", app)
+
+    @rule(seconds=st.sampled_from([0.3, 2.0]))
+    def lives(self, seconds):
+        self.world.live(seconds)
 
     @rule(app=st.sampled_from(APPS))
     def delete(self, app):
@@ -102,6 +143,16 @@ class Reconciler(RuleBasedStateMachine):
             assert key.app in state.applications
 
     @invariant()
+    def what_is_decided_is_within_the_bounds(self):
+        world = self.world
+        for key in world.autoscaler.due(world.state):
+            config = world.state.deployments[key].goal.target.scaling
+            limits = autoscale.bounds(config, world.state.capacity_of(key.app))
+            ctx = world.autoscaler.context(world.state, key, world.now, world.now)
+            assert (ctx.capacity_adjusted_min_replicas, ctx.capacity_adjusted_max_replicas) == (limits.low, limits.high)
+            assert ctx.total_num_requests >= ctx.total_queued_requests - 1e-9
+
+    @invariant()
     def ranks_are_unique_and_starts_are_bounded(self):
         for key, deployment in self.world.state.deployments.items():
             active = [item for item in self.world.state.replicas_of(key) if item.state is not ReplicaState.STOPPING]
@@ -115,6 +166,11 @@ class Reconciler(RuleBasedStateMachine):
         self.world.broken = set()
         self.world.run()
         self.world.pass_time(600)
+        # Nobody calls any more.
+        for app in APPS:
+            self.world.running_each(0, "Main", app)
+            self.world.waiting(0, ("driver", app), "Main", app)
+        self.world.live(20)
         state = self.world.state
         assert len(state.proxies) == NUM_PROXIES
         for application_ in state.applications.values():
@@ -122,7 +178,12 @@ class Reconciler(RuleBasedStateMachine):
         for key, deployment in state.deployments.items():
             goal = deployment.serving_goal
             if goal is not None:
-                assert rollout.is_reached(goal, state.replicas_of(key)), deployment
+                replicas = state.replicas_of(key)
+                assert rollout.is_reached(goal, replicas), deployment
+                assert {self.world.world_sizes[item.id] for item in replicas} <= {goal.num_replicas}
+                config = deployment.goal.target.scaling
+                if config is not None and not deployment.failed:
+                    assert goal.num_replicas == autoscale.bounds(config, state.capacity_of(key.app)).low
         for deployment in state.deployments.values():
             assert not deployment.deleting or any(
                 other.failed for other in state.deployments.values() if other.key.app == deployment.key.app

@@ -173,7 +173,7 @@ class Replica:
     started_s: float = 0.0
     # Since when it is STARTING.
     starting_since: float = 0.0
-    # How many replicas there are, as it was told last.
+    # How many replicas there are, as it was told last; 0 if that is not known.
     world_size: int = 0
     model_ids: tuple[str, ...] = ()
     # When a replica that runs counts as stable, so that its deployment's failures are forgiven. None: it has.

@@ -215,7 +215,6 @@ _REPLICA_FIELDS = (
     "config_version",
     "rank",
     "max_ongoing_requests",
-    "world_size",
     "state",
     "serves",
     "holds_place",
