@@ -6,8 +6,13 @@ import re
 import grpc
 import pytest
 
+from swerve.net.client_call import request_headers
+from swerve.net.connection import Connection
 from swerve.proxy.forward import new_request_id
 from swerve.wire.deadline import parse_timeout
+from swerve.wire.http2 import Http2Limits
+from swerve.wire.message import frame
+from tests.net.net_support import Recorder
 
 TIMEOUT_S = 20
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -206,16 +211,26 @@ def test_large_requests_that_wait_do_not_starve_the_one_that_runs(proxy, channel
 
 def test_streams_that_nobody_reads_do_not_stop_other_clients(proxy, channel):
     """All share the proxy's one connection to the replica."""
-    proxy.add_replica("a")
+    replica = proxy.add_replica("a")
     proxy.serve(app=["a"])
-    with grpc.insecure_channel(proxy.address) as lazy:
-        streams = [lazy.unary_stream("/t.Lab/Flood")(b"6", timeout=TIMEOUT_S) for _ in range(40)]
-        for stream in streams:
-            next(stream)
-        for _ in range(20):
-            assert channel.unary_unary("/t.Lab/Echo")(bytes(100_000), timeout=TIMEOUT_S) == bytes(100_000)
-        for stream in streams:
-            stream.cancel()
+    headers = request_headers("/t.Lab/Flood", "test")
+
+    async def open_lazily():
+        def make():
+            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0, stream_window=1000))
+
+        _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
+        for _ in range(40):
+            recorder = Recorder(connection, credit=False)
+            recorder.stream_id = connection.open_stream(headers, recorder)
+            connection.send_data(recorder.stream_id, frame(b"6"), end_stream=True)
+        return connection
+
+    lazy = proxy.run(open_lazily())
+    proxy.until(lambda: len(replica.seen) == 40)
+    for _ in range(20):
+        assert channel.unary_unary("/t.Lab/Echo")(bytes(100_000), timeout=TIMEOUT_S) == bytes(100_000)
+    proxy.call(lazy.close)
 
 
 # --- deadlines -------------------------------------------------------------------------------------------------------
