@@ -1,8 +1,10 @@
 """A world for the controller's decisions: processes that start, answer, fail and end as a test says."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from swerve.autoscaling_policy import default_autoscaling_policy
 from swerve.config import DeploymentConfig
@@ -34,6 +36,7 @@ from swerve.control.events import (
 )
 from swerve.control.model import Application, Deployment, DeploymentKey, Replica, ReplicaState, State
 from swerve.control.reconcile import next_wakeup, step
+from swerve.control.store import Store
 from swerve.control.target import DeploymentTarget
 
 
@@ -54,7 +57,10 @@ def application(
 
 @dataclass
 class World:
-    """The reconciler and what it believes to be outside. `broken` are code versions whose replicas fail to start."""
+    """The reconciler and what it believes to be outside.
+
+    `broken` are code versions whose replicas fail to start, `slow` replicas or versions that never finish to.
+    """
 
     state: State = field(default_factory=lambda: State("seed"))
     now: float = 100.0
@@ -64,6 +70,7 @@ class World:
     ended: set[str] = field(default_factory=set)
     versions: dict[str, str] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    slow: set[str] = field(default_factory=set)
     sick: set[str] = field(default_factory=set)
     world_sizes: dict[str, int] = field(default_factory=dict)
     finished: bool = False
@@ -110,6 +117,8 @@ class World:
             case StartReplica():
                 self.feed(ProcessStarted(self.now, command.id, 1000, 1.0))
                 self.feed(ReplicaReported(self.now, command.id, Phase.INITIALIZING))
+                if {command.id, self.versions[command.id]} & self.slow:
+                    return
                 if self.versions[command.id] in self.broken:
                     self.feed(ReplicaReported(self.now, command.id, Phase.FAILED, "Traceback: boom"))
                 else:
@@ -204,6 +213,16 @@ class ScaledWorld(World):
             self.pass_time(0.1)
             self.decide()
             self.run()
+
+
+def stored(state: State) -> State:
+    """The state as a controller finds it that starts after this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "state.db")
+        store.save(State("", serial=-1), state)
+        loaded = store.load()
+        store.close()
+        return loaded
 
 
 def is_gone(pid: int) -> bool:

@@ -14,6 +14,7 @@ from swerve.control.events import (
     StartReplica,
     StopProxy,
     StopReplica,
+    WarnSlowStart,
 )
 from swerve.control.model import ApplicationStatus, DeploymentKey, DeploymentStatus, DeploymentStatusTrigger, State
 from swerve.control.view import status
@@ -60,6 +61,28 @@ def test_a_constructor_that_fails_is_tried_again_and_then_given_up(world):
     )
     assert sum(isinstance(command, StartReplica) for command in world.commands) == 3
     assert not world.alive
+
+
+def test_replicas_that_take_long_to_start_are_told_of_again_and_again(world):
+    world.slow = {"v1"}
+    world.deploy(application(Model=target(num_replicas=2)))
+    world.run()
+    world.pass_time(29)
+    assert not any(isinstance(command, WarnSlowStart) for command in world.commands)
+    world.pass_time(2)
+    message = (
+        "Deployment 'Model' in application 'app' has 2 replicas that have taken more than 30s to initialize.\n"
+        "This may be caused by a slow __init__ or reconfigure method."
+    )
+    assert [command for command in world.commands if isinstance(command, WarnSlowStart)] == [WarnSlowStart(message)]
+    assert world.deployment().message == message
+    world.pass_time(60)
+    assert sum(isinstance(command, WarnSlowStart) for command in world.commands) == 3
+    for replica in world.replicas():
+        world.feed(ReplicaReported(world.now, replica.id, Phase.RUNNING))
+    assert world.deployment().message == ""
+    world.pass_time(60)
+    assert sum(isinstance(command, WarnSlowStart) for command in world.commands) == 3
 
 
 def test_max_constructor_retry_count_bounds_the_tries(world):

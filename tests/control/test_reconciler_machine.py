@@ -1,11 +1,9 @@
 """Random events against the controller's decisions: what must always hold, and where it comes to rest."""
 
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
-from control_support import ScaledWorld, application, target
+from control_support import ScaledWorld, application, stored, target
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -13,22 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from swerve.control import autoscale, rollout, scale
 from swerve.control.deploy import Rejected
 from swerve.control.events import Delete, HealthChecked, Phase, Recovered, ReplicaReported, Scale
-from swerve.control.model import DeploymentKey, ReplicaState, State
-from swerve.control.store import Store
+from swerve.control.model import DeploymentKey, ReplicaState
 
 APPS = ("a", "b")
 VERSIONS = ("v1", "v2", "v3")
 NUM_PROXIES = 2
-
-
-def stored(state: State) -> State:
-    """The state as a controller finds it that starts after this one."""
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder) / "state.db")
-        store.save(State("", serial=-1), state)
-        loaded = store.load()
-        store.close()
-        return loaded
 
 
 class Reconciler(RuleBasedStateMachine):

@@ -1,12 +1,17 @@
 """Changing what runs: by update class, in batches, and back when the new replicas fail."""
 
-from control_support import World, application, target
+from control_support import World, application, stored, target
 from hypothesis import given
 from hypothesis import strategies as st
 
 from swerve.control import rollout
-from swerve.control.events import ReconfigureReplica, StartReplica, StopReplica
+from swerve.control.events import ReconfigureReplica, StartReplica, StopReplica, TellWorldSize
 from swerve.control.model import DeploymentKey, DeploymentStatus, DeploymentStatusTrigger, Goal, Replica, ReplicaState
+from swerve.control.view import status
+
+
+def application_status(world):
+    return status(world.state).applications[0].status
 
 
 def deployed(**options):
@@ -109,6 +114,58 @@ def test_a_rollout_whose_new_replicas_fail_stops_and_the_old_ones_serve():
     assert world.deployment().status is DeploymentStatus.DEPLOY_FAILED
     assert world.deployment().message.startswith("The rolling update was stopped")
     assert "Traceback: boom" in world.deployment().message
+
+
+def test_new_replicas_that_fail_their_health_checks_stop_a_rollout_too():
+    world = deployed(num_replicas=2)
+    world.deploy(application(Model=target("v2", num_replicas=2)))
+    # The first is replaced; of the second one the successor is still to start.
+    for _ in range(3):
+        world.carry_out(world.pending.pop(0))
+    assert world.running_versions() == ["v2"]
+    (late,) = world.pending
+    assert isinstance(late, StartReplica)
+    world.slow = {late.id}
+    for _ in range(6):
+        world.sick = {item.id for item in world.replicas() if world.versions[item.id] == "v2"}
+        world.pass_time(45)
+    assert world.deployment().status is DeploymentStatus.DEPLOY_FAILED
+    assert world.deployment().message.startswith("The rolling update was stopped")
+    assert world.running_versions() == ["v1", "v1"]
+
+
+def test_after_a_failed_update_the_application_has_failed_and_stays_so_until_a_new_deploy():
+    world = deployed(num_replicas=2)
+    world.broken = {"v2"}
+    world.deploy(application(Model=target("v2", num_replicas=2)))
+    world.run()
+    world.pass_time(60)
+    assert application_status(world) == "DEPLOY_FAILED"
+    world.restart_controller(stored(world.state))
+    world.run()
+    world.pass_time(60)
+    assert world.running_versions() == ["v1", "v1"]
+    (app,) = status(world.state).applications
+    assert app.status == "DEPLOY_FAILED"
+    assert app.message.startswith("Failed to update the deployments ['Model'].")
+    world.deploy(application(Model=target("v3", num_replicas=2)))
+    assert application_status(world) == "DEPLOYING"
+    world.run()
+    assert application_status(world) == "RUNNING"
+
+
+def test_replicas_that_run_are_told_how_many_there_are():
+    world = deployed(num_replicas=2)
+    before = {replica.id for replica in world.replicas()}
+    world.deploy(application(Model=target(num_replicas=3)))
+    told = [command for command in world.commands if isinstance(command, TellWorldSize)]
+    assert {command.id for command in told} == before
+    assert {command.world_size for command in told} == {3}
+    world.run()
+    assert world.world_sizes == dict.fromkeys(world.alive, 3)
+    world.commands.clear()
+    world.pass_time(5)
+    assert not any(isinstance(command, TellWorldSize) for command in world.commands)
 
 
 def test_after_a_stopped_rollout_a_dead_old_replica_is_replaced_by_its_own_kind():

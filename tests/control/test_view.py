@@ -56,6 +56,16 @@ def test_the_route_prefix_may_be_unset():
     assert [app.HasField("route_prefix") for app in shown(world).applications] == [False, True]
 
 
+def test_a_new_route_prefix_is_the_proxies_matter():
+    world = World()
+    world.deploy(application("app", "/old"))
+    world.run()
+    world.commands.clear()
+    world.deploy(application("app", "/new"))
+    assert [app.route_prefix for app in shown(world).applications] == ["/new"]
+    assert world.commands == []
+
+
 def test_shutting_down_drains():
     world = World()
     world.deploy(application())

@@ -145,7 +145,7 @@ class Draft:
         self.commands.append(ReconfigureReplica(replica.id, goal.target, replica.rank, goal.num_replicas))
 
     def tell_world_size(self, key: DeploymentKey, goal: Goal) -> None:
-        """Tell the replicas that run how many there are to be, if they have been told otherwise."""
+        """Tell the replicas that run how many there are to be, unless they know."""
         for replica in self.replicas_of(key):
             current = (replica.version, replica.config_version) == (goal.target.version, goal.target.config_version)
             if current and replica.state is ReplicaState.RUNNING and replica.world_size != goal.num_replicas:

@@ -52,7 +52,6 @@ def _target(app: pb.Application, deployment: pb.Deployment) -> DeploymentTarget:
         sys_path=tuple(app.sys_path),
         runtime_env_json=app.runtime_env_json,
         logging_config_json=app.logging_config_json,
-        route_prefix=app.route_prefix if app.HasField("route_prefix") else None,
         is_ingress=deployment.name == app.ingress,
         policy_digest=_digest(deployment.autoscaling_policy),
     )

@@ -31,7 +31,6 @@ def replica_process(layout: Layout, options: pb.InstanceOptions, command: StartR
         rank=command.rank,
         world_size=command.world_size,
         is_ingress=target.is_ingress,
-        route_prefix=target.route_prefix,
     )
     return ProcessSpec(
         id=command.id,

@@ -29,7 +29,7 @@ from swerve.control.model import (
 from swerve.control.target import DeploymentTarget
 
 # Changes when what is stored cannot be read by another release.
-_FORMAT = 1
+_FORMAT = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS code (digest TEXT PRIMARY KEY, data BLOB NOT NULL);

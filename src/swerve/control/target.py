@@ -34,7 +34,8 @@ _RESTARTED = (
     "gang_scheduling_config",
     "deployment_actors",
 )
-# All other options are the controller's own and change nothing in a replica.
+# All other options are the controller's own and change nothing in a replica. A route prefix does not either: the proxy
+# sends it with each request.
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,6 @@ class DeploymentTarget:
     sys_path: tuple[str, ...] = ()
     runtime_env_json: str = ""
     logging_config_json: str = ""
-    route_prefix: str | None = None
     is_ingress: bool = False
     # Finds the code of the user's autoscaling policy in the store, "" for the default one.
     policy_digest: str = ""

@@ -320,7 +320,7 @@ class WatchViewRequest(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
 class ReplicaSpec(_message.Message):
-    __slots__ = ("replica_id", "app", "deployment", "code", "config_json", "address", "controller_address", "sys_path", "grpc_servicer_functions", "grpc_options_json", "logging_config_json", "log_dir", "code_version", "rank", "world_size", "is_ingress", "route_prefix")
+    __slots__ = ("replica_id", "app", "deployment", "code", "config_json", "address", "controller_address", "sys_path", "grpc_servicer_functions", "grpc_options_json", "logging_config_json", "log_dir", "code_version", "rank", "world_size", "is_ingress")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
@@ -337,7 +337,6 @@ class ReplicaSpec(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     IS_INGRESS_FIELD_NUMBER: _ClassVar[int]
-    ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     app: str
     deployment: str
@@ -354,8 +353,7 @@ class ReplicaSpec(_message.Message):
     rank: int
     world_size: int
     is_ingress: bool
-    route_prefix: str
-    def __init__(self, replica_id: _Optional[str] = ..., app: _Optional[str] = ..., deployment: _Optional[str] = ..., code: _Optional[bytes] = ..., config_json: _Optional[str] = ..., address: _Optional[str] = ..., controller_address: _Optional[str] = ..., sys_path: _Optional[_Iterable[str]] = ..., grpc_servicer_functions: _Optional[_Iterable[str]] = ..., grpc_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., log_dir: _Optional[str] = ..., code_version: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., is_ingress: bool = ..., route_prefix: _Optional[str] = ...) -> None: ...
+    def __init__(self, replica_id: _Optional[str] = ..., app: _Optional[str] = ..., deployment: _Optional[str] = ..., code: _Optional[bytes] = ..., config_json: _Optional[str] = ..., address: _Optional[str] = ..., controller_address: _Optional[str] = ..., sys_path: _Optional[_Iterable[str]] = ..., grpc_servicer_functions: _Optional[_Iterable[str]] = ..., grpc_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., log_dir: _Optional[str] = ..., code_version: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., is_ingress: bool = ...) -> None: ...
 
 class ProxySpec(_message.Message):
     __slots__ = ("proxy_id", "controller_address", "log_dir", "ready_file")
