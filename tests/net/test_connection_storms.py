@@ -185,3 +185,17 @@ def test_a_connection_that_lost_too_much_window_is_drained_before_it_stalls(monk
     pair.client.send_data(running.stream_id, bytes(10_000), end_stream=True)
     pair.run()
     assert len(pair.served[0].data) == 10_000
+
+
+def test_a_connection_that_cannot_write_lets_the_loop_sleep():
+    """After a reset, with a peer that reads nothing: what waits goes when the peer reads again."""
+    pair = Pair(high=1000)
+    stalled, cancelled = pair.call(credit=False), pair.call()
+    pair.run()
+    pair.client.send_data(stalled.stream_id, bytes(200_000))
+    pair.loop.turn()
+    pair.client.reset(cancelled.stream_id)
+    turns = 0
+    while turns < 50 and pair.loop.turn():
+        turns += 1
+    assert turns < 10

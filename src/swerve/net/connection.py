@@ -338,7 +338,7 @@ class Connection(asyncio.Protocol):
         if not whole:
             self._window_suspect = False
             self._loop.call_soon(self.drain)
-        elif not self._flush_due and self.http2.want_write:
+        elif not self._flush_due and not self._paused and self.http2.want_write:
             self._schedule_flush()
 
     def _write(self) -> bool:
