@@ -319,6 +319,16 @@ class WatchViewRequest(_message.Message):
     id: str
     def __init__(self, kind: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
+class MetricsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MetricsResponse(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
+
 class ReplicaSpec(_message.Message):
     __slots__ = ("replica_id", "app", "deployment", "code", "config_json", "address", "controller_address", "sys_path", "grpc_servicer_functions", "grpc_options_json", "logging_config_json", "log_dir", "code_version", "rank", "world_size", "is_ingress")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
@@ -356,16 +366,18 @@ class ReplicaSpec(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., app: _Optional[str] = ..., deployment: _Optional[str] = ..., code: _Optional[bytes] = ..., config_json: _Optional[str] = ..., address: _Optional[str] = ..., controller_address: _Optional[str] = ..., sys_path: _Optional[_Iterable[str]] = ..., grpc_servicer_functions: _Optional[_Iterable[str]] = ..., grpc_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., log_dir: _Optional[str] = ..., code_version: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., is_ingress: bool = ...) -> None: ...
 
 class ProxySpec(_message.Message):
-    __slots__ = ("proxy_id", "controller_address", "log_dir", "ready_file")
+    __slots__ = ("proxy_id", "controller_address", "log_dir", "ready_file", "address")
     PROXY_ID_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_DIR_FIELD_NUMBER: _ClassVar[int]
     READY_FILE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     proxy_id: str
     controller_address: str
     log_dir: str
     ready_file: str
-    def __init__(self, proxy_id: _Optional[str] = ..., controller_address: _Optional[str] = ..., log_dir: _Optional[str] = ..., ready_file: _Optional[str] = ...) -> None: ...
+    address: str
+    def __init__(self, proxy_id: _Optional[str] = ..., controller_address: _Optional[str] = ..., log_dir: _Optional[str] = ..., ready_file: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class ReplicaState(_message.Message):
     __slots__ = ("phase", "message", "ongoing", "multiplexed_model_ids", "pid", "autoscaling_stats")
