@@ -269,6 +269,10 @@ class Connection(asyncio.Protocol):
 
     def acknowledge(self, stream_id: int, amount: int) -> None:
         """Give the peer credit for `amount` received bytes of the stream."""
+        self._give_credit(stream_id, amount)
+        self._send_credit()
+
+    def _give_credit(self, stream_id: int, amount: int) -> None:
         if self._closed or not amount:
             return
         self._unacknowledged -= amount
@@ -276,9 +280,14 @@ class Connection(asyncio.Protocol):
             self.http2.acknowledge(amount, stream_id)
         except StreamGone:
             return
+
+    def _send_credit(self) -> None:
+        """The engine sends credit when enough has come together; see that it gets written then."""
+        if self._closed:
+            return
         if self._window_suspect and not self._unacknowledged:
             self._repair_window()
-        if not self._flush_due and self.http2.want_write:
+        if not self._flush_due and not self._paused and self.http2.want_write:
             self._schedule_flush()
 
     def end_early(self, stream_id: int) -> None:
@@ -366,12 +375,16 @@ class Connection(asyncio.Protocol):
         if self._owed:
             owed, self._owed = self._owed, {}
             everything_left = not self._held and queued() == 0
+            sources = set()
             for stream_id, entry in owed.items():
                 if everything_left or not self._waiting(stream_id):
                     source, source_id, amount = entry
-                    source.acknowledge(source_id, amount)
+                    source._give_credit(source_id, amount)
+                    sources.add(source)
                 else:
                     self._owed[stream_id] = entry
+            for source in sources:
+                source._send_credit()
         # Before refilling: an end that is moved now has not been written, and a reset would overtake it. While the
         # transport is paused trailers may wait in the engine, which counts only bodies.
         if self._drain_callbacks and not self._paused:
@@ -422,12 +435,22 @@ class Connection(asyncio.Protocol):
         One loop with the cases written out, because it runs for every frame.
         """
         streams = self.streams
+        unacknowledged = 0
         events: list[Any] = self.http2.events()
         for event in events:
             kind = type(event)
             try:
                 if kind is DataReceived:
-                    self._on_data(event.stream_id, event.data, event.end_stream)
+                    data, stream_id = event.data, event.stream_id
+                    size = len(data)
+                    self._unacknowledged = unacknowledged = self._unacknowledged + size
+                    if size < PREFIX_SIZE and not event.end_stream:
+                        self._strike()
+                    handler = streams.get(stream_id)
+                    if handler is not None:
+                        handler.on_data(data, event.end_stream)
+                    else:
+                        self.acknowledge(stream_id, size)
                 elif kind is StreamClosed:
                     stream_id = event.stream_id
                     if self._held:
@@ -454,6 +477,8 @@ class Connection(asyncio.Protocol):
             except Exception:
                 # One call's failure must not lose the events of the others.
                 logger.exception("Handling %s failed", kind.__name__)
+                if kind is DataReceived and self._unacknowledged == unacknowledged:
+                    self.acknowledge(event.stream_id, len(event.data))
                 self._drop(getattr(event, "stream_id", 0))
         return bool(events)
 
@@ -461,23 +486,6 @@ class Connection(asyncio.Protocol):
         # Also a request that no handler was made for: its client would wait for ever.
         if stream_id:
             self.reset(stream_id, ErrorCode.INTERNAL_ERROR)
-
-    def _on_data(self, stream_id: int, data: bytes, end_stream: bool) -> None:
-        size = len(data)
-        self._unacknowledged += size
-        if size < PREFIX_SIZE and not end_stream:
-            self._strike()
-        handler = self.streams.get(stream_id)
-        if handler is None:
-            self.acknowledge(stream_id, size)
-            return
-        unacknowledged = self._unacknowledged
-        try:
-            handler.on_data(data, end_stream)
-        except Exception:
-            if self._unacknowledged == unacknowledged:
-                self.acknowledge(stream_id, size)
-            raise
 
     def _on_control(self, event: object) -> None:
         """A frame that belongs to no stream."""

@@ -124,14 +124,16 @@ class ForwardedCall:
 
     # --- starting --------------------------------------------------------------------------------------------------
 
-    def submit(self, end_stream: bool, timeout: float | None, timeout_text: str, timers: TimerWheel) -> None:
-        """Hand the call to the router. `timeout` is in seconds; `timeout_text` is what its expiry says."""
+    def expire_after(self, timeout: float, details: str, timers: TimerWheel) -> None:
+        """Give the call `timeout` seconds from its start; `details` is what its expiry says."""
+        self._deadline = self._started_at + timeout
+        self._timeout_text = details
+        self._timers = timers
+        timers.add(self._deadline, self)
+
+    def submit(self, end_stream: bool) -> None:
+        """Hand the call to the router."""
         self._request_ended = end_stream
-        if timeout is not None:
-            self._deadline = self._started_at + timeout
-            self._timeout_text = timeout_text
-            self._timers = timers
-            timers.add(self._deadline, self)
         target = self._target
         try:
             replica = target.router.submit(self)

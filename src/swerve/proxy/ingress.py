@@ -105,10 +105,14 @@ class Ingress:
             details = not_found(fields.get(b"application"))
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.NOT_FOUND, details)
         call = ForwardedCall(connection, stream_id, headers, fields, self._targets[ingress], self._observer)
-        self._submit(call, fields.get(b"grpc-timeout"), end_stream)
+        requested = fields.get(b"grpc-timeout")
+        if requested is None and routes.limits.request_timeout_s is None:
+            call.submit(end_stream)
+        else:
+            self._submit_timed(call, requested, end_stream)
         return call
 
-    def _submit(self, call: ForwardedCall, requested: bytes | None, end_stream: bool) -> None:
+    def _submit_timed(self, call: ForwardedCall, requested: bytes | None, end_stream: bool) -> None:
         timeout = self._routes.limits.request_timeout_s
         details = "" if timeout is None else f"Request timed out after {timeout}s."
         if requested is not None:
@@ -119,7 +123,9 @@ class Ingress:
                 return
             if timeout is None or client_timeout < timeout:
                 timeout, details = client_timeout, _DEADLINE_EXCEEDED
-        call.submit(end_stream, timeout, details, self._timers)
+        if timeout is not None:
+            call.expire_after(timeout, details, self._timers)
+        call.submit(end_stream)
 
     def _refuse(
         self,

@@ -30,6 +30,8 @@ class RouteTable:
     methods: frozenset[bytes] = frozenset()
     ingresses: Mapping[bytes, tuple[str, str]] = field(default_factory=dict)
     limits: GrpcLimits = GrpcLimits()
+    # The ingress of the single application; None where there are none or several.
+    only: tuple[str, str] | None = None
 
     def find(self, application: bytes | None) -> tuple[str, str] | None:
         """The ingress deployment for a call that names `application`.
@@ -37,10 +39,9 @@ class RouteTable:
         A single application takes every call, whatever name it brings (as in Ray Serve), unless
         `strict_application` is set.
         """
-        ingresses = self.ingresses
-        if len(ingresses) == 1 and not (application and self.limits.strict_application):
-            return next(iter(ingresses.values()))
-        return ingresses.get(application or b"")
+        if self.only is not None and not (application and self.limits.strict_application):
+            return self.only
+        return self.ingresses.get(application or b"")
 
     @property
     def applications(self) -> list[str]:
@@ -69,8 +70,10 @@ def limits_of(options: Mapping[str, object]) -> GrpcLimits:
 def build_routes(view: control_pb2.View) -> RouteTable:
     """The route table of a view."""
     grpc_options = json.loads(view.options.grpc_options_json or "{}")
+    ingresses = {app.name.encode(): (app.name, app.ingress) for app in view.applications}
     return RouteTable(
         methods=frozenset(method.path.encode() for method in view.options.grpc_methods),
-        ingresses={app.name.encode(): (app.name, app.ingress) for app in view.applications},
+        ingresses=ingresses,
         limits=limits_of(grpc_options),
+        only=next(iter(ingresses.values())) if len(ingresses) == 1 else None,
     )
