@@ -54,7 +54,7 @@ def test_a_call_waits_while_all_replicas_are_busy_and_takes_the_next_slot(router
     replica = router.submit(x)
     assert router.submit(y) is None
     assert router.queued == 1
-    assert router.release(replica) == (y, replica)
+    assert list(router.release(replica)) == [(y, replica)]
     assert replica.ongoing == 1
 
 
@@ -111,7 +111,7 @@ def test_a_refused_call_goes_to_another_replica_before_those_that_wait(router):
     b = router.submit(second)
     router.submit(third)
     router.refused(a, first)
-    assert router.release(b) == (first, b)
+    assert list(router.release(b)) == [(first, b)]
 
 
 def test_a_replica_that_refused_rests_longer_each_time(router, clock):
@@ -133,7 +133,30 @@ def test_a_call_that_ends_wakes_a_resting_replica(router):
     a = router.submit(x)
     router.submit(y)
     assert router.refused(a, y) == []
-    assert router.release(a) == (y, a)
+    assert list(router.release(a)) == [(y, a)]
+
+
+def test_a_call_that_ends_opens_all_slots_of_a_resting_replica(router):
+    router.update([info("a", 2)])
+    x, y, z = calls("x", "y", "z")
+    a = router.submit(x)
+    router.submit(y)
+    router.refused(a, y)
+    assert router.submit(z) is None
+    assert list(router.release(a)) == [(y, a), (z, a)]
+
+
+def test_a_call_that_ended_well_makes_the_next_rest_short_again(router, clock):
+    router.update([info("a")])
+    call = Call("x")
+    a = router.submit(call)
+    for _ in range(3):
+        router.refused(a, call)
+        clock.now = router.wake_at
+        router.poll()
+    router.release(a)
+    router.refused(router.submit(call), call)
+    assert router.wake_at - clock.now == pytest.approx(0.025)
 
 
 def test_polling_too_early_wakes_nobody(router, clock):
@@ -149,7 +172,7 @@ def test_a_call_waits_for_the_holder_of_its_model_and_gets_it(router):
     x, y = Call("x", "m"), Call("y", "m")
     holder = router.submit(x)
     assert router.submit(y) is None
-    assert router.release(holder) == (y, holder)
+    assert list(router.release(holder)) == [(y, holder)]
 
 
 def test_a_call_whose_patience_ended_takes_any_replica(router, clock):
@@ -185,8 +208,8 @@ def test_a_lowered_limit_holds_calls_back_until_enough_have_ended(router):
     router.update([info("a", 1)])
     waiting = Call("z")
     assert router.submit(waiting) is None
-    assert router.release(a) is None
-    assert router.release(a) == (waiting, a)
+    assert not router.release(a)
+    assert list(router.release(a)) == [(waiting, a)]
 
 
 def test_a_removed_replica_gets_no_call_when_its_calls_end(router):
@@ -194,7 +217,7 @@ def test_a_removed_replica_gets_no_call_when_its_calls_end(router):
     a = router.submit(Call("x"))
     router.submit(Call("y"))
     router.update([])
-    assert router.release(a) is None
+    assert not router.release(a)
 
 
 def test_a_lost_replica_gets_no_call(router):
@@ -217,8 +240,8 @@ def test_a_broadcast_takes_a_slot_over_the_limit_and_plain_calls_still_wait(rout
     a = router.submit(Call("x"))
     router.take(a)
     assert router.submit(Call("y")) is None
-    assert router.release(a) is None
-    assert router.release(a) is not None
+    assert not router.release(a)
+    assert router.release(a)
 
 
 def test_dropping_gives_every_waiting_call_once(router):

@@ -80,9 +80,7 @@ class RouterMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data):
         _, replica = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
-        assigned = self.router.release(replica)
-        if assigned is not None:
-            self.hand_out([assigned])
+        self.hand_out(list(self.router.release(replica)))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())

@@ -65,9 +65,8 @@ class Target(Generic[Call]):
 
     def release(self, replica: Replica) -> None:
         """A call at `replica` ended; the one that waits longest takes its slot."""
-        assigned = self.router.release(replica)
-        if assigned is not None:
-            self._start(*assigned)
+        for call, free in self.router.release(replica):
+            self._start(call, free)
         if self.router.wake_at is not None and self._timer is None:
             self.arm()
 

@@ -106,19 +106,22 @@ class Router(Generic[Call]):
         """Forget a waiting call (cancelled or expired). False when it was not waiting."""
         return self._waiting.pop(call, None) is not None or self._refused.pop(call, None) is not None
 
-    def release(self, replica: Replica) -> tuple[Call, Replica] | None:
-        """A call at `replica` ended. Returns the waiting call that takes the slot, if one does."""
+    def release(self, replica: Replica) -> Sequence[tuple[Call, Replica]]:
+        """A call at `replica` ended. Returns the waiting calls that take a slot: more than one when the replica rested."""
         replica.ongoing -= 1
-        if replica.blocked_until:
+        rested = replica.blocked_until > 0.0
+        if replica.backoff_s:
             replica.blocked_until = replica.backoff_s = 0.0
         if replica.slot < 0:
             if replica.ongoing >= replica.limit or self.replicas.get(replica.info.replica_id) is not replica:
-                return None
+                return ()
             self._free.add(replica)
         if self._waiting or self._refused:
+            if rested:
+                return list(self._assign())
             for assignment in self._assign():
-                return assignment
-        return None
+                return (assignment,)
+        return ()
 
     def refused(self, replica: Replica, call: Call) -> list[tuple[Call, Replica]]:
         """`replica` turned `call` away before it began: the call is next in line, and the replica rests a little."""
