@@ -148,5 +148,5 @@ class RouterMachine(RuleBasedStateMachine):
             assert self.router.wake_at is not None
 
 
-RouterMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+RouterMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 TestRouter = RouterMachine.TestCase

@@ -107,7 +107,7 @@ class Router(Generic[Call]):
         return self._waiting.pop(call, None) is not None or self._refused.pop(call, None) is not None
 
     def release(self, replica: Replica) -> Sequence[tuple[Call, Replica]]:
-        """A call at `replica` ended. Returns the waiting calls that take a slot: more than one when the replica rested."""
+        """A call at `replica` ended. Returns the waiting calls that take a slot: several when the replica rested."""
         replica.ongoing -= 1
         rested = replica.blocked_until > 0.0
         if replica.backoff_s:
