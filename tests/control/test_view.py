@@ -112,6 +112,25 @@ def test_a_view_that_says_nothing_new_is_not_published():
     asyncio.run(scenario())
 
 
+def test_a_deploy_waits_for_the_proxies_that_serve_but_not_for_one_that_hangs():
+    async def scenario():
+        publisher = Publisher()
+        publisher.publish(pb.View(options=pb.InstanceOptions(num_proxies=1)))
+        version = pb.View.FromString(await anext(publisher.watch())).version
+        serving = ["one", "two"]
+        waiting = asyncio.create_task(publisher.until_seen(lambda: serving, 20))
+        publisher.saw("one", version)
+        publisher.saw("two", version - 1)
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        publisher.saw("two", version)
+        await asyncio.wait_for(waiting, 5)
+        serving.append("hangs")
+        await asyncio.wait_for(publisher.until_seen(lambda: serving, 0.05), 5)
+
+    asyncio.run(scenario())
+
+
 def request(**deployment):
     config = deployment.pop("config_json", target().config_json)
     app = pb.Application(

@@ -49,6 +49,11 @@ class ControllerClient:
         """Tell how many calls wait in this process."""
         await self._channel.unary(_SERVICE + "ReportQueues", request.SerializeToString(), timeout=_TIMEOUT_S)
 
+    async def saw_view(self, proxy_id: str, version: int) -> None:
+        """Tell that a proxy routes by this view."""
+        request = pb.SawViewRequest(proxy_id=proxy_id, version=version).SerializeToString()
+        await self._channel.unary(_SERVICE + "SawView", request, timeout=_TIMEOUT_S)
+
     async def status(self) -> pb.InstanceStatus:
         request = pb.GetStatusRequest().SerializeToString()
         answer = await self._channel.unary(_SERVICE + "GetStatus", request, timeout=_TIMEOUT_S)

@@ -52,6 +52,8 @@ from swerve.wire.status import RpcError
 logger = logging.getLogger("swerve.control")
 
 _PROXY_POLL_S = 0.01
+# How long a deploy request waits for the proxies to know of it.
+_SEEN_TIMEOUT_S = 2.0
 # How much of a process's last output goes into the message about its end.
 _OUTPUT_TAIL = 4000
 
@@ -125,6 +127,15 @@ class Controller:
         self._set_timer()
         self._autoscaler.follow(state, event.now)
         self._scaling.wake()
+
+    async def until_seen(self) -> None:
+        """Wait, for a short time at most, until all proxies that serve route by the present state."""
+        # What has just been applied is published in the next turn of the loop.
+        await asyncio.sleep(0)
+        await self.publisher.until_seen(self._serving_proxies, _SEEN_TIMEOUT_S)
+
+    def _serving_proxies(self) -> list[str]:
+        return [proxy.id for proxy in self._state.proxies.values() if proxy.state is ProxyState.HEALTHY]
 
     def queues_reported(self, kind: str, ident: str, queues: Mapping[DeploymentKey, int]) -> None:
         """So many calls wait in a proxy, a replica or a program."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from swerve.generated import control_pb2 as pb
 
@@ -19,6 +19,9 @@ class Publisher:
         self._message = b""
         self._changed = asyncio.Event()
         self._closed = False
+        # The newest version that each proxy is known to route by.
+        self._seen: dict[str, int] = {}
+        self._acknowledged = asyncio.Event()
 
     def publish(self, view: pb.View) -> None:
         """Make `view` the newest unless it is what the newest says already. Its version is set here."""
@@ -39,6 +42,24 @@ class Publisher:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def saw(self, proxy_id: str, version: int) -> None:
+        """A proxy routes by this version."""
+        self._seen[proxy_id] = version
+        self._acknowledged.set()
+        self._acknowledged = asyncio.Event()
+
+    async def until_seen(self, proxy_ids: Callable[[], Iterable[str]], timeout_s: float) -> None:
+        """Wait until all proxies route by the newest view, or `timeout_s` seconds."""
+        version = self._version
+        try:
+            async with asyncio.timeout(timeout_s):
+                while any(self._seen.get(proxy_id, 0) < version for proxy_id in proxy_ids()):
+                    await self._acknowledged.wait()
+        except TimeoutError:
+            pass  # a proxy that hangs holds up nobody
+        known = set(proxy_ids())
+        self._seen = {proxy_id: seen for proxy_id, seen in self._seen.items() if proxy_id in known}
 
     async def watch(self) -> AsyncIterator[bytes]:
         """The newest view, and each newer one, serialized."""

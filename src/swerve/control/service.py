@@ -30,6 +30,7 @@ def methods(controller: Controller) -> Mapping[str, Method]:
         SERVICE + "Delete": Unary(service.delete),
         SERVICE + "Scale": Unary(service.scale),
         SERVICE + "ReportQueues": Unary(service.report_queues),
+        SERVICE + "SawView": Unary(service.saw_view),
         SERVICE + "GetStatus": Unary(service.get_status),
         SERVICE + "GetConfig": Unary(service.get_config),
         SERVICE + "Shutdown": Unary(service.shutdown),
@@ -49,6 +50,8 @@ class _Service:
         except Rejected as error:
             raise RpcError(Status(StatusCode.INVALID_ARGUMENT, str(error))) from error
         logger.info("deployed %s", ", ".join(app.name for app in message.applications))
+        # An application that needs no replica runs at once; its first call must find it.
+        await self._controller.until_seen()
         return pb.DeployResponse().SerializeToString()
 
     async def delete(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
@@ -76,6 +79,11 @@ class _Service:
         queues = {DeploymentKey(queue.app, queue.deployment): queue.queued for queue in message.queues}
         self._controller.queues_reported(message.kind, message.id, queues)
         return pb.ReportQueuesResponse().SerializeToString()
+
+    async def saw_view(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        message = pb.SawViewRequest.FromString(request)
+        self._controller.publisher.saw(message.proxy_id, message.version)
+        return pb.SawViewResponse().SerializeToString()
 
     async def get_status(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         return self._controller.status().SerializeToString()

@@ -48,6 +48,7 @@ def proxy_process(layout: Layout, proxy_id: str) -> ProcessSpec:
         controller_address=layout.controller_address,
         log_dir=str(layout.logs),
         ready_file=str(layout.of_process(proxy_id, "ready")),
+        address=layout.address_of(proxy_id),
     )
     return ProcessSpec(id=proxy_id, module="swerve.proxy.process", payload=spec.SerializeToString())
 

@@ -289,6 +289,18 @@ class ReportQueuesResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class SawViewRequest(_message.Message):
+    __slots__ = ("proxy_id", "version")
+    PROXY_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    proxy_id: str
+    version: int
+    def __init__(self, proxy_id: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class SawViewResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

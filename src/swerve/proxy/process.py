@@ -25,6 +25,7 @@ from swerve.observe.logs import configure
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.observer import ProxyObserver
 from swerve.wire.http2 import Http2Limits
+from swerve.wire.status import RpcError
 
 if TYPE_CHECKING:
     from swerve.proxy.http import HttpIngress
@@ -88,6 +89,8 @@ class Proxy:
             if self._http_ingress is not None:
                 self._http_ingress.update(view)
             queues.update(view)
+            with contextlib.suppress(RpcError):
+                await client.saw_view(self._spec.proxy_id, view.version)
             if not self._serving:
                 self._serving = True
                 try:
