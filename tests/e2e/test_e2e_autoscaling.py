@@ -169,3 +169,57 @@ def test_the_number_of_replicas_can_be_set_from_outside(instance, swerve_command
     assert "Application 'none' not found" in swerve_command("scale", "none", "Elastic", "2").stderr
     assert "not found" in swerve_command("scale", "open", "Wrong", "2").stderr
     assert swerve_command("scale", "open", "Elastic", "-1").returncode == 2
+
+
+APP = """
+import swerve as serve
+
+
+@serve.deployment(num_replicas=2)
+class Model:
+    def __call__(self):
+        return "fine"
+
+    def record_autoscaling_stats(self):
+        return {"wishes": 3}
+
+
+app = Model.bind()
+"""
+POLICY = """
+import wishes
+
+
+def of_the_application(contexts):
+    ((name, ctx),) = contexts.items()
+    return {name: wishes.highest(ctx)}, {}
+"""
+WISHES = """
+def highest(ctx):
+    return max(ctx.aggregated_metrics.get("wishes", {}).values(), default=1)
+"""
+CONFIG = """
+applications:
+  - name: default
+    route_prefix: /
+    import_path: scaled_app:app
+    autoscaling_policy:
+      policy_function: scaled_policy:of_the_application
+    deployments:
+      - name: Model
+        num_replicas: auto
+        autoscaling_config: {upscale_delay_s: 0, max_replicas: 4}
+target_capacity: TARGET
+"""
+
+
+def test_a_config_file_names_a_policy_and_a_capacity(instance, swerve_command, tmp_path):
+    for name, text in (("scaled_app", APP), ("scaled_policy", POLICY), ("wishes", WISHES)):
+        (tmp_path / f"{name}.py").write_text(text)
+    for capacity, replicas in ((100, 3), (50, 2)):
+        (tmp_path / "config.yaml").write_text(CONFIG.replace("TARGET", str(capacity)))
+        done = swerve_command("deploy", "config.yaml")
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda count=replicas: running() == count, 30, f"{replicas} replicas")
+    assert serve.status().target_capacity == 50
+    assert "target_capacity: 50" in swerve_command("status").stdout
