@@ -10,13 +10,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import checks, report, rows, servers
+from benchmarks import checks, loopback, plot, ray_serve, report, rows, servers
 from benchmarks.result import Result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    servers.prepare()
     options = parse(arguments)
+    if options.with_ray:
+        ray_serve.install()
+        loopback.isolate()
+    servers.prepare()
+    rows.allow_many_connections()
     work = everything(options)
     if options.list:
         for name, (title, _) in work.items():
@@ -30,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.rows or work:
         results.append(work[name][1]())
         report.say(report.text(results[-1]) + "\n")
-    report.say(f"written to {report.write(results, options.json)}")
-    return 0 if all(result.met(goal) for result in results if not result.skipped for goal in result.goals) else 1
+    written = report.write(results, options.json)
+    report.say(f"written to {written} and {plot.draw(written)}; as a table: python -m benchmarks.table {written}")
+    return 0 if all(result.passed for result in results) else 1
 
 
 def everything(options: argparse.Namespace) -> dict[str, tuple[str, Callable[[], Result]]]:
@@ -39,7 +44,9 @@ def everything(options: argparse.Namespace) -> dict[str, tuple[str, Callable[[],
     in_turns = partial(rows.in_turns, rounds=options.rounds, seconds=options.seconds)
     return {row.name: (row.title, partial(in_turns, row)) for row in rows.rows()} | {
         "startup": (checks.STARTUP, partial(checks.startup, options.rounds)),
+        "startup-ray": (checks.STARTUP_RAY, partial(checks.startup_ray, options.rounds)),
         "memory": (checks.MEMORY, checks.memory),
+        "memory-ray": (checks.MEMORY_RAY, checks.memory_ray),
         "leaks": (checks.LEAKS, partial(checks.leaks, options.deploy_rounds)),
     }
 
@@ -48,6 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.partition("\n")[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to run, all by default; --list names them")
     parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument("--with-ray", action="store_true", help=f"compare with Ray Serve {ray_serve.RAY} as well")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default 5)")
     parser.add_argument("--seconds", type=float, default=3, help="length of one turn (default 3)")
     parser.add_argument(

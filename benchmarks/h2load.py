@@ -24,13 +24,18 @@ DATA = re.compile(r"^traffic: .*\((\d+)\) data", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Calls of `path`, each with the message `request`, in `connections` times `streams` at once."""
+    """Calls of `path`, each with the message `request`, in `connections` times `streams` at once.
+
+    With `calls_per_s` they are sent at that rate, while as many as that at once suffice.
+    """
 
     path: str
     request: bytes
     reply_bytes: int
     connections: int
     streams: int
+    application: str = ""
+    calls_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,12 @@ def run(address: str, load: Load, calls: int) -> Outcome:
         body.write_bytes(frame(load.request))
         command = ["h2load", f"--requests={calls}", f"--clients={load.connections}", "--threads=1"]
         command += [f"--max-concurrent-streams={load.streams}", f"--data={body}", f"--log-file={log}"]
-        command += ["--header=content-type: application/grpc", "--header=te: trailers", f"http://{address}{load.path}"]
+        command += ["--header=content-type: application/grpc", "--header=te: trailers"]
+        if load.application:
+            command.append(f"--header=application: {load.application}")
+        if load.calls_per_s is not None:
+            command.append(f"--rps={max(1, round(load.calls_per_s / load.connections))}")
+        command.append(f"http://{address}{load.path}")
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_S).stdout
         latencies = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines())
     return Outcome(rate(output, load, calls), percentile_ms(latencies, 0.5), percentile_ms(latencies, 0.99))

@@ -27,10 +27,22 @@ def cpu_s(pids: Iterable[int]) -> float:
     """Processor time, user and system, that `pids` have used so far, in seconds; its grain is one tick (10 ms)."""
     ticks = 0
     for pid in pids:
-        # The fields after the command's name, which is in brackets and may contain anything.
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        fields = stat(pid)
         ticks += int(fields[11]) + int(fields[12])
     return ticks / TICKS_PER_S
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the command's name, which is in brackets and may contain anything."""
+    return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+
+
+def session(pid: int) -> int | None:
+    """The session of `pid`, or None when it has ended."""
+    try:
+        return int(stat(pid)[3])
+    except OSError:
+        return None
 
 
 def machine_cpu_s() -> float:
@@ -55,6 +67,22 @@ def memory_bytes(pid: int, field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise ValueError(f"/proc/{pid}/smaps_rollup has no {field}")
+
+
+def forget_peak_rss(pids: Iterable[int]) -> None:
+    """Let `peak_rss_mb` count from now on."""
+    for pid in pids:
+        (PROC / str(pid) / "clear_refs").write_text("5")
+
+
+def peak_rss_mb(pids: Iterable[int]) -> float:
+    """The most that one of `pids` has had resident since `forget_peak_rss`, in MB."""
+    return max(_status_kb(pid, "VmHWM") for pid in pids) * 1024 / MB
+
+
+def _status_kb(pid: int, field: str) -> int:
+    lines = (PROC / str(pid) / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def open_files(pids: Iterable[int]) -> int:

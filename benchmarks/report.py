@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.result import Result
+from benchmarks.result import Goal, Result
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,17 +28,18 @@ def number(value: float) -> str:
 
 
 def text(result: Result) -> str:
-    """The row as lines: one a figure and contender, then one a goal."""
+    """The row as lines: one a figure and side, then one a goal."""
     lines = [result.title]
     if result.skipped:
         return "\n".join([*lines, f"  skipped: {result.skipped}"])
-    for contender, samples in result.rounds.items():
+    for side, samples in result.rounds.items():
         figures = dict.fromkeys(figure for sample in samples for figure in sample)
-        lines += [f"  {contender:10} {figure:24} {spread(result.values(contender, figure))}" for figure in figures]
-    for goal in result.goals:
+        lines += [f"  {side:18} {figure:28} {spread(result.values(side, figure))}" for figure in figures]
+    lines += [f"  {side:18} skipped: {why}" for side, why in result.absent.items()]
+    for goal in result.judged:
         verdict = "met" if result.met(goal) else "NOT MET"
-        compared = "ratio of " if goal.ratio else ""
-        lines.append(f"  {compared}{goal.figure}: {spread(result.compared(goal))}, goal {goal}: {verdict}")
+        compared = f" of {result.side(goal)}" + (f", over {goal.over}" if goal.over else "")
+        lines.append(f"  {goal.figure}{compared}: {spread(result.compared(goal))}, goal {goal}: {verdict}")
     return "\n".join(lines)
 
 
@@ -47,6 +48,7 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "cores": os.cpu_count(),
+            "processor": processor(),
             "system": platform.platform(),
             "python": platform.python_version(),
             **{package: version(package) for package in ("swerve", "grpcio", "ngh2", "uvloop")},
@@ -56,21 +58,32 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
                 "name": result.name,
                 "title": result.title,
                 "skipped": result.skipped,
+                "absent": dict(result.absent),
                 "rounds": {name: [dict(sample) for sample in samples] for name, samples in result.rounds.items()},
-                "goals": [
-                    {
-                        "figure": goal.figure,
-                        "goal": str(goal),
-                        "values": result.compared(goal),
-                        "median": median(result.compared(goal)),
-                        "met": result.met(goal),
-                    }
-                    for goal in (() if result.skipped else result.goals)
-                ],
+                "goals": [goal_as_json(result, goal) for goal in result.judged],
             }
             for result in results
         ],
     }
+
+
+def goal_as_json(result: Result, goal: Goal) -> dict[str, Any]:
+    values = result.compared(goal)
+    return {
+        "figure": goal.figure,
+        "side": result.side(goal),
+        "over": goal.over,
+        "at_least": goal.at_least,
+        "at_most": goal.at_most,
+        "values": values,
+        "median": median(values),
+        "met": result.met(goal),
+    }
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def write(results: Sequence[Result], path: Path | None) -> Path:

@@ -1,216 +1,252 @@
-"""The rows that compare Swerve with a peer under the same load. To add one, add an entry to `rows`."""
+"""The rows that compare two or more sides under load. To add one, add an entry to `rows`."""
 
 import resource
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import grpc
-
-from benchmarks import h2load, proc
-from benchmarks.h2load import Load
+from benchmarks import h2load, others
+from benchmarks.measure import Measure, echo_rate, half_of_peak, handle_calls, paced, sequential, throughput
+from benchmarks.methods import MESSAGES_PER_STREAM, Method, echo, stream, unary
+from benchmarks.ray_serve import ray, ray_fastest
 from benchmarks.result import Figures, Goal, Result
 from benchmarks.servers import Contender, Server, grpc_aio, swerve
 
-TIMEOUT_S = 30.0
-# Enough for the caches of both sides to be warm and for the rate to be known within some percent.
-WARM_UP_CALLS = 2000
-MAX_CALLS = 200_000
-MESSAGES_PER_STREAM = 1000
+MB = 1 << 20
+# Rounds of a row with Ray at most: its servers take long to start and its figures are far from any goal.
+RAY_ROUNDS = 3
+# Far below what one proxy can do, so that it is not the batching of a full proxy that is measured.
+PACED_CALLS_PER_S = 4000.0
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
-    """An RPC with a request and the messages that answer it, as bytes."""
+class Side:
+    """What is measured of one contender. Sides of one row with the same contender share its server."""
 
-    path: str
-    request: bytes
-    replies: Sequence[bytes]
+    contender: Contender
+    measure: Measure
+    name: str = ""
 
-    def load(self, connections: int, streams: int) -> Load:
-        size = sum(len(h2load.frame(reply)) for reply in self.replies)
-        return Load(self.path, self.request, size, connections, streams)
-
-    def check(self, address: str) -> None:
-        """Make one call with grpcio; `RuntimeError` unless it ends OK with the right messages."""
-        with grpc.insecure_channel(address) as channel:
-            # A unary answer is on the wire a stream of one message.
-            call: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(self.path)
-            got = list(call(self.request, timeout=TIMEOUT_S))
-        if got != self.replies:
-            raise RuntimeError(f"{self.path} at {address} answered {len(got)} messages that are not the expected ones")
+    @property
+    def label(self) -> str:
+        return self.name or self.contender.name
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`measure` takes the running server and for how many seconds to load it."""
+    """`check` is called once at each server before it is measured. `alone`: of use without its absent sides."""
 
     name: str
     title: str
-    contenders: Sequence[Contender]
+    sides: Sequence[Side]
     goals: Sequence[Goal]
-    method: Method
-    measure: Callable[[Server, Method, float], Figures]
+    check: Method | None
     needs_h2load: bool = True
-
-
-def unary() -> Method:
-    from bench_pb2 import Request
-    from handlers import greet
-
-    request = Request(name="foo", origin="bar", num=30)
-    return Method("/bench.Bench/Unary", request.SerializeToString(), [greet(request).SerializeToString()])
-
-
-def stream() -> Method:
-    from bench_pb2 import StreamRequest
-    from handlers import chunk
-
-    request = StreamRequest(messages=MESSAGES_PER_STREAM)
-    return Method(
-        "/bench.Bench/Stream", request.SerializeToString(), [chunk().SerializeToString()] * MESSAGES_PER_STREAM
-    )
+    max_rounds: int | None = None
+    alone: bool = False
 
 
 def rows() -> list[Row]:
     """Every row. Needs the compiled stubs (`servers.prepare`)."""
-    aio = (swerve("aio"), grpc_aio("aio"))
-    plain = (swerve("plain"), grpc_aio("plain"))
+    return [*unary_rows(), *stream_rows(), *large_rows(), *handle_rows(), *scale_rows()]
+
+
+def both(measure: Measure, peer: Contender, target: str = "serve_app:aio") -> list[Side]:
+    return [Side(swerve(target), measure), Side(peer, measure)]
+
+
+def unary_rows() -> list[Row]:
+    full = throughput(unary(), 8, 8)
+    one = throughput(unary(), 1, 1)
     return [
         Row(
             "unary",
             "unary, async def, max_ongoing_requests=200, 8 connections x 8 streams",
-            aio,
-            [Goal("calls_per_s", at_least=6)],
+            both(full, grpc_aio()),
+            [Goal("calls_per_s", at_least=10, over="grpc.aio")],
             unary(),
-            throughput(8, 8),
+        ),
+        Row(
+            "unary-ray",
+            "unary, 8 x 8, against Ray Serve as it comes",
+            both(full, ray()),
+            [Goal("calls_per_s", at_least=100, over="ray")],
+            unary(),
+            max_rounds=RAY_ROUNDS,
+        ),
+        Row(
+            "unary-ray-haproxy",
+            "unary, 8 x 8, against Ray Serve with HAProxy and its throughput flags",
+            both(full, ray_fastest()),
+            [Goal("calls_per_s", at_least=12, over="ray-haproxy")],
+            unary(),
+            max_rounds=RAY_ROUNDS,
         ),
         Row(
             "sequential",
             "unary, one call at a time on one connection (h2load)",
-            aio,
-            [Goal("p50_ms", at_most=1.3)],
+            both(one, grpc_aio()),
+            [Goal("p50_ms", at_most=1, over="grpc.aio")],
             unary(),
-            throughput(1, 1),
         ),
         Row(
             "sequential-grpcio",
             "unary, one call at a time on one connection (grpcio's synchronous client)",
-            aio,
-            [Goal("p50_ms", at_most=1.3)],
+            both(sequential(unary()), grpc_aio()),
+            [Goal("p50_ms", at_most=1, over="grpc.aio")],
             unary(),
-            sequential,
             needs_h2load=False,
         ),
         Row(
-            "plain-def",
-            "unary, plain def, default options, 8 x 8, against grpc.aio with a pool of 10 threads",
-            plain,
-            [Goal("calls_per_s", at_least=1)],
+            "half-of-peak",
+            "unary, 8 x 8 at half of the server's own greatest rate",
+            both(half_of_peak(unary(), 8, 8), grpc_aio()),
+            [Goal("p99_ms", at_most=1, over="grpc.aio")],
             unary(),
-            throughput(8, 8),
         ),
         Row(
-            "stream-1",
-            f"server streaming, 100-byte messages, {MESSAGES_PER_STREAM} a call, one stream",
-            aio,
-            [Goal("messages_per_s", at_least=5)],
-            stream(),
-            throughput(1, 1),
+            "plain-def",
+            "unary, plain def, max_ongoing_requests=200, 8 x 8, against grpc.aio with a pool of 10 threads",
+            both(full, grpc_aio("plain"), "serve_app:plain_200"),
+            [Goal("calls_per_s", at_least=4, over="grpc.aio")],
+            unary(),
         ),
         Row(
-            "stream-64",
-            f"server streaming, 100-byte messages, {MESSAGES_PER_STREAM} a call, 8 x 8 streams",
-            aio,
-            [Goal("messages_per_s", at_least=5)],
-            stream(),
-            throughput(8, 8),
+            "plain-def-default",
+            "unary, plain def, default options (5 at a time), 8 x 8, against grpc.aio with a pool of 10 threads",
+            both(full, grpc_aio("plain"), "serve_app:plain"),
+            [Goal("calls_per_s", at_least=1, over="grpc.aio")],
+            unary(),
         ),
     ]
 
 
-def throughput(connections: int, streams: int) -> Callable[[Server, Method, float], Figures]:
-    """A measurement by h2load with `connections` times `streams` calls in flight."""
-
-    def measure(server: Server, method: Method, seconds: float) -> Figures:
-        load = method.load(connections, streams)
-        messages = len(method.replies)
-        # The warm-up tells how many calls fill the time.
-        warm_up = max(connections * streams, WARM_UP_CALLS // messages)
-        expected = h2load.run(server.address, load, warm_up).calls_per_s
-        calls = min(MAX_CALLS, max(warm_up, int(expected * seconds)))
-        with CpuMeter(server) as meter:
-            outcome = h2load.run(server.address, load, calls)
-        figures = {"calls_per_s": outcome.calls_per_s, "p50_ms": outcome.p50_ms, "p99_ms": outcome.p99_ms}
-        if messages > 1:
-            figures = {"messages_per_s": outcome.calls_per_s * messages}
-        return figures | meter.figures(calls * messages, "message" if messages > 1 else "call")
-
-    return measure
+def stream_rows() -> list[Row]:
+    messages = f"server streaming, 100-byte messages, {MESSAGES_PER_STREAM} a call"
+    goals = [Goal("messages_per_s", at_least=8, over="grpc.aio")]
+    return [
+        Row("stream-1", f"{messages}, one stream", both(throughput(stream(), 1, 1), grpc_aio()), goals, stream()),
+        Row("stream-64", f"{messages}, 8 x 8", both(throughput(stream(), 8, 8), grpc_aio()), goals, stream()),
+    ]
 
 
-def sequential(server: Server, method: Method, seconds: float) -> Figures:
-    """A measurement by a plain loop over grpcio's synchronous client; the client's own time is in the latency."""
-    latencies = []
-    with grpc.insecure_channel(server.address) as channel:
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method.path)
-        for _ in range(200):
-            call(method.request, timeout=TIMEOUT_S)
-        with CpuMeter(server) as meter:
-            end = time.perf_counter() + seconds
-            while (began := time.perf_counter()) < end:
-                call(method.request, timeout=TIMEOUT_S)
-                latencies.append(int((time.perf_counter() - began) * 1e6))
-    latencies.sort()
-    return {
-        "calls_per_s": len(latencies) / seconds,
-        "p50_ms": h2load.percentile_ms(latencies, 0.5),
-        "p99_ms": h2load.percentile_ms(latencies, 0.99),
-        **meter.figures(len(latencies), "call"),
-    }
+def large_rows() -> list[Row]:
+    # A proxy that kept whole messages would hold connections x size, there and back, on top of its own 40 MB.
+    return [
+        Row(
+            f"echo-{size}mb",
+            f"unary echo of {size} MB, {connections} connections, one call at a time on each",
+            both(echo_rate(echo(size * MB), connections), grpc_aio()),
+            [Goal("mb_per_s", at_least=1, over="grpc.aio"), Goal("peak_rss_mb.proxy", at_most=100)],
+            echo(size * MB),
+        )
+        for size, connections in ((1, 8), (16, 4))
+    ]
 
 
-class CpuMeter:
-    """Processor time, user and system, used inside the `with` block: by each role, the client and everyone else."""
+def handle_rows() -> list[Row]:
+    small, array = handle_calls(64), handle_calls(4, 4 * MB)
+    target = "handle_app:front"
+    return [
+        Row(
+            "handle",
+            "handle call, replica to replica, a number: calls/s with 64 in flight, latency one at a time",
+            both(small, ray(target), target),
+            [Goal("calls_per_s", at_least=30, over="ray"), Goal("p50_ms", at_most=0.1, over="ray")],
+            None,
+            needs_h2load=False,
+            max_rounds=RAY_ROUNDS,
+            alone=True,
+        ),
+        Row(
+            "handle-array",
+            "handle call, replica to replica, a 4 MB numpy array: calls/s with 4 in flight, latency one at a time",
+            both(array, ray(target), target),
+            [Goal("calls_per_s", at_least=2, over="ray")],
+            None,
+            needs_h2load=False,
+            max_rounds=RAY_ROUNDS,
+            alone=True,
+        ),
+    ]
 
-    def __init__(self, server: Server) -> None:
-        self._pids = server.pids()
-        self._used: dict[str, float] = {}
-        self._others = 0.0
-        self._seconds = 0.0
 
-    def _now(self) -> dict[str, float]:
-        used = {role: proc.cpu_s(pids) for role, pids in self._pids.items()}
-        # The client is this process, or h2load, a child of it that has ended when the block ends.
-        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return used | {"client": sum(usage.ru_utime + usage.ru_stime for usage in own)}
-
-    def __enter__(self) -> "CpuMeter":
-        self._seconds, self._others, self._used = time.monotonic(), proc.machine_cpu_s(), self._now()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._used = {role: used - self._used[role] for role, used in self._now().items()}
-        self._others = proc.machine_cpu_s() - self._others - sum(self._used.values())
-        self._seconds = time.monotonic() - self._seconds
-
-    def figures(self, units: int, unit: str) -> dict[str, float]:
-        """Microseconds for each of `units`, by role; and how many cores other processes kept busy: should be 0."""
-        per_unit = {f"cpu_us_per_{unit}.{role}": used / units * 1e6 for role, used in self._used.items() if used > 0}
-        return per_unit | {"cores_used_by_others": max(0.0, self._others / self._seconds)}
+def scale_rows() -> list[Row]:
+    server = swerve()
+    counts = {count: swerve("serve_app:replicas", f"count={count}") for count in (1, 8, 64)}
+    two = others.contender()
+    return [
+        Row(
+            "connections",
+            "unary, 10 in flight on each of 1,000 connections, against 10 connections",
+            [
+                Side(server, throughput(unary(), 1000, 10, 20_000), "1,000 connections"),
+                Side(server, throughput(unary(), 10, 10), "10 connections"),
+            ],
+            [Goal("calls_per_s", at_least=0.7, over="10 connections")],
+            unary(),
+        ),
+        Row(
+            "replicas",
+            f"unary at {PACED_CALLS_PER_S:,.0f} calls/s, 8 x 8, the proxy's processor time by the number of replicas",
+            [
+                Side(contender, paced(unary(), 8, 8, PACED_CALLS_PER_S), f"{count} replicas")
+                for count, contender in counts.items()
+            ],
+            [
+                Goal("cpu_us_per_call.proxy", at_most=1.15, over="1 replicas", side=f"{count} replicas")
+                for count in (8, 64)
+            ],
+            unary(),
+        ),
+        Row(
+            "replicas-full",
+            "unary, as many calls as it can, 8 x 8, the proxy's processor time by the number of replicas",
+            [Side(contender, throughput(unary(), 8, 8), f"{count} replicas") for count, contender in counts.items()],
+            [
+                Goal("cpu_us_per_call.proxy", at_most=1.15, over="1 replicas", side=f"{count} replicas")
+                for count in (8, 64)
+            ],
+            unary(),
+        ),
+        Row(
+            "others",
+            f"unary at {others.CALLS_PER_S:,.0f} calls/s beside slow readers, slow writers and a stalled replica",
+            [Side(two, others.disturbed, "disturbed"), Side(two, others.quiet, "quiet")],
+            [
+                Goal("p50_ms", at_most=1.2, over="quiet"),
+                Goal("p99_ms", at_most=1.5, over="quiet"),
+                Goal("peak_rss_mb.proxy", at_most=100),
+            ],
+            unary(others.CALLED),
+        ),
+    ]
 
 
 def in_turns(row: Row, rounds: int, seconds: float) -> Result:
-    """Start each contender, load them one after the other `rounds` times, who is first alternating, and stop them."""
+    """Start the contenders, measure the sides in turns `rounds` times, who is first alternating, and stop them."""
+    absent = {side.label: side.contender.absent for side in row.sides if side.contender.absent}
     if row.needs_h2load and not h2load.installed():
-        return Result(row.name, row.title, skipped=h2load.MISSING)
-    samples: dict[str, list[Figures]] = {contender.name: [] for contender in row.contenders}
+        return Result(row.name, row.title, row.goals, skipped=h2load.MISSING)
+    if absent and not row.alone:
+        return Result(row.name, row.title, row.goals, skipped="; ".join(absent.values()))
+    sides = [side for side in row.sides if side.label not in absent]
+    samples: dict[str, list[Figures]] = {side.label: [] for side in sides}
     with ExitStack() as stack:
-        servers = [(contender.name, stack.enter_context(contender.serve())) for contender in row.contenders]
-        for _, server in servers:
-            row.method.check(server.address)
-        for turn in range(rounds):
-            for name, server in servers if turn % 2 == 0 else reversed(servers):
-                samples[name].append(row.measure(server, row.method, seconds))
-    return Result(row.name, row.title, row.goals, samples)
+        servers: dict[Contender, Server] = {}
+        for side in sides:
+            if side.contender not in servers:
+                servers[side.contender] = server = stack.enter_context(side.contender.serve())
+                if row.check:
+                    row.check.check(server.address)
+        for turn in range(min(rounds, row.max_rounds or rounds)):
+            for side in sides if turn % 2 == 0 else reversed(sides):
+                samples[side.label].append(side.measure(servers[side.contender], seconds))
+    return Result(row.name, row.title, row.goals, samples, absent=absent)
+
+
+def allow_many_connections(wanted: int = 4096) -> None:
+    """Raise this process's limit of open files, which its children inherit, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))

@@ -1,9 +1,9 @@
-"""The contenders as real processes: Swerve as shipped, and a bare `grpc.aio` server."""
+"""The contenders as real processes: Swerve as shipped, and a bare `grpc.aio` server. Ray Serve is in `ray_serve`."""
 
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +21,13 @@ PATH = (WORKLOADS, BUILD)
 SERVICER = "bench_pb2_grpc.add_BenchServicer_to_server"
 START_TIMEOUT_S = 30.0
 
-# What a process of Swerve's is, by the module that its command line names.
+# What a process of Swerve's is, by the module that its command line names, and the command in the foreground.
 ROLES = {
     "swerve.engine.agent": "agent",
     "swerve.control.process": "controller",
     "swerve.proxy.process": "proxy",
     "swerve.replica.process": "replica",
+    "swerve run": "command",
 }
 
 
@@ -41,16 +42,19 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
+    """Something to measure. `absent` says why it cannot be started here, where that is so."""
+
     name: str
     serve: Callable[[], AbstractContextManager[Server]]
+    absent: str = ""
 
 
-def swerve(handler: str) -> Contender:
-    """Swerve with one proxy and one replica of the deployment `handler` of workloads/swerve_app.py."""
-    return Contender("swerve", partial(_swerve, handler))
+def swerve(target: str = "serve_app:aio", *arguments: str) -> Contender:
+    """Swerve with one proxy and the application `target` of benchmarks/workloads, in one replica."""
+    return Contender("swerve", partial(_swerve, target, arguments))
 
 
-def grpc_aio(handler: str) -> Contender:
+def grpc_aio(handler: str = "aio") -> Contender:
     """A bare grpc.aio server with the servicer `handler` of workloads/grpc_aio_server.py."""
     return Contender("grpc.aio", partial(_grpc_aio, handler))
 
@@ -62,8 +66,8 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def _swerve(handler: str) -> Iterator[Server]:
-    with running(f"swerve_app:{handler}", servicers=[SERVICER], path=PATH) as instance:
+def _swerve(target: str, arguments: Sequence[str]) -> Iterator[Server]:
+    with running(target, servicers=[SERVICER], path=PATH, options=arguments) as instance:
         yield Server(instance.address, partial(pids_of_instance, instance.state_dir), instance.state_dir)
 
 

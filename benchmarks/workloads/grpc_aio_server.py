@@ -14,6 +14,8 @@ from handlers import chunk, greet
 
 # The number in grpc's own examples.
 THREADS = 10
+# Without it a message may have 4 MB at most, and the largest row has 16.
+OPTIONS = (("grpc.max_receive_message_length", -1),)
 
 
 class Aio(BenchServicer):  # type: ignore[misc]  # the base class is generated, without types
@@ -24,6 +26,9 @@ class Aio(BenchServicer):  # type: ignore[misc]  # the base class is generated, 
         for _ in range(request.messages):
             yield chunk()
 
+    async def Echo(self, request: Chunk, context: Any) -> Chunk:
+        return request
+
 
 class Plain(BenchServicer):  # type: ignore[misc]  # as above
     def Unary(self, request: Request, context: Any) -> Reply:
@@ -31,7 +36,7 @@ class Plain(BenchServicer):  # type: ignore[misc]  # as above
 
 
 async def main(address: str, handler: str) -> None:
-    server = grpc.aio.server(migration_thread_pool=ThreadPoolExecutor(THREADS))
+    server = grpc.aio.server(migration_thread_pool=ThreadPoolExecutor(THREADS), options=OPTIONS)
     add_BenchServicer_to_server({"aio": Aio, "plain": Plain}[handler](), server)
     server.add_insecure_port(address)
     await server.start()

@@ -1,11 +1,15 @@
-"""The handlers as Swerve deployments: `swerve run swerve_app:aio` or `swerve_app:plain`."""
+"""The handlers as deployments, the same for Swerve and for Ray Serve: `SERVE` names the module, `swerve` by default."""
 
-from collections.abc import AsyncIterator
+import importlib
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
-from bench_pb2 import Chunk, Reply, Request, StreamRequest
-from handlers import chunk, greet
+from bench_pb2 import Chunk, Reply, Request, StallRequest, StreamRequest
+from handlers import chunk, chunk_for, greet
 
-import swerve as serve
+serve: Any = importlib.import_module(os.environ.get("SERVE", "swerve"))
 
 
 @serve.deployment(max_ongoing_requests=200)
@@ -14,8 +18,20 @@ class Aio:
         return greet(request)
 
     async def Stream(self, request: StreamRequest) -> AsyncIterator[Chunk]:
-        for _ in range(request.messages):
-            yield chunk()
+        if not request.size:
+            for _ in range(request.messages):
+                yield chunk()
+        else:
+            large = chunk_for(request)
+            for _ in range(request.messages):
+                yield large
+
+    async def Echo(self, request: Chunk) -> Chunk:
+        return request
+
+    async def Stall(self, request: StallRequest) -> Chunk:
+        time.sleep(request.seconds)  # noqa: ASYNC251 (to block the loop is what it is for)
+        return Chunk()
 
 
 @serve.deployment
@@ -26,5 +42,11 @@ class Plain:
         return greet(request)
 
 
+def replicas(arguments: Mapping[str, str]) -> Any:
+    """`Aio` in as many replicas as the argument `count` says."""
+    return Aio.options(num_replicas=int(arguments["count"])).bind()
+
+
 aio = Aio.bind()
 plain = Plain.bind()
+plain_200 = Plain.options(max_ongoing_requests=200).bind()

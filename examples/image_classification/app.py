@@ -55,7 +55,7 @@ class DataPreprocessor:
         # Both sides to 256: the whole width of a wide picture counts, at the price of its proportions.
         image = image.resize((self.RESIZED, self.RESIZED)).crop((edge, edge, edge + self.CROPPED, edge + self.CROPPED))
         pixels = np.asarray(image, dtype=np.float32) / 255
-        normal = (pixels - np.float32(self.MEAN)) / np.float32(self.DEVIATION)
+        normal = (pixels - np.array(self.MEAN, np.float32)) / np.array(self.DEVIATION, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1)[np.newaxis])
 
 

@@ -1,0 +1,76 @@
+"""The figures of a run as a Markdown table: `python -m benchmarks.table RESULTS.json ...`.
+
+Several files are taken together; a row that is in more than one is taken from the last.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.report import number, spread
+
+HEAD = ("work", "figure", "Swerve", "against", "ratio (spread)", "goal", "", "CPU µs: Swerve", "peer")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [HEAD, ("---",) * len(HEAD)]
+    for row in rows:
+        lines += cells(row)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cells(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A line for each goal of the row, or one that says why it has none."""
+    if row["skipped"]:
+        yield (row["title"], f"skipped: {row['skipped']}", *[""] * (len(HEAD) - 2))
+        return
+    for goal in row["goals"]:
+        side, over, figure = goal["side"], goal["over"], goal["figure"]
+        bound = f"≥ {goal['at_least']:g}" if goal["at_least"] is not None else f"≤ {goal['at_most']:g}"
+        ours = medians(row, side)
+        theirs = medians(row, over) if over else {}
+        yield (
+            row["title"],
+            figure,
+            number(ours[figure]) if side == "swerve" else f"{side}: {number(ours[figure])}",
+            f"{over}: {number(theirs[figure])}" if over else "",
+            spread(goal["values"]) + (" x" if over else ""),
+            bound,
+            "met" if goal["met"] else "**not met**",
+            cpu(ours),
+            cpu(theirs),
+        )
+    for side, why in row["absent"].items():
+        ours = medians(row, next(iter(row["rounds"])))
+        shown = [name for name in ("calls_per_s", "p50_ms") if name in ours]
+        for name in shown:
+            yield (row["title"], name, number(ours[name]), side, f"skipped: {why}", "", "", cpu(ours), "")
+
+
+def medians(row: Mapping[str, Any], side: str) -> dict[str, float]:
+    samples = row["rounds"][side]
+    return {figure: median(sample[figure] for sample in samples if figure in sample) for figure in samples[0]}
+
+
+def cpu(figures: Mapping[str, float]) -> str:
+    """Processor time of the server's processes for one call, or message of a stream."""
+    found = [figures[name] for name in ("cpu_us_per_call", "cpu_us_per_message") if name in figures]
+    return number(found[0]) if found else ""
+
+
+def machine(run: Mapping[str, Any]) -> str:
+    about = dict(run["machine"])
+    return f"Measured {run['when'][:10]} on " + ", ".join(f"{key} {value}" for key, value in about.items()) + "."
+
+
+def main(paths: Sequence[str]) -> None:
+    runs = [json.loads(Path(path).read_text()) for path in paths]
+    rows = {row["name"]: row for run in runs for row in run["rows"]}
+    print(machine(runs[-1]), table(list(rows.values())), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
