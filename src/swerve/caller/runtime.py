@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections import deque
+from collections.abc import Collection
 from typing import cast
 
 from swerve.caller.call import Destination, HandleCall, Routed, Sink
@@ -90,6 +91,11 @@ class CallerRuntime:
             if self._watch_task is None:
                 self._watch_task = self.loop.create_task(self._watch())
         return target
+
+    @property
+    def targets(self) -> Collection[Target[Routed]]:
+        """How to reach each deployment that was called."""
+        return self._targets.values()
 
     def reaches(self, destination: Destination) -> bool:
         """True when a replica of the deployment can be called at once. From any thread."""

@@ -65,6 +65,12 @@ class ControllerClient:
         answer = await self._channel.unary(_SERVICE + "GetConfig", request, timeout=_TIMEOUT_S)
         return pb.GetConfigResponse.FromString(answer).config_json
 
+    async def metrics(self) -> str:
+        """The series of every process of the instance, in Prometheus' text format."""
+        request = pb.MetricsRequest().SerializeToString()
+        answer = await self._channel.unary(_SERVICE + "Metrics", request, timeout=_TIMEOUT_S)
+        return pb.MetricsResponse.FromString(answer).text
+
     async def shutdown(self) -> None:
         """Begin to end the instance and forget what was deployed."""
         request = pb.ShutdownRequest().SerializeToString()

@@ -33,6 +33,7 @@ def methods(controller: Controller) -> Mapping[str, Method]:
         SERVICE + "SawView": Unary(service.saw_view),
         SERVICE + "GetStatus": Unary(service.get_status),
         SERVICE + "GetConfig": Unary(service.get_config),
+        SERVICE + "Metrics": Unary(service.metrics),
         SERVICE + "Shutdown": Unary(service.shutdown),
         SERVICE + "WatchView": ServerStream(service.watch_view),
     }
@@ -90,6 +91,9 @@ class _Service:
 
     async def get_config(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         return pb.GetConfigResponse(config_json=self._controller.state.config_json).SerializeToString()
+
+    async def metrics(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        return pb.MetricsResponse(text=await self._controller.metrics()).SerializeToString()
 
     async def shutdown(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         await self._controller.shutdown(forget=True)

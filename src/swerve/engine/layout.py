@@ -8,7 +8,7 @@ from pathlib import Path
 # sockaddr_un.sun_path holds 108 bytes with the final NUL (unix(7)).
 MAX_SOCKET_PATH = 107
 # The longest name that a socket in `run/` has.
-_LONGEST_SOCKET = "controller.sock"
+_LONGEST_SOCKET = "proxy-abcdefgh.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Layout:
         self.run.mkdir(mode=0o700, exist_ok=True)
 
     def address_of(self, process_id: str) -> str:
-        """Where a replica listens."""
+        """Where a replica or a proxy serves its private service."""
         return f"unix:{self.of_process(process_id, 'sock')}"
 
     @property

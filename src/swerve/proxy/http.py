@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from swerve.generated import control_pb2
 from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest
+from swerve.observe.metrics import CONTENT_TYPE
 from swerve.proxy.forward import new_request_id
 from swerve.proxy.http_call import HttpCall
 from swerve.proxy.http_exchange import relay_response, upload_body
@@ -33,13 +34,13 @@ _HTTP_STATUS = {StatusCode.RESOURCE_EXHAUSTED: 503, StatusCode.UNAVAILABLE: 503}
 
 
 class HttpIngress:
-    """Serves HTTP by the last view that it was given. `metrics` gives the proxy's other series."""
+    """Serves HTTP by the last view that it was given. `metrics` gives the text of `/-/metrics`."""
 
     def __init__(
         self,
         ingress: Ingress,
         observer: HttpObserver,
-        metrics: Callable[[], str],
+        metrics: Callable[[], Awaitable[str]],
         request_timeout_s: float | None,
     ) -> None:
         self._ingress = ingress
@@ -99,8 +100,7 @@ class HttpIngress:
         return False
 
     async def _prometheus(self, reply: Reply) -> None:
-        text = self._metrics() + self._observer.prometheus_text()
-        await reply.whole(200, text.encode(), b"text/plain; version=0.0.4; charset=utf-8")
+        await reply.whole(200, (await self._metrics()).encode(), CONTENT_TYPE.encode())
 
     # --- requests for applications ----------------------------------------------------------------------------------
 

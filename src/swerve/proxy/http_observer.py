@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swerve.observe.access import AccessLog
-from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text
+from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text, text_of
 
 # What a request whose client went away is recorded as; nobody gets it as an answer.
 CLIENT_CLOSED_REQUEST = 499
@@ -42,16 +42,16 @@ class HttpObserver:
         if self._access_log is not None:
             self._access_log.add(request_id, method, path, status, seconds)
 
-    def prometheus_text(self) -> str:
-        """All series in Prometheus' text format."""
+    def prometheus_text(self, own: Labels) -> str:
+        """All series in Prometheus' text format; `own` are this proxy's labels."""
         requests: dict[Labels, int] = {}
         errors: dict[Labels, int] = {}
         deployment_errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
         for (app, deployment, route, method, status), histogram in self._requests.items():
-            base = (("application", app), ("method", method), ("route", route))
+            base = (("application", app), ("method", method), ("route", route), *own)
             labels = (*base, ("status_code", str(status)))
-            count = sum(histogram.counts)
+            count = histogram.count
             requests[labels] = count
             latencies[labels] = histogram
             if status >= 400 and status not in _CLOSED_WELL:
@@ -62,8 +62,10 @@ class HttpObserver:
         lines = counter_text("serve_num_http_requests", "HTTP requests that the proxy answered.", requests)
         lines += counter_text("serve_num_http_error_requests", "HTTP requests that ended with an error.", errors)
         lines += counter_text(
-            "serve_num_deployment_http_error_requests", "HTTP requests that ended with an error.", deployment_errors
+            "serve_num_deployment_http_error_requests",
+            "HTTP requests of a deployment that ended with an error.",
+            deployment_errors,
         )
         lines += histogram_text("serve_http_request_latency_ms", "Time from a request's head to its end.", latencies)
-        lines += gauge_text("serve_num_ongoing_http_requests", "HTTP requests under way.", {(): self.ongoing})
-        return "\n".join(lines) + "\n"
+        lines += gauge_text("serve_num_ongoing_http_requests", "HTTP requests under way.", {own: self.ongoing})
+        return text_of(lines)

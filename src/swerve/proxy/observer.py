@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from swerve.observe.access import AccessLog
-from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text
+from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text, text_of
 from swerve.wire.status import StatusCode
 
 _CODE_NAMES = tuple(code.name for code in StatusCode)
@@ -44,21 +46,29 @@ class ProxyObserver:
         if self._access_log is not None:
             self._access_log.add(request_id.decode("latin-1"), path.decode("latin-1")[:256], "", code, 0.0)
 
-    def prometheus_text(self) -> str:
-        """All series in Prometheus' text format."""
+    def prometheus_text(self, own: Labels, ingresses: Mapping[str, str]) -> str:
+        """All series in Prometheus' text format; `own` are this proxy's labels, `ingresses` deployments by app."""
         requests: dict[Labels, int] = {}
         errors: dict[Labels, int] = {}
+        deployment_errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
         for (app, path, code), histogram in self._calls.items():
-            base = (("application", app), ("method", path.decode("latin-1")), ("route", app))
+            base = (("application", app), ("method", path.decode("latin-1")), ("route", app), *own)
             labels = (*base, ("status_code", _CODE_NAMES[code]))
-            count = sum(histogram.counts)
-            requests[labels] = count
+            requests[labels] = histogram.count
             latencies[labels] = histogram
             if code != StatusCode.OK:
-                errors[(*base, ("error_code", _CODE_NAMES[code]))] = count
+                failed = (*base, ("error_code", _CODE_NAMES[code]))
+                errors[failed] = histogram.count
+                if app in ingresses:
+                    deployment_errors[(*failed, ("deployment", ingresses[app]))] = histogram.count
         lines = counter_text("serve_num_grpc_requests", "gRPC requests that the proxy answered.", requests)
         lines += counter_text("serve_num_grpc_error_requests", "gRPC requests that ended with an error.", errors)
+        lines += counter_text(
+            "serve_num_deployment_grpc_error_requests",
+            "gRPC requests of a deployment that ended with an error.",
+            deployment_errors,
+        )
         lines += histogram_text("serve_grpc_request_latency_ms", "Time from a request's headers to its end.", latencies)
-        lines += gauge_text("serve_num_ongoing_grpc_requests", "gRPC requests under way.", {(): self.ongoing})
-        return "\n".join(lines) + "\n"
+        lines += gauge_text("serve_num_ongoing_grpc_requests", "gRPC requests under way.", {own: self.ongoing})
+        return text_of(lines)

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from swerve.caller.queue_metrics import queue_lines
 from swerve.caller.queues import Queue, QueueReporter
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2
 from swerve.net.address import Address
 from swerve.net.listener import Listener, ListenOptions, bind_tcp
+from swerve.net.server import MetadataDict, Unary, serve
 from swerve.observe.access import AccessLog
 from swerve.observe.logs import configure
+from swerve.observe.metrics import Labels, text_of
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.observer import ProxyObserver
 from swerve.wire.http2 import Http2Limits
@@ -29,6 +32,7 @@ from swerve.wire.status import RpcError
 
 if TYPE_CHECKING:
     from swerve.proxy.http import HttpIngress
+    from swerve.proxy.http_observer import HttpObserver
     from swerve.proxy.http_server import HttpServer
 
 logger = logging.getLogger("swerve.proxy")
@@ -40,6 +44,8 @@ EXIT_CANNOT_BIND = 3
 _GC_THRESHOLD = 20_000
 # Running calls may finish for this long after SIGTERM.
 _DRAIN_S = 30.0
+# What the private service may take to end.
+_CLOSE_GRACE_S = 0.2
 
 
 class Proxy:
@@ -55,6 +61,8 @@ class Proxy:
         self._http_ingress: HttpIngress | None = None
         self._http_server: HttpServer | None = None
         self._observer: ProxyObserver | None = None
+        self._http_observer: HttpObserver | None = None
+        self._controller = ControllerClient(spec.controller_address)
         self._serving = False
         self._access_log: AccessLog | None = None
         self.exit_code = 0
@@ -64,6 +72,7 @@ class Proxy:
         """Serve until SIGTERM or until the port cannot be bound."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
+        private = await serve(self._spec.address, {"/swerve.control.v1.Proxy/Metrics": Unary(self._answer_metrics)})
         following = self._loop.create_task(self._follow())
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -76,11 +85,12 @@ class Proxy:
             stopping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
+            await private.close(_CLOSE_GRACE_S)
             if self._access_log is not None:
                 self._access_log.flush()
 
     async def _follow(self) -> None:
-        client = ControllerClient(self._spec.controller_address)
+        client = self._controller
         queues = QueueReporter(client, "proxy", self._spec.proxy_id, self._queue)
         async for view in client.watch_view("proxy", self._spec.proxy_id):
             if self._ingress is None:
@@ -159,10 +169,9 @@ class Proxy:
         from swerve.proxy.http_observer import HttpObserver
         from swerve.proxy.http_server import PortInUseError, http_settings, start_http_server
 
-        assert self._observer is not None
         settings = http_settings(json.loads(view.options.http_options_json))
-        observer = HttpObserver(self._access_log)
-        http = HttpIngress(ingress, observer, self._observer.prometheus_text, settings.request_timeout_s)
+        self._http_observer = HttpObserver(self._access_log)
+        http = HttpIngress(ingress, self._http_observer, self._all_metrics, settings.request_timeout_s)
         http.update(view)
         try:
             self._http_server = await start_http_server(settings, http, share=view.options.num_proxies > 1)
@@ -174,6 +183,30 @@ class Proxy:
         self._http_ingress = http
         logger.info("Serving HTTP at %s", self._http_server.address)
         return str(self._http_server.address)
+
+    # --- metrics ---------------------------------------------------------------------------------------------------
+
+    def _own_metrics(self) -> str:
+        if self._ingress is None or self._observer is None:
+            return ""
+        own: Labels = (("proxy", self._spec.proxy_id),)
+        text = self._observer.prometheus_text(own, dict(self._ingress.targets.keys()))
+        if self._http_observer is not None:
+            text += self._http_observer.prometheus_text(own)
+        return text + text_of(queue_lines(self._ingress.targets.values(), self._spec.proxy_id))
+
+    async def _answer_metrics(self, request: bytes, metadata: MetadataDict) -> bytes:
+        return control_pb2.MetricsResponse(text=self._own_metrics()).SerializeToString()
+
+    async def _all_metrics(self) -> str:
+        """The whole instance's, or this proxy's while the controller, which asks all processes, is away."""
+        try:
+            return await self._controller.metrics()
+        except RpcError as error:
+            logger.warning("Only the proxy's own metrics are given: %s", error.status.details)
+            return self._own_metrics()
+
+    # --- life ------------------------------------------------------------------------------------------------------
 
     def _report(self, what: dict[str, str | None]) -> None:
         """Tell the controller by way of the ready file, which appears whole or not at all."""

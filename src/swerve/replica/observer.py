@@ -33,21 +33,22 @@ class ReplicaObserver:
         if self._access_log is not None and not call.logged_by_proxy:
             self._access_log.add(context.request_id, call.verb, call.path, call.outcome, seconds)
 
-    def prometheus_text(self, ongoing: int) -> str:
+    @property
+    def labels(self) -> Labels:
+        """Those of the replica."""
+        return self._labels
+
+    def lines(self, ongoing: int) -> list[str]:
         """All series in Prometheus' text format."""
         requests: dict[Labels, int] = {}
         errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
         for (route, succeeded), histogram in self._calls.items():
             labels = (*self._labels, ("route", route))
-            count = sum(histogram.counts)
-            if succeeded:
-                requests[labels] = count
-                latencies[labels] = histogram
-            else:
-                errors[labels] = count
-        lines = counter_text("serve_deployment_request_counter", "Calls that this replica answered.", requests)
+            (requests if succeeded else errors)[labels] = histogram.count
+            latencies[labels] = histogram.plus(latencies[labels]) if labels in latencies else histogram
+        lines = counter_text("serve_deployment_request_counter", "Calls that succeeded in this replica.", requests)
         lines += counter_text("serve_deployment_error_counter", "Calls that failed in this replica.", errors)
         lines += histogram_text("serve_deployment_processing_latency_ms", "Time in the replica.", latencies)
         lines += gauge_text("serve_replica_processing_queries", "Calls under way.", {self._labels: ongoing})
-        return "\n".join(lines) + "\n"
+        return lines
