@@ -186,9 +186,10 @@ def test_nothing_is_decided_while_a_replica_has_not_been_heard_of():
 
 def test_until_the_least_number_runs_it_is_updating():
     world = ScaledWorld()
-    world.deploy(application(Model=elastic(min_replicas=2)))
+    world.deploy(application(Model=elastic(min_replicas=2, upscaling_factor=5)))
     world.waiting(20)
     world.decide()
+    assert world.deployment().goal.num_replicas == 5
     assert says(world) == (DeploymentStatus.UPDATING, DeploymentStatusTrigger.CONFIG_UPDATE_STARTED)
     assert app_status(world) == ApplicationStatus.DEPLOYING
 

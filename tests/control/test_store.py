@@ -21,7 +21,7 @@ def path(tmp_path):
 
 def test_goals_failures_and_replicas_survive(path):
     world = World()
-    world.deploy(application(Model=target("v1", num_replicas=2)), declarative=True)
+    world.deploy(application(Model=target("v1", num_replicas=2)), declarative=True, capacity=80)
     world.run()
     world.broken = {"v2"}
     world.deploy(application(Model=target("v2", num_replicas=2, user_config={"a": 1})))
@@ -34,6 +34,7 @@ def test_goals_failures_and_replicas_survive(path):
     loaded = Store(path).load()
     assert loaded.applications == world.state.applications
     assert loaded.config_json == world.state.config_json
+    assert loaded.target_capacity == 80
     assert loaded.serial == world.state.serial
     assert loaded.seed == world.state.seed
     deployment = loaded.deployments[DeploymentKey("app", "Model")]
@@ -58,6 +59,23 @@ def test_only_what_changed_is_written(path):
     checked = replace(world.state, replicas={replica.id: replace(replica, strikes=1, check_at=5.0)})
     store.save(world.state, checked)
     assert store._db.total_changes == before
+
+
+def test_policies_are_kept_while_something_is_scaled_by_them(path):
+    world = World()
+    store = Store(path)
+    empty = store.load()
+    app, targets = application(Model=replace(target("v1"), policy_digest="own"))
+    world.deploy((replace(app, policy_digest="whole"), targets))
+    store.save(empty, world.state, {"v1": b"code", "own": b"its own", "whole": b"for all"})
+    before = world.state
+    world.deploy(application(Model=target("v1")))
+    world.run()
+    store.save(before, world.state)
+    assert store.code("v1") == b"code"
+    for digest in ("own", "whole"):
+        with pytest.raises(KeyError):
+            store.code(digest)
 
 
 def test_code_is_kept_while_a_goal_needs_it(path):
