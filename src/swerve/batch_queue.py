@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from swerve.batch_metrics import BatchCounts
 from swerve.context import RequestContext, _request_context
 
 # Steps that a generator may be ahead of the slowest of its batch's readers.
@@ -160,16 +161,25 @@ class BatchQueue(Generic[C]):
     """The calls of one function (and instance) that wait, on one event loop."""
 
     def __init__(
-        self, run: Callable[[list[C]], Awaitable[None]], options: Options, loop: asyncio.AbstractEventLoop
+        self,
+        run: Callable[[list[C]], Awaitable[None]],
+        options: Options,
+        loop: asyncio.AbstractEventLoop,
+        counts: BatchCounts,
     ) -> None:
         self.loop = loop
         self._run = run
         self._options = options
+        self._counts = counts
+        counts.queues.add(self)
         self._waiting: deque[C] = deque()
         # Formed batches that wait for one of the `max_concurrent_batches` places.
         self._formed: deque[list[C]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting) + sum(map(len, self._formed))
 
     def put(self, call: C) -> None:
         self._waiting.append(call)
@@ -179,6 +189,28 @@ class BatchQueue(Generic[C]):
                 self._start()
             else:
                 self._arm()
+
+    async def _completed(self, batch: list[C]) -> None:
+        """Run the batch; whatever ends it ends every call of it."""
+        started = self.loop.time()
+        try:
+            self._counts.began(started - batch[0].arrived, self._size_of(batch), self._options.max_batch_size)
+            await self._run(batch)
+        except Exception as error:
+            for call in batch:
+                call.fail(error)
+        except BaseException as error:
+            for call in batch:
+                call.fail(
+                    asyncio.CancelledError() if isinstance(error, asyncio.CancelledError) else RuntimeError(repr(error))
+                )
+            raise
+        finally:
+            self._counts.ended(self.loop.time() - started)
+
+    def _size_of(self, batch: list[C]) -> float:
+        weigh = self._options.batch_size_fn
+        return len(batch) if weigh is None else weigh([call.item for call in batch])
 
     def _may_be_full(self) -> bool:
         return self._options.batch_size_fn is not None or len(self._waiting) >= self._options.max_batch_size
@@ -204,7 +236,7 @@ class BatchQueue(Generic[C]):
             if batch:
                 variables = batch[0].variables
                 variables.run(_request_context.set, _shared_context(batch))
-                task = self.loop.create_task(_completed(self._run, batch), context=variables)
+                task = self.loop.create_task(self._completed(batch), context=variables)
                 self._running.add(task)
                 task.add_done_callback(self._on_done)
 
@@ -282,18 +314,3 @@ def _shared_context(batch: Sequence[Call]) -> RequestContext | None:
         multiplexed_model_id=first.multiplexed_model_id,
         deadline=None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None),
     )
-
-
-async def _completed(run: Callable[[list[C]], Awaitable[None]], batch: list[C]) -> None:
-    """Run the batch; whatever ends it ends every call of it."""
-    try:
-        await run(batch)
-    except Exception as error:
-        for call in batch:
-            call.fail(error)
-    except BaseException as error:
-        for call in batch:
-            call.fail(
-                asyncio.CancelledError() if isinstance(error, asyncio.CancelledError) else RuntimeError(repr(error))
-            )
-        raise

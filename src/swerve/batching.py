@@ -8,6 +8,7 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
+from swerve.batch_metrics import counts_of
 from swerve.batch_queue import BatchQueue, C, Call, Options, Single, Stream, at_least_one
 from swerve.exceptions import RayServeException
 
@@ -76,6 +77,7 @@ class _Queues:
         self._signature = inspect.signature(func)
         parameters = list(self._signature.parameters)
         self._is_method = parameters[:1] == ["self"]
+        self._name = func.__name__
         self._attribute = f"_serve_batch_queue_{func.__qualname__}"
         self._own: BatchQueue[Any] | None = None
 
@@ -96,7 +98,7 @@ class _Queues:
     def _queue(self, bound: tuple[Any, ...], loop: asyncio.AbstractEventLoop) -> BatchQueue[Any]:
         queue = getattr(bound[0], self._attribute, None) if bound else self._own
         if queue is None or queue.loop is not loop:
-            queue = BatchQueue(functools.partial(self._run, bound), self._options, loop)
+            queue = BatchQueue(functools.partial(self._run, bound), self._options, loop, counts_of(self._name))
             if bound:
                 setattr(bound[0], self._attribute, queue)
             else:

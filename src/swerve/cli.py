@@ -247,6 +247,18 @@ def scale(
 
 
 @app.command()
+def metrics(
+    state_dir: StateDir = None,
+    address: Address = None,
+) -> None:
+    """Print the metrics of all processes in Prometheus' text format, as `/-/metrics` of the HTTP port gives them."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.metrics(state_dir)
+
+
+@app.command()
 def shutdown(
     state_dir: StateDir = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

@@ -256,6 +256,11 @@ def scale(state_dir: Path | None, app: str, deployment: str, num_replicas: int) 
     typer.echo("Scaling request received. Deployment will get scaled asynchronously.")
 
 
+def metrics(state_dir: Path | None) -> None:
+    choose(state_dir)
+    typer.echo(running().call(lambda client: client.metrics()), nl=False)
+
+
 def to_yaml(value: Any) -> str:
     """`value` as YAML, keys in their order, texts of several lines as block scalars."""
     import yaml

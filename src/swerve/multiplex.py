@@ -10,12 +10,14 @@ import asyncio
 import functools
 import inspect
 import logging
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from swerve.context import _request_context
+from swerve.observe.metrics import Histogram, Labels, collectors, counter_text, gauge_text, histogram_text
 
 logger = logging.getLogger("swerve.replica")
 
@@ -36,6 +38,47 @@ def get_multiplexed_model_id() -> str:
 def loaded_model_ids() -> list[str]:
     """The ids of the models that this process holds or is loading, sorted."""
     return sorted({model_id for cache in _caches for model_id in cache.ids()})
+
+
+class _Counts:
+    """What is counted of all models of this process."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.loads = Histogram()
+        self.unloads = Histogram()
+
+
+_counts = _Counts()
+
+
+def model_lines(replica: Labels) -> list[str]:
+    """Ray Serve's series of models as lines of Prometheus' text format, with the labels of the replica.
+
+    There are none before a loader exists.
+    """
+    if not _caches:
+        return []
+    models = {(*replica, ("model_id", model_id)): 1.0 for cache in _caches for model_id in cache.loaded()}
+    lines = gauge_text("serve_num_multiplexed_models", "Models that this replica holds.", {replica: len(models)})
+    lines += gauge_text("serve_registered_multiplexed_model_id", "1 for each model that is held.", models)
+    lines += counter_text(
+        "serve_multiplexed_get_model_requests_counter", "Calls of a loader.", {replica: _counts.requests}
+    )
+    lines += counter_text("serve_multiplexed_models_load_counter", "Models loaded.", {replica: _counts.loads.count})
+    lines += counter_text(
+        "serve_multiplexed_models_unload_counter", "Models unloaded.", {replica: _counts.unloads.count}
+    )
+    lines += histogram_text(
+        "serve_multiplexed_model_load_latency_ms", "Time that loading a model took.", {replica: _counts.loads}
+    )
+    lines += histogram_text(
+        "serve_multiplexed_model_unload_latency_ms", "Time that unloading a model took.", {replica: _counts.unloads}
+    )
+    return lines
+
+
+collectors.append(model_lines)
 
 
 async def unload_all() -> None:
@@ -59,11 +102,15 @@ class _Models:
     def ids(self) -> list[str]:
         return [*self._models, self._loading] if self._loading is not None else list(self._models)
 
+    def loaded(self) -> list[str]:
+        return list(self._models)
+
     async def get(self, model_id: Any) -> Any:
         if not isinstance(model_id, str):
             raise TypeError("The model ID must be a string.")
         if not model_id:
             raise ValueError("The model ID cannot be empty.")
+        _counts.requests += 1
         if model_id not in self._models:
             async with self._lock:
                 if model_id not in self._models:
@@ -78,7 +125,9 @@ class _Models:
             while 0 < self._limit <= len(self._models):
                 await self._unload_oldest()
             logger.info("Loading model '%s'.", model_id)
+            started = time.monotonic()
             model = self._models[model_id] = await self._load(model_id)
+            _counts.loads.observe((time.monotonic() - started) * 1000.0)
             return model
         finally:
             self._loading = None
@@ -93,11 +142,13 @@ class _Models:
         model_id, model = self._models.popitem(last=False)
         _changed()
         logger.info("Unloading model '%s'.", model_id)
+        started = time.monotonic()
         try:
             await _finalize(model)
         except Exception:
             # The model is gone either way, and the call that waits for its place has no part in this.
             logger.exception("Unloading model '%s': its __del__ failed", model_id)
+        _counts.unloads.observe((time.monotonic() - started) * 1000.0)
 
 
 async def _finalize(model: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from swerve.control import specs
 from swerve.control.autoscaler import Autoscaler
 from swerve.control.converge import shutdown_time
+from swerve.control.counts import Counts
 from swerve.control.events import (
     CheckHealth,
     Command,
@@ -42,6 +43,7 @@ from swerve.control.model import DeploymentKey, ProxyState, State
 from swerve.control.publisher import Publisher
 from swerve.control.reconcile import next_wakeup, step
 from swerve.control.scaling import ScalingLoop
+from swerve.control.scrape import scrape
 from swerve.control.store import Store
 from swerve.control.view import status, view
 from swerve.engine.base import Engine, EngineError, ProcessExit, ProcessSpec
@@ -79,6 +81,7 @@ class Controller:
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._autoscaler = Autoscaler()
+        self._counts = Counts()
         self._scaling = ScalingLoop(self._autoscaler, lambda: self._state, store.code, self._apply_or_end, tasks)
         self._links: dict[str, tuple[ReplicaLink, asyncio.Task[None]]] = {}
         self._proxy_watches: dict[str, asyncio.Task[None]] = {}
@@ -158,6 +161,10 @@ class Controller:
         answer.agent_pid = int(self._layout.lock.read_text() or 0)
         return answer
 
+    async def metrics(self) -> str:
+        """The series of every process, in Prometheus' text format."""
+        return await scrape(self._state, self._counts, self._layout.address_of)
+
     def _now(self) -> float:
         return self._loop.time()
 
@@ -227,6 +234,7 @@ class Controller:
         match command:
             case StartReplica():
                 logger.info("replica %s of %s:%s starts", command.id, command.key.app, command.key.name)
+                self._counts.replica_started(command.key)
                 code = self._store.code(command.target.code_digest)
                 self._run(self._start(specs.replica_process(self._layout, self.options, command, code)))
             case StopReplica():
@@ -296,6 +304,7 @@ class Controller:
             logger.info("replica %s was not told that there are %d: %s", command.id, command.world_size, error)
 
     async def _check_health(self, command: CheckHealth) -> None:
+        key, began = self._state.replicas[command.id].key, self._now()
         try:
             answer = await self._link(command.id).check_health(command.timeout_s)
             healthy, message = answer.healthy, answer.message
@@ -303,6 +312,7 @@ class Controller:
             healthy, message = False, str(error)
         if not healthy:
             logger.warning("replica %s failed a health check: %s", command.id, message)
+        self._counts.health_checked(key, self._now() - began, healthy=healthy)
         self.apply(HealthChecked(self._now(), command.id, healthy, message))
 
     def _link(self, replica_id: str) -> ReplicaLink:

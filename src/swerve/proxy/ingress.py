@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Protocol
 
 from swerve.caller.target import Target
@@ -69,6 +70,11 @@ class Ingress:
     def target(self, app: str, deployment: str) -> Target[ProxiedCall]:
         """The ingress deployment of an application in the view, for the other protocols of this proxy."""
         return self._targets[app, deployment]
+
+    @property
+    def targets(self) -> Mapping[tuple[str, str], Target[ProxiedCall]]:
+        """The ingress deployments of the applications in the view, by (application, deployment)."""
+        return self._targets
 
     # --- requests --------------------------------------------------------------------------------------------------
 

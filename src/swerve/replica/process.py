@@ -39,9 +39,10 @@ async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:
     handler = configure(component, spec.replica_id, Path(spec.log_dir), name, logging_config)
     enabled = logging_config.get("enable_access_log", True)
     access_log = AccessLog(handler, component, spec.replica_id, loop) if enabled else None
-    replica = Replica(spec, loop, ReplicaObserver(spec.app, spec.deployment, spec.replica_id, access_log))
+    observer = ReplicaObserver(spec.app, spec.deployment, spec.replica_id, access_log)
+    replica = Replica(spec, loop, observer)
     set_runtime(CallerRuntime.in_replica(spec.controller_address, spec.replica_id))
-    replica.private = method_acceptor(replica_methods(replica))
+    replica.private = method_acceptor(replica_methods(replica, observer))
     listener = await listen(spec.address, replica.accept, ListenOptions(limits=_LIMITS))
     grace_s = float(json.loads(spec.config_json)["graceful_shutdown_timeout_s"])
     stopping: set[asyncio.Task[None]] = set()

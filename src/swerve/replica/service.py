@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from swerve.generated import control_pb2
 from swerve.net.server import MetadataDict, Method, ServerStream, Unary
 from swerve.replica.errors import stack_trace
+from swerve.replica.metrics import metrics_of
+from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
 
 _SERVICE = "/swerve.control.v1.Replica"
 
 
-def replica_methods(replica: Replica) -> dict[str, Method]:
+def replica_methods(replica: Replica, observer: ReplicaObserver) -> dict[str, Method]:
     """The methods of service `swerve.control.v1.Replica`, by path."""
 
     async def watch_state(request: bytes, metadata: MetadataDict) -> AsyncIterator[bytes]:
@@ -39,9 +41,14 @@ def replica_methods(replica: Replica) -> dict[str, Method]:
         await replica.stop(control_pb2.StopRequest.FromString(request).timeout_s)
         return control_pb2.StopResponse().SerializeToString()
 
+    async def metrics(request: bytes, metadata: MetadataDict) -> bytes:
+        text = await metrics_of(observer, replica.ongoing)
+        return control_pb2.MetricsResponse(text=text).SerializeToString()
+
     return {
         f"{_SERVICE}/WatchState": ServerStream(watch_state),
         f"{_SERVICE}/CheckHealth": Unary(check_health),
         f"{_SERVICE}/Reconfigure": Unary(reconfigure),
         f"{_SERVICE}/Stop": Unary(stop),
+        f"{_SERVICE}/Metrics": Unary(metrics),
     }
