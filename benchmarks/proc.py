@@ -1,5 +1,6 @@
 """What processes use, read from /proc: processor time, resident memory, file descriptors."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,11 +25,15 @@ def command_lines() -> dict[int, str]:
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """Processor time, user and system, that `pids` have used so far, in seconds; its grain is one tick (10 ms)."""
+    """Processor time, user and system, that `pids` have used so far, in seconds; its grain is one tick (10 ms).
+
+    One that has ended counts nothing: Ray ends workers that it does not need.
+    """
     ticks = 0
     for pid in pids:
-        fields = stat(pid)
-        ticks += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(OSError):
+            fields = stat(pid)
+            ticks += int(fields[11]) + int(fields[12])
     return ticks / TICKS_PER_S
 
 

@@ -1,12 +1,13 @@
 """The rows that compare two or more sides under load. To add one, add an entry to `rows`."""
 
 import resource
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks import h2load, others
-from benchmarks.measure import Measure, echo_rate, half_of_peak, handle_calls, paced, sequential, throughput
+from benchmarks import h2load, others, proc
+from benchmarks.measure import Measure, echo_rate, half_of_peak, handle_calls, sequential, throughput
 from benchmarks.methods import MESSAGES_PER_STREAM, Method, echo, stream, unary
 from benchmarks.ray_serve import ray, ray_fastest
 from benchmarks.result import Figures, Goal, Result
@@ -15,8 +16,10 @@ from benchmarks.servers import Contender, Server, grpc_aio, swerve
 MB = 1 << 20
 # Rounds of a row with Ray at most: its servers take long to start and its figures are far from any goal.
 RAY_ROUNDS = 3
-# Far below what one proxy can do, so that it is not the batching of a full proxy that is measured.
-PACED_CALLS_PER_S = 4000.0
+# After its start a server has work left to do. One that rests uses less than this of a core.
+RESTING_CORES = 0.1
+REST_TIMEOUT_S = 30.0
+REST_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,29 +189,8 @@ def scale_rows() -> list[Row]:
             [Goal("calls_per_s", at_least=0.7, over="10 connections")],
             unary(),
         ),
-        Row(
-            "replicas",
-            f"unary at {PACED_CALLS_PER_S:,.0f} calls/s, 8 x 8, the proxy's processor time by the number of replicas",
-            [
-                Side(contender, paced(unary(), 8, 8, PACED_CALLS_PER_S), f"{count} replicas")
-                for count, contender in counts.items()
-            ],
-            [
-                Goal("cpu_us_per_call.proxy", at_most=1.15, over="1 replicas", side=f"{count} replicas")
-                for count in (8, 64)
-            ],
-            unary(),
-        ),
-        Row(
-            "replicas-full",
-            "unary, as many calls as it can, 8 x 8, the proxy's processor time by the number of replicas",
-            [Side(contender, throughput(unary(), 8, 8), f"{count} replicas") for count, contender in counts.items()],
-            [
-                Goal("cpu_us_per_call.proxy", at_most=1.15, over="1 replicas", side=f"{count} replicas")
-                for count in (8, 64)
-            ],
-            unary(),
-        ),
+        replicas("replicas", "one call at a time", throughput(unary(), 1, 1), counts),
+        replicas("replicas-full", "8 x 8", throughput(unary(), 8, 8), counts),
         Row(
             "others",
             f"unary at {others.CALLS_PER_S:,.0f} calls/s beside slow readers, slow writers and a stalled replica",
@@ -221,6 +203,19 @@ def scale_rows() -> list[Row]:
             unary(others.CALLED),
         ),
     ]
+
+
+def replicas(name: str, load: str, measure: Measure, counts: Mapping[int, Contender]) -> Row:
+    """One at a time shows what choosing costs; 8 x 8 also that fewer calls share a packet to a replica."""
+    labels = {count: f"{count} replica{'s' if count > 1 else ''}" for count in counts}
+    first, *more = labels.values()
+    return Row(
+        name,
+        f"unary, {load}, the proxy's processor time by the number of replicas",
+        [Side(contender, measure, labels[count]) for count, contender in counts.items()],
+        [Goal("cpu_us_per_call.proxy", at_most=1.15, over=first, side=label) for label in more],
+        unary(),
+    )
 
 
 def in_turns(row: Row, rounds: int, seconds: float) -> Result:
@@ -239,10 +234,22 @@ def in_turns(row: Row, rounds: int, seconds: float) -> Result:
                 servers[side.contender] = server = stack.enter_context(side.contender.serve())
                 if row.check:
                     row.check.check(server.address)
+        let_rest(list(servers.values()))
         for turn in range(min(rounds, row.max_rounds or rounds)):
             for side in sides if turn % 2 == 0 else reversed(sides):
                 samples[side.label].append(side.measure(servers[side.contender], seconds))
     return Result(row.name, row.title, row.goals, samples, absent=absent)
+
+
+def let_rest(servers: Sequence[Server]) -> None:
+    """Wait until the servers have nothing left to do after their start, or `REST_TIMEOUT_S`."""
+    deadline = time.monotonic() + REST_TIMEOUT_S
+    while time.monotonic() < deadline:
+        pids = [pid for server in servers for found in server.pids().values() for pid in found]
+        before = proc.cpu_s(pids)
+        time.sleep(REST_LOOK_S)
+        if proc.cpu_s(pids) - before < RESTING_CORES * REST_LOOK_S:
+            return
 
 
 def allow_many_connections(wanted: int = 4096) -> None:
