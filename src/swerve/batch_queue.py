@@ -192,9 +192,10 @@ class BatchQueue(Generic[C]):
 
     async def _completed(self, batch: list[C]) -> None:
         """Run the batch; whatever ends it ends every call of it."""
-        started = self.loop.time()
+        # Some loops' clocks count whole milliseconds.
+        started = time.perf_counter()
         try:
-            self._counts.began(started - batch[0].arrived, self._size_of(batch), self._options.max_batch_size)
+            self._counts.began(self.loop.time() - batch[0].arrived, self._size_of(batch), self._options.max_batch_size)
             await self._run(batch)
         except Exception as error:
             for call in batch:
@@ -206,7 +207,7 @@ class BatchQueue(Generic[C]):
                 )
             raise
         finally:
-            self._counts.ended(self.loop.time() - started)
+            self._counts.ended(time.perf_counter() - started)
 
     def _size_of(self, batch: list[C]) -> float:
         weigh = self._options.batch_size_fn

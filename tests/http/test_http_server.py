@@ -19,6 +19,7 @@ from swerve.control.instance import InstanceError
 from swerve.generated import control_pb2
 from swerve.proxy.http_routes import build_http_routes, read_wanted
 from tests.conftest import find_free_port, processes_of, wait_for
+from tests.http.http_support import under_way
 
 LOCALHOST = "127.0.0.1"
 
@@ -169,7 +170,7 @@ def test_a_request_whose_replica_dies_gets_503_and_the_next_one_a_new_replica(st
     answers = []
     waiting = threading.Thread(target=lambda: answers.append(httpx.get(f"{url}/slow", timeout=30)))
     waiting.start()
-    wait_for(lambda: "serve_num_ongoing_http_requests 1" in httpx.get(f"{url}/-/metrics").text)
+    wait_for(lambda: under_way(url) == 1)
     for found in processes_of(state_dir):
         if "replica" in Path(f"/proc/{found}/cmdline").read_text() and found != pid:
             os.kill(found, signal.SIGKILL)
@@ -225,12 +226,13 @@ def test_requests_are_counted_by_route_method_and_status(state_dir):
     httpx.get(f"{url}/where/b")
     httpx.request("INVENTED", f"{url}/elsewhere")
     text = httpx.get(f"{url}/-/metrics").text
-    labels = 'application="app",method="GET",route="/where",status_code="200"'
-    assert f"serve_num_http_requests_total{{{labels}}} 2" in text
-    assert f"serve_http_request_latency_ms_count{{{labels}}} 2" in text
-    assert 'serve_num_http_error_requests_total{application="",method="OTHER",route="",error_code="404"} 1' in text
-    assert "serve_num_ongoing_http_requests 0" in text
-    assert "serve_num_grpc_requests" in text
+    (proxy,) = (process.proxy_id for process in proxies())
+    labels = f'application="app",method="GET",route="/where",status_code="200",proxy="{proxy}"'
+    assert f"ray_serve_num_http_requests_total{{{labels}}} 2" in text
+    assert f"ray_serve_http_request_latency_ms_count{{{labels}}} 2" in text
+    labels = f'application="",method="OTHER",route="",error_code="404",proxy="{proxy}"'
+    assert f"ray_serve_num_http_error_requests_total{{{labels}}} 1" in text
+    assert f'ray_serve_num_ongoing_http_requests{{proxy="{proxy}"}} 0' in text
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from swerve.net.client import Channel
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.wire.message import frame
 from tests.conftest import wait_for
+from tests.http.http_support import under_way
 
 
 class Abandoned(ClientCall):
@@ -42,7 +43,7 @@ def test_a_request_that_a_full_replica_turned_away_is_sent_again_whole(client, w
     answers = []
     asking = threading.Thread(target=lambda: answers.append(client.post("/shared", content=b"x" * 500_000)))
     asking.start()
-    wait_for(lambda: "serve_num_ongoing_http_requests 1" in httpx.get(f"{web.url}/-/metrics").text)
+    wait_for(lambda: under_way(web.url) == 1)
     gate.touch()
     held.result(10)
     asking.join()
@@ -82,7 +83,7 @@ def test_requests_that_end_in_every_way_leave_nothing_under_way(client, web, tmp
             answer.status_code  # noqa: B018 (the body is left unread)
     headers = {"x-request-timeout-seconds": "0.05"}
     assert client.get("/plain/hang", params={"note": str(tmp_path / "n")}, headers=headers).status_code == 408
-    wait_for(lambda: "serve_num_ongoing_http_requests 0" in httpx.get(f"{web.url}/-/metrics").text)
+    wait_for(lambda: under_way(web.url) == 0)
 
 
 def test_a_slot_stays_taken_while_its_thread_runs(web, monkeypatch):

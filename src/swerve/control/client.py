@@ -11,6 +11,8 @@ from swerve.wire.status import RpcError
 
 _SERVICE = "/swerve.control.v1.Controller/"
 _TIMEOUT_S = 10.0
+# The controller gives the processes a second.
+_METRICS_TIMEOUT_S = 3.0
 _RETRY_FIRST_S = 0.05
 _RETRY_LAST_S = 1.0
 
@@ -68,7 +70,7 @@ class ControllerClient:
     async def metrics(self) -> str:
         """The series of every process of the instance, in Prometheus' text format."""
         request = pb.MetricsRequest().SerializeToString()
-        answer = await self._channel.unary(_SERVICE + "Metrics", request, timeout=_TIMEOUT_S)
+        answer = await self._channel.unary(_SERVICE + "Metrics", request, timeout=_METRICS_TIMEOUT_S)
         return pb.MetricsResponse.FromString(answer).text
 
     async def shutdown(self) -> None:

@@ -304,7 +304,7 @@ class Controller:
             logger.info("replica %s was not told that there are %d: %s", command.id, command.world_size, error)
 
     async def _check_health(self, command: CheckHealth) -> None:
-        key, began = self._state.replicas[command.id].key, self._now()
+        replica, began = self._state.replicas.get(command.id), self._now()
         try:
             answer = await self._link(command.id).check_health(command.timeout_s)
             healthy, message = answer.healthy, answer.message
@@ -312,7 +312,8 @@ class Controller:
             healthy, message = False, str(error)
         if not healthy:
             logger.warning("replica %s failed a health check: %s", command.id, message)
-        self._counts.health_checked(key, self._now() - began, healthy=healthy)
+        if replica is not None:
+            self._counts.health_checked(replica.key, self._now() - began, healthy=healthy)
         self.apply(HealthChecked(self._now(), command.id, healthy, message))
 
     def _link(self, replica_id: str) -> ReplicaLink:

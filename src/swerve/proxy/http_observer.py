@@ -49,13 +49,13 @@ class HttpObserver:
         deployment_errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
         for (app, deployment, route, method, status), histogram in self._requests.items():
-            base = (("application", app), ("method", method), ("route", route), *own)
-            labels = (*base, ("status_code", str(status)))
+            base = (("application", app), ("method", method), ("route", route))
+            labels = (*base, ("status_code", str(status)), *own)
             count = histogram.count
             requests[labels] = count
             latencies[labels] = histogram
             if status >= 400 and status not in _CLOSED_WELL:
-                failed = (*base, ("error_code", str(status)))
+                failed = (*base, ("error_code", str(status)), *own)
                 errors[failed] = count
                 if deployment:
                     deployment_errors[(*failed, ("deployment", deployment))] = count

@@ -53,12 +53,12 @@ class ProxyObserver:
         deployment_errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
         for (app, path, code), histogram in self._calls.items():
-            base = (("application", app), ("method", path.decode("latin-1")), ("route", app), *own)
-            labels = (*base, ("status_code", _CODE_NAMES[code]))
+            base = (("application", app), ("method", path.decode("latin-1")), ("route", app))
+            labels = (*base, ("status_code", _CODE_NAMES[code]), *own)
             requests[labels] = histogram.count
             latencies[labels] = histogram
             if code != StatusCode.OK:
-                failed = (*base, ("error_code", _CODE_NAMES[code]))
+                failed = (*base, ("error_code", _CODE_NAMES[code]), *own)
                 errors[failed] = histogram.count
                 if app in ingresses:
                     deployment_errors[(*failed, ("deployment", ingresses[app]))] = histogram.count
