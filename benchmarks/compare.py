@@ -6,6 +6,7 @@ is 1 when a goal is not met.
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,13 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"no such row: {', '.join(unknown)}; there are {', '.join(work)}", file=sys.stderr)
         return 2
-    results = []
-    for name in options.rows or work:
-        results.append(work[name][1]())
-        report.say(report.text(results[-1]) + "\n")
+    results = [attempt(name, *work[name]) for name in options.rows or work]
     written = report.write(results, options.json)
     report.say(f"written to {written} and {plot.draw(written)}; as a table: python -m benchmarks.table {written}")
     return 0 if all(result.passed for result in results) else 1
+
+
+def attempt(name: str, title: str, run: Callable[[], Result]) -> Result:
+    """Run a row and print it. One that breaks off does not take the others' figures with it."""
+    try:
+        result = run()
+    except Exception as failure:
+        traceback.print_exc()
+        result = Result(name, title, failure=f"{type(failure).__name__}: {failure}")
+    report.say(report.text(result) + "\n")
+    return result
 
 
 def everything(options: argparse.Namespace) -> dict[str, tuple[str, Callable[[], Result]]]:

@@ -30,8 +30,8 @@ def number(value: float) -> str:
 def text(result: Result) -> str:
     """The row as lines: one a figure and side, then one a goal."""
     lines = [result.title]
-    if result.skipped:
-        return "\n".join([*lines, f"  skipped: {result.skipped}"])
+    if result.skipped or result.failure:
+        return "\n".join([*lines, f"  skipped: {result.skipped}" if result.skipped else f"  FAILED: {result.failure}"])
     for side, samples in result.rounds.items():
         figures = dict.fromkeys(figure for sample in samples for figure in sample)
         lines += [f"  {side:18} {figure:28} {spread(result.values(side, figure))}" for figure in figures]
@@ -58,6 +58,7 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
                 "name": result.name,
                 "title": result.title,
                 "skipped": result.skipped,
+                "failure": result.failure,
                 "absent": dict(result.absent),
                 "rounds": {name: [dict(sample) for sample in samples] for name, samples in result.rounds.items()},
                 "goals": [goal_as_json(result, goal) for goal in result.judged],

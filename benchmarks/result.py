@@ -31,6 +31,7 @@ class Result:
     """One row. The sides' samples of one round stand at the same place.
 
     `skipped` says why a row was not run, `absent` why a side of it was not; goals that need such a side are not judged.
+    `failure` says what broke the row off.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Result:
     goals: Sequence[Goal] = ()
     rounds: Mapping[str, Sequence[Figures]] = field(default_factory=dict)
     skipped: str = ""
+    failure: str = ""
     absent: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -67,4 +69,4 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        return all(self.met(goal) for goal in self.judged)
+        return not self.failure and all(self.met(goal) for goal in self.judged)

@@ -3,13 +3,14 @@
 Several files are taken together; a row that is in more than one is taken from the last.
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import page
 from benchmarks.report import number, spread
 
 HEAD = ("work", "figure", "Swerve", "against", "ratio (spread)", "goal", "", "CPU µs: Swerve", "peer")
@@ -24,8 +25,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def cells(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """A line for each goal of the row, or one that says why it has none."""
-    if row["skipped"]:
-        yield (row["title"], f"skipped: {row['skipped']}", *[""] * (len(HEAD) - 2))
+    if row["skipped"] or row["failure"]:
+        why = f"skipped: {row['skipped']}" if row["skipped"] else "**failed**"
+        yield (row["title"], why, *[""] * (len(HEAD) - 2))
         return
     for goal in row["goals"]:
         side, over, figure = goal["side"], goal["over"], goal["figure"]
@@ -66,11 +68,19 @@ def machine(run: Mapping[str, Any]) -> str:
     return f"Measured {run['when'][:10]} on " + ", ".join(f"{key} {value}" for key, value in about.items()) + "."
 
 
-def main(paths: Sequence[str]) -> None:
-    runs = [json.loads(Path(path).read_text()) for path in paths]
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS.json")
+    parser.add_argument("--page", type=Path, help="the page whose part `table` to replace, instead of printing")
+    options = parser.parse_args()
+    runs = [json.loads(path.read_text()) for path in options.results]
     rows = {row["name"]: row for run in runs for row in run["rows"]}
-    print(machine(runs[-1]), table(list(rows.values())), sep="\n\n")
+    text = f"{machine(runs[-1])}\n\n{table(list(rows.values()))}"
+    if options.page:
+        page.replace(options.page, "table", text)
+    else:
+        print(text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
