@@ -57,9 +57,7 @@ class DeploymentUnavailableError(RayServeException):
         self.app = app
 
     def __str__(self) -> str:
-        return (
-            f"Deployment(name='{self.deployment}', app='{self.app}') is unavailable because it failed to deploy."
-        )
+        return f"Deployment(name='{self.deployment}', app='{self.app}') is unavailable because it failed to deploy."
 
 
 class ReplicaUnavailableError(RayServeException):
