@@ -36,7 +36,8 @@ from swerve.context import current_replica_context
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
 from swerve.instance_options import ignored_options, instance_options
-from swerve.schema import ApplicationStatus, ServeStatus
+from swerve.schema import ServeStatus
+from swerve.statuses import ApplicationStatus
 
 if TYPE_CHECKING:
     from swerve.handle import DeploymentHandle

@@ -33,6 +33,7 @@ from swerve.config import (
     gRPCOptions,
 )
 from swerve.exceptions import RayServeException
+from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 if TYPE_CHECKING:
     from swerve.generated import control_pb2
@@ -288,55 +289,6 @@ def load_config(path: Path) -> ServeDeploySchema:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Status
-
-
-class ApplicationStatus(StrEnum):
-    NOT_STARTED = "NOT_STARTED"
-    DEPLOYING = "DEPLOYING"
-    DEPLOY_FAILED = "DEPLOY_FAILED"
-    RUNNING = "RUNNING"
-    UNHEALTHY = "UNHEALTHY"
-    DELETING = "DELETING"
-
-
-class DeploymentStatus(StrEnum):
-    UPDATING = "UPDATING"
-    HEALTHY = "HEALTHY"
-    UNHEALTHY = "UNHEALTHY"
-    DEPLOY_FAILED = "DEPLOY_FAILED"
-    UPSCALING = "UPSCALING"
-    DOWNSCALING = "DOWNSCALING"
-
-
-class DeploymentStatusTrigger(StrEnum):
-    UNSPECIFIED = "UNSPECIFIED"
-    CONFIG_UPDATE_STARTED = "CONFIG_UPDATE_STARTED"
-    CONFIG_UPDATE_COMPLETED = "CONFIG_UPDATE_COMPLETED"
-    UPSCALE_COMPLETED = "UPSCALE_COMPLETED"
-    DOWNSCALE_COMPLETED = "DOWNSCALE_COMPLETED"
-    AUTOSCALING = "AUTOSCALING"
-    REPLICA_STARTUP_FAILED = "REPLICA_STARTUP_FAILED"
-    DEPLOYMENT_ACTOR_FAILED = "DEPLOYMENT_ACTOR_FAILED"
-    HEALTH_CHECK_FAILED = "HEALTH_CHECK_FAILED"
-    INTERNAL_ERROR = "INTERNAL_ERROR"
-    DELETING = "DELETING"
-
-
-class ReplicaState(StrEnum):
-    STARTING = "STARTING"
-    UPDATING = "UPDATING"
-    RECOVERING = "RECOVERING"
-    RUNNING = "RUNNING"
-    STOPPING = "STOPPING"
-    PENDING_MIGRATION = "PENDING_MIGRATION"
-
-
-class ProxyStatus(StrEnum):
-    STARTING = "STARTING"
-    HEALTHY = "HEALTHY"
-    UNHEALTHY = "UNHEALTHY"
-    DRAINING = "DRAINING"
-    DRAINED = "DRAINED"
 
 
 class APIType(StrEnum):

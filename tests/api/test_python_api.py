@@ -15,7 +15,7 @@ import swerve as serve
 from swerve.config import gRPCOptions
 from swerve.control.instance import InstanceError
 from swerve.exceptions import RayServeException
-from swerve.schema import ApplicationStatus, DeploymentStatus, ReplicaState
+from swerve.statuses import ApplicationStatus, DeploymentStatus, ReplicaState
 from tests.conftest import wait_for
 
 

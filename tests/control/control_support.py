@@ -34,10 +34,11 @@ from swerve.control.events import (
     Tick,
     WarnSlowStart,
 )
-from swerve.control.model import Application, Deployment, DeploymentKey, Replica, ReplicaState, State
+from swerve.control.model import Application, Deployment, DeploymentKey, Replica, State
 from swerve.control.reconcile import next_wakeup, step
 from swerve.control.store import Store
 from swerve.control.target import DeploymentTarget
+from swerve.statuses import ReplicaState
 
 
 def target(code: str = "v1", **options: object) -> DeploymentTarget:

@@ -13,11 +13,12 @@ from swerve.autoscaling_policy import DeploymentID
 from swerve.control import scale
 from swerve.control.deploy import Rejected
 from swerve.control.events import Phase, Recovered, ReplicaReported, Scale, StartReplica, StopReplica
-from swerve.control.model import ApplicationStatus, DeploymentKey, DeploymentStatus, DeploymentStatusTrigger
+from swerve.control.model import DeploymentKey
 from swerve.control.scaling import ScalingLoop
 from swerve.control.view import status, view
 from swerve.deployment_code import pickled_policy
 from swerve.generated import control_pb2 as pb
+from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
 
 KEY = DeploymentKey("app", "Model")
 QUICK = {

@@ -16,8 +16,9 @@ from swerve.control.events import (
     StopReplica,
     WarnSlowStart,
 )
-from swerve.control.model import ApplicationStatus, DeploymentKey, DeploymentStatus, DeploymentStatusTrigger, State
+from swerve.control.model import DeploymentKey, State
 from swerve.control.view import status
+from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from swerve.control.counts import Counts, state_lines
 from swerve.control.events import Deploy
-from swerve.control.model import DeploymentKey, Proxy, ProxyState, State
+from swerve.control.model import DeploymentKey, Proxy, State
 from swerve.control.model import Replica as ReplicaModel
 from swerve.control.scrape import scrape
 from swerve.generated import control_pb2 as pb
 from swerve.net.server import Unary, serve
 from swerve.observe.metrics import text_of
+from swerve.statuses import ProxyStatus
 from tests.control.control_support import World, application, target
 
 KEY = DeploymentKey("app", "Model")
@@ -98,7 +99,7 @@ def test_who_does_not_answer_is_left_out_and_counted(tmp_path):
     state = State(
         "seed",
         replicas={replica.id: replica for replica in replicas},
-        proxies={"p": Proxy("p", ProxyState.HEALTHY, pid=2)},
+        proxies={"p": Proxy("p", ProxyStatus.HEALTHY, pid=2)},
     )
     counts = Counts()
 

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from swerve.control import autoscale, rollout, scale
 from swerve.control.deploy import Rejected
 from swerve.control.events import Delete, HealthChecked, Phase, Recovered, ReplicaReported, Scale
-from swerve.control.model import DeploymentKey, ReplicaState
+from swerve.control.model import DeploymentKey
+from swerve.statuses import ReplicaState
 
 APPS = ("a", "b")
 VERSIONS = ("v1", "v2", "v3")

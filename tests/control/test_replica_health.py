@@ -16,8 +16,8 @@ from swerve.control.events import (
     StopReplica,
     Tick,
 )
-from swerve.control.model import DeploymentStatus, DeploymentStatusTrigger, ProxyState, ReplicaState
 from swerve.control.reconcile import next_wakeup
+from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_dead_proxy_is_replaced_at_once_and_one_that_cannot_listen_with_patien
     world.feed(Recovered(world.now, {}, 1))
     world.run()
     (first,) = world.state.proxies.values()
-    assert first.state is ProxyState.HEALTHY
+    assert first.state is ProxyStatus.HEALTHY
     assert first.grpc_address == "127.0.0.1:9000"
     world.end(first.id)
     assert [type(command) for command in world.pending] == [StartProxy]
@@ -133,7 +133,7 @@ def test_a_proxy_that_never_listens_is_killed_and_replaced():
     world.pending.clear()
     world.pass_time(31)
     assert Kill(proxy) in world.commands
-    assert [item.state for item in world.state.proxies.values()] == [ProxyState.HEALTHY]
+    assert [item.state for item in world.state.proxies.values()] == [ProxyStatus.HEALTHY]
 
 
 def test_a_restarted_controller_adopts_what_runs_and_ends_what_nobody_knows(world):

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from swerve.control import rollout
 from swerve.control.events import ReconfigureReplica, StartReplica, StopReplica, TellWorldSize
-from swerve.control.model import DeploymentKey, DeploymentStatus, DeploymentStatusTrigger, Goal, Replica, ReplicaState
+from swerve.control.model import DeploymentKey, Goal, Replica
 from swerve.control.view import status
+from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 
 
 def application_status(world):

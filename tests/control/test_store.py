@@ -10,8 +10,9 @@ import pytest
 from control_support import World, application, target
 
 from swerve.control.events import Delete
-from swerve.control.model import DeploymentKey, DeploymentStatus, Goal
+from swerve.control.model import DeploymentKey, Goal
 from swerve.control.store import Store, StoreError
+from swerve.statuses import DeploymentStatus
 
 
 @pytest.fixture

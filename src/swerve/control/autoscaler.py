@@ -14,8 +14,9 @@ from swerve.autoscaling_policy import AutoscalingContext, DeploymentID, TimeStam
 from swerve.control import autoscale
 from swerve.control.autoscale import Delay, Scaling
 from swerve.control.load import Load
-from swerve.control.model import Deployment, DeploymentKey, ReplicaState, State
+from swerve.control.model import Deployment, DeploymentKey, State
 from swerve.control.target import DeploymentTarget
+from swerve.statuses import ReplicaState
 
 PROXY = "proxy"
 REPLICA = "replica"

@@ -39,7 +39,7 @@ from swerve.control.events import (
     WarnSlowStart,
 )
 from swerve.control.links import ReplicaLink
-from swerve.control.model import DeploymentKey, ProxyState, State
+from swerve.control.model import DeploymentKey, State
 from swerve.control.publisher import Publisher
 from swerve.control.reconcile import next_wakeup, step
 from swerve.control.scaling import ScalingLoop
@@ -49,6 +49,7 @@ from swerve.control.view import status, view
 from swerve.engine.base import Engine, EngineError, ProcessExit, ProcessSpec
 from swerve.engine.layout import Layout
 from swerve.generated import control_pb2 as pb
+from swerve.statuses import ProxyStatus
 from swerve.wire.status import RpcError
 
 logger = logging.getLogger("swerve.control")
@@ -138,7 +139,7 @@ class Controller:
         await self.publisher.until_seen(self._serving_proxies, _SEEN_TIMEOUT_S)
 
     def _serving_proxies(self) -> list[str]:
-        return [proxy.id for proxy in self._state.proxies.values() if proxy.state is ProxyState.HEALTHY]
+        return [proxy.id for proxy in self._state.proxies.values() if proxy.state is ProxyStatus.HEALTHY]
 
     def queues_reported(self, kind: str, ident: str, queues: Mapping[DeploymentKey, int]) -> None:
         """So many calls wait in a proxy, a replica or a program."""
@@ -212,7 +213,7 @@ class Controller:
             return
         proxies = self._state.proxies.values()
         messages = [proxy.message for proxy in proxies if proxy.message]
-        healthy = sum(proxy.state is ProxyState.HEALTHY for proxy in proxies)
+        healthy = sum(proxy.state is ProxyStatus.HEALTHY for proxy in proxies)
         if messages or healthy == self._state.num_proxies:
             self._announces = False
             part = self._layout.ready.with_suffix(".part")
@@ -339,7 +340,7 @@ class Controller:
             if replica.kill_at is None:
                 logger.warning("replica %s: %s", exit_.id, reason)
         ready = self._layout.of_process(exit_.id, "ready")
-        if (proxy := self._state.proxies.get(exit_.id)) is not None and proxy.state is not ProxyState.DRAINING:
+        if (proxy := self._state.proxies.get(exit_.id)) is not None and proxy.state is not ProxyStatus.DRAINING:
             reason = _read_ready(ready).get("error") or reason + _tail(self._layout.output(exit_.id))
             logger.warning("proxy %s: %s", exit_.id, reason)
         ready.unlink(missing_ok=True)

@@ -7,16 +7,8 @@ from dataclasses import replace
 from swerve.control import rollout
 from swerve.control.draft import EXIT_GRACE_S, Draft
 from swerve.control.events import Finish
-from swerve.control.model import (
-    Application,
-    Deployment,
-    DeploymentKey,
-    DeploymentStatus,
-    DeploymentStatusTrigger,
-    ProxyState,
-    ReplicaState,
-    State,
-)
+from swerve.control.model import Application, Deployment, DeploymentKey, State
+from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 # A proxy that has not listened after this long is killed and started again.
 PROXY_START_TIMEOUT_S = 30.0
@@ -146,7 +138,7 @@ def _forget_what_is_gone(draft: Draft) -> None:
 def _converge_proxies(draft: Draft) -> None:
     if draft.state.stopping:
         for proxy in tuple(draft.proxies.values()):
-            if proxy.state is not ProxyState.DRAINING:
+            if proxy.state is not ProxyStatus.DRAINING:
                 draft.stop_proxy(proxy, _drain_time(draft.state))
     elif draft.now >= draft.state.proxy_not_before:
         for _ in range(draft.state.num_proxies - len(draft.proxies)):

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from swerve.control.model import (
-    ApplicationStatus,
-    DeploymentKey,
-    DeploymentStatus,
-    ProxyState,
-    ReplicaState,
-    State,
-)
+from swerve.control.model import DeploymentKey, State
 from swerve.control.view import status
 from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text
+from swerve.statuses import ApplicationStatus, DeploymentStatus, ProxyStatus, ReplicaState
 
 # Ray Serve's numbers; 0 is what it knows nothing of.
 _APPLICATION = {
@@ -32,7 +26,7 @@ _DEPLOYMENT = {
     DeploymentStatus.DOWNSCALING: 5,
     DeploymentStatus.HEALTHY: 6,
 }
-_PROXY = {ProxyState.STARTING: 1, ProxyState.HEALTHY: 2, ProxyState.UNHEALTHY: 3, ProxyState.DRAINING: 4}
+_PROXY = {ProxyStatus.STARTING: 1, ProxyStatus.HEALTHY: 2, ProxyStatus.UNHEALTHY: 3, ProxyStatus.DRAINING: 4}
 
 
 class Counts:

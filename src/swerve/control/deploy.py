@@ -8,17 +8,9 @@ from dataclasses import replace
 from swerve.control import autoscale, scale
 from swerve.control.draft import Draft
 from swerve.control.events import Deploy
-from swerve.control.model import (
-    DECLARATIVE,
-    Application,
-    Deployment,
-    DeploymentKey,
-    DeploymentStatus,
-    DeploymentStatusTrigger,
-    Goal,
-    State,
-)
+from swerve.control.model import DECLARATIVE, Application, Deployment, DeploymentKey, Goal, State
 from swerve.control.target import DeploymentTarget
+from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger
 
 
 class Rejected(Exception):

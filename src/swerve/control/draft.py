@@ -19,18 +19,8 @@ from swerve.control.events import (
     TellWorldSize,
     WarnSlowStart,
 )
-from swerve.control.model import (
-    Deployment,
-    DeploymentKey,
-    DeploymentStatus,
-    DeploymentStatusTrigger,
-    Goal,
-    Proxy,
-    ProxyState,
-    Replica,
-    ReplicaState,
-    State,
-)
+from swerve.control.model import Deployment, DeploymentKey, Goal, Proxy, Replica, State
+from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 # A replica that served this long was no failed start; see Draft.count_failure.
 STABLE_AFTER_S = 10.0
@@ -259,7 +249,7 @@ class Draft:
         self.commands.append(StartProxy(proxy_id))
 
     def stop_proxy(self, proxy: Proxy, within_s: float) -> None:
-        self.proxies[proxy.id] = replace(proxy, state=ProxyState.DRAINING, kill_at=self.now + within_s)
+        self.proxies[proxy.id] = replace(proxy, state=ProxyStatus.DRAINING, kill_at=self.now + within_s)
         self.commands.append(StopProxy(proxy.id))
 
 

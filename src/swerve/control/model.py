@@ -8,71 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from swerve.control.target import DeploymentTarget
+from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 # The source of an application that came from a configuration file.
 DECLARATIVE = "declarative"
-
-
-class ApplicationStatus(StrEnum):
-    """How an application does (Ray Serve's names)."""
-
-    NOT_STARTED = "NOT_STARTED"
-    DEPLOYING = "DEPLOYING"
-    DEPLOY_FAILED = "DEPLOY_FAILED"
-    RUNNING = "RUNNING"
-    UNHEALTHY = "UNHEALTHY"
-    DELETING = "DELETING"
-
-
-class DeploymentStatus(StrEnum):
-    """How a deployment does (Ray Serve's names)."""
-
-    UPDATING = "UPDATING"
-    HEALTHY = "HEALTHY"
-    UNHEALTHY = "UNHEALTHY"
-    DEPLOY_FAILED = "DEPLOY_FAILED"
-    UPSCALING = "UPSCALING"
-    DOWNSCALING = "DOWNSCALING"
-
-
-class DeploymentStatusTrigger(StrEnum):
-    """Why a deployment has its status (Ray Serve's names)."""
-
-    UNSPECIFIED = "UNSPECIFIED"
-    CONFIG_UPDATE_STARTED = "CONFIG_UPDATE_STARTED"
-    CONFIG_UPDATE_COMPLETED = "CONFIG_UPDATE_COMPLETED"
-    UPSCALE_COMPLETED = "UPSCALE_COMPLETED"
-    DOWNSCALE_COMPLETED = "DOWNSCALE_COMPLETED"
-    AUTOSCALING = "AUTOSCALING"
-    REPLICA_STARTUP_FAILED = "REPLICA_STARTUP_FAILED"
-    DEPLOYMENT_ACTOR_FAILED = "DEPLOYMENT_ACTOR_FAILED"
-    HEALTH_CHECK_FAILED = "HEALTH_CHECK_FAILED"
-    INTERNAL_ERROR = "INTERNAL_ERROR"
-    DELETING = "DELETING"
-
-
-class ReplicaState(StrEnum):
-    """Where a replica is in its life (Ray Serve's names). One that has ended is not in the state any more."""
-
-    STARTING = "STARTING"
-    # Serves, and takes a new configuration meanwhile.
-    UPDATING = "UPDATING"
-    # The controller has restarted and not heard of the replica yet. One that served before is taken to serve still.
-    RECOVERING = "RECOVERING"
-    RUNNING = "RUNNING"
-    STOPPING = "STOPPING"
-
-
-class ProxyState(StrEnum):
-    """Where a proxy is in its life (Ray Serve's names)."""
-
-    STARTING = "STARTING"
-    HEALTHY = "HEALTHY"
-    UNHEALTHY = "UNHEALTHY"
-    DRAINING = "DRAINING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +130,7 @@ class Proxy:
     """A proxy whose process was ordered and has not ended. Addresses are "host:port" as bound, "" before."""
 
     id: str
-    state: ProxyState = ProxyState.STARTING
+    state: ProxyStatus = ProxyStatus.STARTING
     pid: int = 0
     grpc_address: str = ""
     http_address: str = ""

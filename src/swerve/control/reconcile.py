@@ -25,7 +25,8 @@ from swerve.control.events import (
     Shutdown,
     Tick,
 )
-from swerve.control.model import Proxy, ProxyState, Replica, ReplicaState, State
+from swerve.control.model import Proxy, Replica, State
+from swerve.statuses import ProxyStatus, ReplicaState
 
 # Health checks that must fail one after the other before a replica is replaced (Ray Serve: 3).
 STRIKES = 3
@@ -175,7 +176,7 @@ def _proxy_ended(draft: Draft, proxy: Proxy, reason: str) -> None:
     if draft.state.stopping:
         return
     # One that served is replaced at once; one that never did, ever more slowly.
-    failures = 0 if proxy.state is ProxyState.HEALTHY else draft.state.proxy_failures + 1
+    failures = 0 if proxy.state is ProxyStatus.HEALTHY else draft.state.proxy_failures + 1
     wait = backoff(failures, _PROXY_BACKOFF_S) if failures else 0.0
     draft.state = replace(
         draft.state,
@@ -187,16 +188,16 @@ def _proxy_ended(draft: Draft, proxy: Proxy, reason: str) -> None:
 
 def _proxy_reported(draft: Draft, event: ProxyReported) -> None:
     proxy = draft.proxies.get(event.id)
-    if proxy is None or proxy.state is not ProxyState.STARTING:
+    if proxy is None or proxy.state is not ProxyStatus.STARTING:
         return
     if event.error:
         kill_at = draft.now + _PROXY_EXIT_S
-        draft.proxies[proxy.id] = replace(proxy, state=ProxyState.UNHEALTHY, message=event.error, kill_at=kill_at)
+        draft.proxies[proxy.id] = replace(proxy, state=ProxyStatus.UNHEALTHY, message=event.error, kill_at=kill_at)
         return
     draft.state = replace(draft.state, proxy_failures=0, proxy_message="")
     draft.proxies[proxy.id] = replace(
         proxy,
-        state=ProxyState.HEALTHY,
+        state=ProxyStatus.HEALTHY,
         grpc_address=event.grpc_address,
         http_address=event.http_address,
         message="",

@@ -10,7 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swerve.control.model import Goal, Replica, ReplicaState
+from swerve.control.model import Goal, Replica
+from swerve.statuses import ReplicaState
 
 
 @dataclass(frozen=True, slots=True)

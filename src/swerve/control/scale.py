@@ -7,15 +7,8 @@ from dataclasses import replace
 from swerve.control import autoscale
 from swerve.control.draft import Draft
 from swerve.control.events import Scale
-from swerve.control.model import (
-    Deployment,
-    DeploymentKey,
-    DeploymentStatus,
-    DeploymentStatusTrigger,
-    Replica,
-    ReplicaState,
-    State,
-)
+from swerve.control.model import Deployment, DeploymentKey, Replica, State
+from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 
 _SCALING = (DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING)
 _DISABLED = (

@@ -14,19 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swerve.control.model import (
-    Application,
-    Deployment,
-    DeploymentKey,
-    DeploymentStatus,
-    DeploymentStatusTrigger,
-    Goal,
-    Proxy,
-    Replica,
-    ReplicaState,
-    State,
-)
+from swerve.control.model import Application, Deployment, DeploymentKey, Goal, Proxy, Replica, State
 from swerve.control.target import DeploymentTarget
+from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 
 # Changes when what is stored cannot be read by another release.
 _FORMAT = 2

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from swerve.control.model import (
-    Application,
-    ApplicationStatus,
-    Deployment,
-    DeploymentKey,
-    DeploymentStatus,
-    DeploymentStatusTrigger,
-    Replica,
-    State,
-)
+from swerve.control.model import Application, Deployment, DeploymentKey, Replica, State
 from swerve.generated import control_pb2 as pb
+from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
 
 
 def view(state: State, options: pb.InstanceOptions, address_of: Callable[[str], str]) -> pb.View:
