@@ -139,7 +139,6 @@ def test_the_access_log_has_one_line_a_request(client, web):
     line = wait_for(lambda: [text for text in web.log("proxy").splitlines() if " logged -- " in text])
     assert len(line) == 1
     assert " logged -- GET /plain/raise 500 " in line[0]
-    wait_for(lambda: " logged -- GET /plain 500 " in web.log("replica_plain"))
 
 
 def test_json_of_the_routes(client):

@@ -56,7 +56,7 @@ class HttpRuntime(Runtime, Protocol):
 class HttpCall(UserCall):
     """One request."""
 
-    __slots__ = ("_events", "_handlers", "_partial", "_request_read", "_waiter", "http_status")
+    __slots__ = ("_events", "_handlers", "_partial", "_request_read", "_waiter")
 
     logged_by_proxy = True
 
@@ -75,7 +75,6 @@ class HttpCall(UserCall):
         # The rest of the context comes with the request's head.
         context = RequestContext(app_name=runtime.app, deadline=None if seconds is None else time.monotonic() + seconds)
         super().__init__(connection, stream_id, headers, _MAX_MESSAGE_SIZE, IDENTITY, runtime, context)
-        self.http_status = 0
         # Events that user code has not received, each with the bytes of credit that the proxy gets when it has.
         self._events: deque[tuple[HttpEvent, int]] = deque()
         # Bytes of an incomplete event whose credit is withheld.
@@ -84,10 +83,6 @@ class HttpCall(UserCall):
         self._waiter: asyncio.Future[None] | None = None
         # The task of the request, and the thread that its handler runs in.
         self._handlers = 0
-
-    @property
-    def outcome(self) -> int:
-        return self.http_status or self.status
 
     # --- the request ------------------------------------------------------------------------------------------------
 
@@ -125,7 +120,6 @@ class HttpCall(UserCall):
         context.route = request.route
         context.multiplexed_model_id = request.multiplexed_model_id
         context.session_id = request.session_id
-        self.verb, self.path = request.method or "WEBSOCKET", request.route
         self._ran = True
         self._handlers = 1
         self._spawn(self._serve(request))
@@ -169,8 +163,7 @@ class HttpCall(UserCall):
             return
         kind = message["type"]
         if kind == "http.response.start":
-            self.http_status = message["status"]
-            self._send_event(HttpEvent(response=HttpResponse(status=self.http_status, headers=fields_of(message))))
+            self._send_event(HttpEvent(response=HttpResponse(status=message["status"], headers=fields_of(message))))
         elif kind == "http.response.body":
             body = message.get("body", b"")
             for start in range(0, len(body), _CHUNK):

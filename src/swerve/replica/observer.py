@@ -31,7 +31,7 @@ class ReplicaObserver:
             histogram = self._calls[key] = Histogram()
         histogram.observe(seconds * 1000.0)
         if self._access_log is not None and not call.logged_by_proxy:
-            self._access_log.add(context.request_id, call.verb, call.path, call.outcome, seconds)
+            self._access_log.add(context.request_id, "CALL", call.path, call.status, seconds)
 
     @property
     def labels(self) -> Labels:

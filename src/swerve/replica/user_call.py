@@ -62,7 +62,6 @@ class UserCall(ServerCall):
         "runtime",
         "started_at",
         "status",
-        "verb",
     )
 
     def __init__(
@@ -80,7 +79,6 @@ class UserCall(ServerCall):
         self.context = context
         self.started_at = time.monotonic()
         # What was called and how it ended, for logs and metrics.
-        self.verb = "CALL"
         self.path = ""
         self.status = StatusCode.UNKNOWN
         self._task: asyncio.Task[None] | None = None
@@ -92,11 +90,6 @@ class UserCall(ServerCall):
         self._timed = context.deadline is not None
         if context.deadline is not None:
             runtime.timers.add(context.deadline, self)
-
-    @property
-    def outcome(self) -> int:
-        """What the access log says of the end: a gRPC code or an HTTP status."""
-        return self.status
 
     # --- what subclasses bring --------------------------------------------------------------------------------------
 

@@ -53,7 +53,6 @@ class WebSocketCall(HttpCall):
 
     def _disconnect(self, code: int, reason: str = "") -> Message:
         self._left = True
-        self.http_status = self.http_status or code
         return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
     async def _asgi_send(self, message: Message) -> None:
@@ -77,7 +76,6 @@ class WebSocketCall(HttpCall):
             await super()._asgi_send(message)
 
     def _close(self, code: int, reason: str) -> None:
-        self.http_status = code
         self._send_event(HttpEvent(close=WebSocketClose(code=code, reason=reason)))
         self._end(OK)
 
