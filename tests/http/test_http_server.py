@@ -219,6 +219,21 @@ def test_a_stopping_proxy_finishes_its_requests(state_dir, tmp_path):
     assert answers[0].text == "done"
 
 
+def test_a_proxy_gives_its_own_metrics_while_the_controller_is_away(state_dir):
+    url = start()
+    present = connection.connected()
+    assert present is not None
+    controller = present.status().controller_pid
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        text = httpx.get(f"{url}/-/metrics", timeout=20).text
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    assert "ray_serve_num_ongoing_http_requests{" in text
+    assert "ray_serve_proxy_status" not in text
+    assert "ray_serve_proxy_status" in httpx.get(f"{url}/-/metrics").text
+
+
 def test_requests_are_counted_by_route_method_and_status(state_dir):
     url = start()
     serve.run(Where.bind(), name="app", route_prefix="/where")

@@ -105,6 +105,7 @@ def test_labels_are_added_where_they_are_missing():
         {"application": "app", "replica": "r"},
         {"x": "y", "application": "z", "replica": "r"},
     ]
+    assert 'e{application="app",replica="r"} 5' in with_labels(text, replica)
     assert 'b{x="1",application="app",replica="r"} 2 1700000000' in with_labels(text, replica)
 
 

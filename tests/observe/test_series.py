@@ -99,6 +99,7 @@ def test_a_failed_batch_is_counted(counts):
 def test_models_are_counted_and_named(counts):
     @multiplex.multiplexed(max_num_models_per_replica=2)
     async def load(model_id):
+        assert f'model_id="{model_id}"' not in text_of(multiplex.model_lines(REPLICA)), "it is not held yet"
         return model_id
 
     async def main():
