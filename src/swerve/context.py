@@ -31,6 +31,8 @@ class RequestContext:
     session_id: str = ""
     deadline: float | None = None
     grpc_context: RayServegRPCContext | None = None
+    # True once the call has been cancelled or has expired: a thread that goes on makes no new calls.
+    cancelled: bool = False
     # Cancel functions of the unfinished handle calls that this call made; all run when it is cancelled.
     children: dict[int, Any] = field(default_factory=dict)
 

@@ -95,9 +95,10 @@ class _Models:
         self._limit = limit
         self._models: OrderedDict[str, Any] = OrderedDict()
         self._loading: str | None = None
+        # A load is a task of its own: a caller that is cancelled leaves it to the others, and to the next call.
+        self._loads: dict[str, asyncio.Task[Any]] = {}
         # One load at a time: two at once could hold more models than the limit.
         self._lock = asyncio.Lock()
-        _caches.add(self)
 
     def ids(self) -> list[str]:
         return [*self._models, self._loading] if self._loading is not None else list(self._models)
@@ -111,14 +112,27 @@ class _Models:
         if not model_id:
             raise ValueError("The model ID cannot be empty.")
         _counts.requests += 1
-        if model_id not in self._models:
-            async with self._lock:
-                if model_id not in self._models:
-                    return await self._load_new(model_id)
-        self._models.move_to_end(model_id)
-        return self._models[model_id]
+        if model_id in self._models:
+            self._models.move_to_end(model_id)
+            return self._models[model_id]
+        load = self._loads.get(model_id)
+        if load is None:
+            load = self._loads[model_id] = asyncio.get_running_loop().create_task(self._load_new(model_id))
+            load.add_done_callback(functools.partial(self._loaded, model_id))
+        return await asyncio.shield(load)
+
+    def _loaded(self, model_id: str, load: asyncio.Task[Any]) -> None:
+        del self._loads[model_id]
+        if not load.cancelled():
+            load.exception()  # read: all who waited for it may have gone
 
     async def _load_new(self, model_id: str) -> Any:
+        async with self._lock:
+            return await self._load_locked(model_id)
+
+    async def _load_locked(self, model_id: str) -> Any:
+        # Here, because a loader that was pickled by value was made in another process.
+        _caches.add(self)
         self._loading = model_id
         _changed()
         try:

@@ -7,6 +7,7 @@ A call ends exactly once, whatever comes first: its result, an error, its deadli
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -198,7 +199,9 @@ class HandleCall(ClientCall):
     def start(self) -> None:
         """The clock runs from here on, also while arguments are still being computed."""
         deadline = self._origin.deadline
-        if deadline is not None and not self.finished:
+        if self._origin.cancelled:
+            self._cancel()
+        elif deadline is not None and not self.finished:
             if deadline <= time.monotonic():
                 self.expire()
             else:
@@ -342,9 +345,10 @@ class HandleCall(ClientCall):
     # --- ending ----------------------------------------------------------------------------------------------------
 
     def cancel_soon(self) -> None:
-        """Cancel the call, from any thread. Nothing happens when it is over."""
+        """Cancel the call, from any thread, a finalizer included: never at once. Nothing happens when it is over."""
         if not self.finished:
-            self._home.post(self._cancel)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, and the call with it
+                self._home.loop.call_soon_threadsafe(self._cancel)
 
     def fail(self, error: BaseException) -> None:
         """End the call with `error`, wherever it is."""

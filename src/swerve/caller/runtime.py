@@ -8,6 +8,7 @@ for each deployment that was called.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections import deque
@@ -144,13 +145,11 @@ class CallerRuntime:
         """The deployment did not appear. A later call waits anew."""
         self._absent.pop(key, None)
         target = self._targets.pop(key)
-        for call in target.close():
-            call.fail(
-                RayServeException(
-                    f"Deployment '{target.deployment}' in application '{target.app}' does not exist "
-                    f"(it did not appear within {_ABSENT_S:.0f} s)."
-                )
-            )
+        text = (
+            f"Deployment '{target.deployment}' in application '{target.app}' does not exist "
+            f"(it did not appear within {_ABSENT_S:.0f} s)."
+        )
+        target.close(functools.partial(_fail, text=text))
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -166,8 +165,9 @@ class CallerRuntime:
             timer.cancel()
         for target in self._targets.values():
             links = [cast(Connection, replica.link) for replica in target.router.replicas.values()]
-            for call in target.close():
-                call.fail(RayServeException("This process was disconnected from Serve while the call waited."))
+            target.close(
+                functools.partial(_fail, text="This process was disconnected from Serve while the call waited.")
+            )
             for link in links:
                 link.close()
         await self.controller.close()
@@ -178,6 +178,10 @@ class CallerRuntime:
         if thread is not None:
             thread.call(self.aclose, _CLOSE_TIMEOUT_S)
             thread.stop()
+
+
+def _fail(call: Routed, text: str) -> None:
+    call.fail(RayServeException(text))
 
 
 def _send(call: Routed, replica: Replica) -> None:

@@ -45,6 +45,8 @@ class Target(Generic[Call]):
         self._wanted: dict[str, ReplicaInfo] = {}
         self._links: dict[str, _Link] = {}
         self._timer: asyncio.TimerHandle | None = None
+        # Ends a call that found the deployment forgotten; set by `close`.
+        self._drop: Callable[[Call], None] | None = None
 
     def update(self, replicas: list[ReplicaInfo], max_queued: int, unavailable: bool) -> None:
         """Take over what the view says of the deployment."""
@@ -72,6 +74,9 @@ class Target(Generic[Call]):
 
     def refused(self, replica: Replica, call: Call) -> None:
         """`replica` turned `call` away: it goes to another one, or waits in front."""
+        if self._drop is not None:
+            self._drop(call)
+            return
         self._start_all(self.router.refused(replica, call))
 
     def arm(self) -> None:
@@ -83,8 +88,10 @@ class Target(Generic[Call]):
         if wake_at is not None:
             self._timer = self._loop.call_later(max(0.0, wake_at - time.monotonic()), self._poll)
 
-    def close(self) -> list[Call]:
-        """Forget the deployment. Returns the calls that still waited; those that run go on."""
+    def close(self, drop: Callable[[Call], None]) -> None:
+        """Forget the deployment. `drop` ends the calls that wait, and later those that a replica turns away; calls that
+        run go on."""
+        self._drop = drop
         if self._timer is not None:
             self._timer.cancel()
         for link in self._links.values():
@@ -92,7 +99,8 @@ class Target(Generic[Call]):
         self._links.clear()
         self._wanted.clear()
         self.router.update([])
-        return self.router.drop_waiting()
+        for call in self.router.drop_waiting():
+            drop(call)
 
     def _poll(self) -> None:
         self._start_all(self.router.poll())

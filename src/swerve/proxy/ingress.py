@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -63,8 +64,7 @@ class Ingress:
             if deployment is not None:
                 target.update(replica_infos(deployment), deployment.max_queued_requests, deployment.unavailable)
         for key in [known for known in self._targets if known not in wanted]:
-            for call in self._targets.pop(key).close():
-                call.fail(StatusCode.NOT_FOUND, not_found(key[0].encode()))
+            self._targets.pop(key).close(functools.partial(_drop, details=not_found(key[0].encode())))
         self.builtin.update(self._routes.applications, view)
 
     def target(self, app: str, deployment: str) -> Target[ProxiedCall]:
@@ -148,6 +148,10 @@ class Ingress:
         connection.send_headers(stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
         self._observer.refused(fields.get(b":path", b""), request_id, code)
         return _Refused(connection, stream_id, end_stream)
+
+
+def _drop(call: ProxiedCall, details: str) -> None:
+    call.fail(StatusCode.NOT_FOUND, details)
 
 
 def _start(call: ProxiedCall, replica: Replica) -> None:
