@@ -184,8 +184,10 @@ def test_a_load_goes_on_when_its_caller_is_cancelled():
 
     async def main():
         first = asyncio.ensure_future(models.get("a"))
-        while not models.loads:
-            await asyncio.sleep(0)
+        # The caller begins, then its load does.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert models.loads == ["a"]
         first.cancel()
         return await models.get("a")
 
