@@ -38,11 +38,11 @@ def deployed(**options):
 def test_statuses_have_rays_numbers():
     world = deployed(num_replicas=2)
     before = text_of(state_lines(world.state))
-    assert values(before, "ray_serve_application_status", "application") == {"app": 2}
+    assert values(before, "ray_serve_application_status", "application") == {"app": 5}
     assert values(before, "ray_serve_deployment_status", "deployment") == {"Model": 3}
     world.run()
     after = text_of(state_lines(world.state))
-    assert values(after, "ray_serve_application_status", "application") == {"app": 4}
+    assert values(after, "ray_serve_application_status", "application") == {"app": 6}
     assert values(after, "ray_serve_deployment_status", "deployment") == {"Model": 6}
     assert set(values(after, "ray_serve_deployment_replica_healthy", "replica").values()) == {1}
     assert len(values(after, "ray_serve_deployment_replica_healthy", "replica")) == 2

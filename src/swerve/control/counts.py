@@ -11,12 +11,12 @@ from swerve.statuses import ApplicationStatus, DeploymentStatus, ProxyStatus, Re
 
 # Ray Serve's numbers; 0 is what it knows nothing of.
 _APPLICATION = {
-    ApplicationStatus.NOT_STARTED: 1,
-    ApplicationStatus.DEPLOYING: 2,
-    ApplicationStatus.DEPLOY_FAILED: 3,
-    ApplicationStatus.RUNNING: 4,
-    ApplicationStatus.UNHEALTHY: 5,
-    ApplicationStatus.DELETING: 6,
+    ApplicationStatus.DEPLOY_FAILED: 1,
+    ApplicationStatus.UNHEALTHY: 2,
+    ApplicationStatus.NOT_STARTED: 3,
+    ApplicationStatus.DELETING: 4,
+    ApplicationStatus.DEPLOYING: 5,
+    ApplicationStatus.RUNNING: 6,
 }
 _DEPLOYMENT = {
     DeploymentStatus.DEPLOY_FAILED: 1,
@@ -78,7 +78,7 @@ def state_lines(state: State) -> list[str]:
     applications = {(("application", app.name),): app.status for app in status(state).applications}
     lines = gauge_text(
         "serve_application_status",
-        "1 NOT_STARTED, 2 DEPLOYING, 3 DEPLOY_FAILED, 4 RUNNING, 5 UNHEALTHY, 6 DELETING.",
+        "1 DEPLOY_FAILED, 2 UNHEALTHY, 3 NOT_STARTED, 4 DELETING, 5 DEPLOYING, 6 RUNNING.",
         {labels: _APPLICATION[ApplicationStatus(name)] for labels, name in applications.items()},
     )
     lines += gauge_text(
