@@ -36,6 +36,8 @@ _KEEP: Any = object()
 _INIT_OPTIONS = frozenset({"_prefer_local_routing", "_source", "_run_router_in_separate_loop"})
 # Characters that would end or corrupt an HTTP/2 field value.
 _UNSAFE = frozenset(map(chr, (*range(32), 127)))
+# An option travels in the headers of each call, which have room for 16 KiB in all.
+_MAX_TEXT = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,4 +275,6 @@ def _text(option: str, value: Any) -> str:
         raise TypeError(f"{option} must be a string, got {value!r}.")
     if not _UNSAFE.isdisjoint(value) or value != value.strip(" "):
         raise ValueError(f"{option} must not have control characters or spaces at its ends, got {value!r}.")
+    if len(value) > _MAX_TEXT:
+        raise ValueError(f"{option} must have at most {_MAX_TEXT} characters, got {len(value)}.")
     return value

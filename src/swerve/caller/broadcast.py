@@ -76,6 +76,9 @@ class DeploymentBroadcastResponse:
     def _send(self) -> None:
         if self._sent:
             return
+        if self._origin.cancelled:
+            self._cancel()
+            return
         replicas = self._caller.take_everyone(self._destination)
         if replicas is None:
             waited = time.monotonic() - self._began
