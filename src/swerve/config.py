@@ -22,6 +22,8 @@ from swerve.autoscaling_policy import AutoscalingContext as AutoscalingContext
 MAX_MESSAGE_SIZE = 2**31 - 1
 # gRPC libraries accept 8 KiB of metadata and refuse beyond 16 KiB by default.
 MAX_METADATA_SIZE = 16 * 1024
+# What that may be set to: half of what would cost a client its connection (`wire.http2.Http2Limits`).
+MAX_METADATA_LIMIT = 128 * 1024
 
 STATE_DIR_VARIABLE = "SWERVE_STATE_DIR"
 
@@ -129,7 +131,7 @@ class gRPCOptions(Options):
     # Bytes of one message, either way.
     max_message_size: Annotated[int, Field(gt=0, le=MAX_MESSAGE_SIZE)] = MAX_MESSAGE_SIZE
     # Bytes of all header fields of one call, counted as HTTP/2 does (RFC 9113, section 6.5.2).
-    max_metadata_size: PositiveInt = MAX_METADATA_SIZE
+    max_metadata_size: Annotated[int, Field(gt=0, le=MAX_METADATA_LIMIT)] = MAX_METADATA_SIZE
     # Calls at a time on one connection.
     max_concurrent_streams: PositiveInt = 1000
     # Client connections at a time, over one proxy.

@@ -518,3 +518,15 @@ def test_a_connection_whose_stream_ids_have_run_out_is_replaced_and_ends_what_ru
     pair.run()
     assert (running.data, running.closed) == (b"done", [0])
     assert pair.client.closed
+
+
+def test_a_header_list_larger_than_the_peer_takes_ends_its_call_alone(pair):
+    other = pair.call()
+    pair.run()
+    call = Recorder(pair.client)
+    fields = tuple((b"n", b"") for _ in range(2 * Http2Limits().max_header_list_size // 33))
+    call.stream_id = pair.client.open_stream((*REQUEST, *fields), call, end_stream=True)
+    pair.run()
+    assert call.closed == [ErrorCode.INTERNAL_ERROR]
+    assert (len(pair.served), other.closed) == (1, [])
+    assert pair.client.usable

@@ -13,7 +13,7 @@ import uvloop
 from swerve.generated import control_pb2 as pb
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.proxy.ingress import Ingress
-from swerve.wire.http2 import ErrorCode, Http2Limits
+from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode, Http2Limits
 from tests.net.grpc_lab import LabCall
 
 METHODS = ("Echo", "Repeat", "Collect", "Chat", "Fail", "Hang", "Flood", "Early")
@@ -56,7 +56,7 @@ class FakeReplica:
         self.listener: Listener | None = None
 
     async def start(self) -> None:
-        limits = Http2Limits(max_concurrent_streams=100_000)
+        limits = Http2Limits(max_concurrent_streams=100_000, max_header_list_size=PRIVATE_HEADER_LIST_SIZE)
         self.listener = await listen(self.address, self._accept, ListenOptions(limits=limits))
 
     async def die(self) -> None:

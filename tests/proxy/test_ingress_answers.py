@@ -3,6 +3,8 @@
 import grpc
 import pytest
 
+from swerve.config import MAX_METADATA_LIMIT
+from swerve.net.client_call import request_headers
 from swerve.net.connection import Connection
 from swerve.wire.http2 import Http2Limits
 from tests.net.net_support import Recorder
@@ -15,6 +17,21 @@ def failure(channel, path="/t.Lab/Echo", metadata=()):
     with pytest.raises(grpc.RpcError) as raised:
         channel.unary_unary(path)(b"x", timeout=TIMEOUT_S, metadata=metadata)
     return raised.value
+
+
+def ask(proxy, headers):
+    """A request of these headers, on a connection of its own that sends what grpcio would not."""
+
+    async def connect():
+        def make():
+            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0, max_header_list_size=1 << 20))
+
+        _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
+        recorder = Recorder(connection)
+        recorder.stream_id = connection.open_stream(headers, recorder)
+        return connection, recorder
+
+    return proxy.run(connect())
 
 
 def serve_two(proxy):
@@ -95,6 +112,35 @@ def test_many_small_fields_count_too(proxy, channel):
     assert failure(channel, metadata=[(f"k{n}", "") for n in range(150)]).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [tuple((b"same", bytes(60_000).replace(b"\0", b"v")) for _ in range(4)), ((b"n" * 60_000, b"v"),)],
+    ids=["duplicates", "names"],
+)
+def test_names_and_duplicates_count_too(proxy, channel, extra):
+    proxy.add_replica("a")
+    proxy.serve(one=["a"])
+    link = next(iter(proxy.target("one").router.replicas.values())).link
+    connection, recorder = ask(proxy, (*request_headers("/t.Lab/Echo", "x"), *extra))
+    proxy.until(lambda: recorder.closed)
+    assert (b"grpc-status", b"8") in recorder.headers[0]
+    assert link.usable
+    proxy.call(connection.close)
+
+
+def test_the_largest_header_list_that_may_be_allowed_passes(proxy, channel):
+    proxy.add_replica("a")
+    proxy.options = {"max_metadata_size": MAX_METADATA_LIMIT}
+    proxy.serve(one=["a"])
+    connection, recorder = ask(
+        proxy, (*request_headers("/t.Lab/Hang", "x"), *((b"n", b"") for _ in range(MAX_METADATA_LIMIT // 33 - 20)))
+    )
+    proxy.until(lambda: proxy.replicas["a"].running)
+    proxy.call(lambda: connection.reset(recorder.stream_id))
+    proxy.until(lambda: recorder.closed)
+    proxy.call(connection.close)
+
+
 def test_a_call_before_the_first_view_is_unimplemented(proxy, channel):
     assert failure(channel).code() == grpc.StatusCode.UNIMPLEMENTED
 
@@ -111,16 +157,7 @@ def test_a_request_that_is_no_grpc_gets_http_status_415(proxy, content_type):
         *(((b"content-type", content_type),) if content_type is not None else ()),
     )
 
-    async def ask():
-        def make():
-            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0))
-
-        _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
-        recorder = Recorder(connection)
-        recorder.stream_id = connection.open_stream(headers, recorder)
-        return connection, recorder
-
-    connection, recorder = proxy.run(ask())
+    connection, recorder = ask(proxy, headers)
     proxy.until(lambda: recorder.closed)
     assert dict(recorder.headers[0])[b":status"] == b"415"
     proxy.call(connection.close)

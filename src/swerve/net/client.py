@@ -10,13 +10,13 @@ from swerve.net.address import parse_address
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import Connection, Headers
 from swerve.wire.deadline import format_timeout
-from swerve.wire.http2 import Http2Error, Http2Limits
+from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Error, Http2Limits
 from swerve.wire.message import frame
 from swerve.wire.status import RpcError, Status, StatusCode
 
 _CONNECT_TIMEOUT_S = 5.0
 # Inside an instance the caller counts calls itself, so the window is all that bounds a connection.
-_LIMITS = Http2Limits(max_concurrent_streams=0)
+_LIMITS = Http2Limits(max_concurrent_streams=0, max_header_list_size=PRIVATE_HEADER_LIST_SIZE)
 # Messages of a stream that may wait for their reader before credit is withheld from the server.
 _STREAM_BUFFER = 16
 

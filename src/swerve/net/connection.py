@@ -29,6 +29,7 @@ from swerve.wire.http2 import (
     Http2,
     Http2Error,
     Http2Limits,
+    OversizedHeaders,
     PingReceived,
     RequestReceived,
     ResponseReceived,
@@ -163,6 +164,8 @@ class Connection(asyncio.Protocol):
 
     def open_stream(self, headers: Headers, handler: StreamHandler, *, end_stream: bool = False) -> int:
         """Send a request's headers (client role). Returns the stream's id.
+
+        A header list larger than the peer takes is not sent: the stream ends with INTERNAL_ERROR.
 
         Raises:
             Http2Error: the connection takes no new streams; `usable` is False then.
@@ -457,7 +460,10 @@ class Connection(asyncio.Protocol):
                         self._held.pop(stream_id, None)
                     handler = streams.pop(stream_id, None)
                     if handler is not None:
-                        handler.on_closed(event.error_code)
+                        code = event.error_code
+                        if code == ErrorCode.REFUSED_STREAM and isinstance(event.local_error, OversizedHeaders):
+                            code = ErrorCode.INTERNAL_ERROR
+                        handler.on_closed(code)
                 elif kind is TrailersReceived:
                     handler = streams.get(event.stream_id)
                     if handler is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from swerve.net.connection import Connection, Headers
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.net.server_call import ServerCall
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Limits
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
 logger = logging.getLogger("swerve.net")
@@ -20,7 +20,7 @@ MetadataDict = dict[str, str]
 
 # Our own services are private to one user and talk to trusted peers; the bound only stops mistakes.
 _MAX_MESSAGE_SIZE = (1 << 31) - 1
-_LIMITS = Http2Limits(max_concurrent_streams=100_000)
+_LIMITS = Http2Limits(max_concurrent_streams=100_000, max_header_list_size=PRIVATE_HEADER_LIST_SIZE)
 # A stream's generator waits for its reader when this many bytes have not left yet.
 _HIGH_WATER = 256 * 1024
 

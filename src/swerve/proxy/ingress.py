@@ -22,9 +22,6 @@ from swerve.wire.metadata import size_of
 from swerve.wire.status import Status, StatusCode
 
 _GRPC_CONTENT_TYPE = b"application/grpc"
-# A header list this short and with values this small in all needs no exact count.
-_SMALL_FIELDS = 32
-_SMALL_VALUES = 4096
 _DEADLINE_EXCEEDED = "Deadline Exceeded"
 
 
@@ -95,17 +92,10 @@ class Ingress:
         if not fields.get(b"content-type", b"").startswith(_GRPC_CONTENT_TYPE):
             connection.send_headers(stream_id, ((b":status", b"415"),), end_stream=True)
             return _Refused(connection, stream_id, end_stream)
-        if len(headers) > _SMALL_FIELDS or sum(map(len, fields.values())) > _SMALL_VALUES:
-            size, limit = size_of(headers), routes.limits.max_metadata_size
-            if size > limit:
-                return self._refuse(
-                    connection,
-                    stream_id,
-                    fields,
-                    end_stream,
-                    StatusCode.RESOURCE_EXHAUSTED,
-                    f"Received metadata larger than max ({size} vs. {limit}).",
-                )
+        size, limit = size_of(headers), routes.limits.max_metadata_size
+        if size > limit:
+            details = f"Received metadata larger than max ({size} vs. {limit})."
+            return self._refuse(connection, stream_id, fields, end_stream, StatusCode.RESOURCE_EXHAUSTED, details)
         ingress = routes.find(fields.get(b"application"))
         if ingress is None:
             details = not_found(fields.get(b"application"))

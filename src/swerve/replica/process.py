@@ -20,10 +20,12 @@ from swerve.observe.logs import configure
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
 from swerve.replica.service import replica_methods
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Limits
 
 # The private socket has few peers, all of them ours: the slots bound the calls, these the bytes.
-_LIMITS = Http2Limits(max_concurrent_streams=100_000, stream_window=4 << 20)
+_LIMITS = Http2Limits(
+    max_concurrent_streams=100_000, stream_window=4 << 20, max_header_list_size=PRIVATE_HEADER_LIST_SIZE
+)
 _CLOSE_GRACE_S = 1.0
 # Objects that a process gains before the collector looks for cycles. Calls leave none; the default of 700 would have it
 # look after every few dozen of them.

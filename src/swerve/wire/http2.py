@@ -4,7 +4,8 @@ The engine's events are passed on as they are (a copy would cost as much as the 
 bring these classes, with these fields:
 
     RequestReceived, ResponseReceived (stream_id, headers, end_stream)      TrailersReceived (stream_id, headers)
-    DataReceived (stream_id, data, end_stream)                              StreamClosed (stream_id, error_code)
+    DataReceived (stream_id, data, end_stream)                              StreamClosed (stream_id, error_code,
+        local_error)
     SettingsReceived, PingReceived, GoAwayReceived (last_stream_id, error_code), ConnectionClosed
 
 Rules that the caller keeps:
@@ -16,6 +17,7 @@ Rules that the caller keeps:
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -41,6 +43,7 @@ __all__ = [
     "Http2",
     "Http2Error",
     "Http2Limits",
+    "OversizedHeaders",
     "PingAcknowledged",
     "PingReceived",
     "RequestReceived",
@@ -56,6 +59,8 @@ Headers = tuple[tuple[bytes, bytes], ...]
 # The engine's error for the whole connection, and for a stream that ended meanwhile, also with its connection: the last
 # DATA and a GOAWAY may come in one read.
 Http2Error = ngh2.NGH2Error
+# A stream's `local_error` when its headers were larger than may be sent. It was not processed, but would not be elsewhere.
+OversizedHeaders = ngh2.StreamProtocolError
 StreamGone = (ngh2.StreamProtocolError, ngh2.ConnectionStateError, KeyError)
 
 
@@ -82,6 +87,9 @@ class Http2Limits:
     # Bounds the same over all calls of the connection. It is more than the windows of all streams, for with less, calls
     # whose bytes wait here would take the credit that calls need which run, and neither could end.
     connection_window: int = 1 << 30
+    # Bytes of one header list by RFC 9113's measure (section 6.5.2). A peer that sends more loses the connection, so it
+    # stands well above the limit that is kept per call.
+    max_header_list_size: int = 256 * 1024
 
 
 _SETTING_ENABLE_PUSH = 0x2
@@ -90,19 +98,29 @@ _SETTING_INITIAL_WINDOW_SIZE = 0x4
 _SETTING_MAX_HEADER_LIST_SIZE = 0x6
 _SETTING_NO_RFC7540_PRIORITIES = 0x9
 
-# Exceeding one of the engine's own header limits ends the connection, so they stand well above the limit that
-# `metadata.MAX_METADATA_SIZE` enforces per call.
-_HARD_HEADER_LIST_SIZE = 256 * 1024
-_CONFIGURATION = ngh2.Configuration(
-    auto_window_update=False,
-    # The engine's default (1,000, then 33 a second) ends connections of honest clients that cancel a lot.
-    stream_reset_rate_limit=(20_000, 2_000),
-    glitch_rate_limit=(20_000, 1_000),
-    max_inbound_header_list_size=_HARD_HEADER_LIST_SIZE,
-    max_inbound_header_count=2_048,
-    max_continuations=32,
-    max_send_header_block_length=_HARD_HEADER_LIST_SIZE,
-)
+# The link from a proxy or a handle to a replica is shared by everybody's calls: no header list that a public port lets
+# in, with the fields that the proxy appends, comes near this.
+PRIVATE_HEADER_LIST_SIZE = 1 << 20
+# RFC 9113, section 6.5.2: no frame is larger unless its receiver allows it.
+_FRAME_SIZE = 16 * 1024
+
+
+@functools.cache
+def _configuration(max_header_list_size: int) -> ngh2.Configuration:
+    return ngh2.Configuration(
+        auto_window_update=False,
+        # The engine's default (1,000, then 33 a second) ends connections of honest clients that cancel a lot.
+        stream_reset_rate_limit=(20_000, 2_000),
+        glitch_rate_limit=(20_000, 1_000),
+        max_inbound_header_list_size=max_header_list_size,
+        max_inbound_header_count=max_header_list_size // 64,
+        max_continuations=2 * max_header_list_size // _FRAME_SIZE,
+        # What is larger ends its stream (INTERNAL_ERROR) and is not sent. The engine counts 12 bytes a field where the
+        # receiver, with the same limit, counts 32: so much less never ends the connection there.
+        max_send_header_block_length=max_header_list_size * 12 // 32,
+    )
+
+
 # RFC 9113, section 6.9.1.
 _MAX_WINDOW = (1 << 31) - 1
 _INCREMENTAL = ngh2.Priority(urgency=3, incremental=True)
@@ -138,7 +156,9 @@ class Http2:
     )
 
     def __init__(self, *, server: bool, limits: Http2Limits) -> None:
-        engine = ngh2.Connection(ngh2.Role.SERVER if server else ngh2.Role.CLIENT, _CONFIGURATION)
+        engine = ngh2.Connection(
+            ngh2.Role.SERVER if server else ngh2.Role.CLIENT, _configuration(limits.max_header_list_size)
+        )
         self._engine = engine
         self._limits = limits
         self._nominal_window = limits.connection_window
@@ -157,7 +177,7 @@ class Http2:
         settings = {
             _SETTING_MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
             _SETTING_INITIAL_WINDOW_SIZE: limits.stream_window,
-            _SETTING_MAX_HEADER_LIST_SIZE: _HARD_HEADER_LIST_SIZE,
+            _SETTING_MAX_HEADER_LIST_SIZE: limits.max_header_list_size,
         }
         if server:
             settings[_SETTING_NO_RFC7540_PRIORITIES] = 1
