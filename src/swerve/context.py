@@ -6,6 +6,7 @@ Both are context variables or process-wide values, as in Ray Serve (`ray.serve.c
 from __future__ import annotations
 
 import contextvars
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,16 @@ class RequestContext:
 _request_context: contextvars.ContextVar[RequestContext | None] = contextvars.ContextVar(
     "swerve_request_context", default=None
 )
+
+
+class RequestIdFilter(logging.Filter):
+    """Gives each log record that is made inside a call the call's request id."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        context = _request_context.get()
+        if context is not None and not hasattr(record, "request_id"):
+            record.request_id = context.request_id
+        return True
 
 
 def _get_serve_request_context() -> RequestContext:

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvloop
 
 from swerve.caller.runtime import CallerRuntime, set_runtime
+from swerve.context import RequestIdFilter
 from swerve.generated import control_pb2
 from swerve.net.listener import ListenOptions, listen
 from swerve.net.server import method_acceptor
@@ -39,6 +40,7 @@ async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:
     name = f"replica_{spec.app}_{spec.deployment}_{spec.replica_id}".replace("/", "_")
     component = f"{spec.app}_{spec.deployment}"
     handler = configure(component, spec.replica_id, Path(spec.log_dir), name, logging_config)
+    handler.addFilter(RequestIdFilter())
     enabled = logging_config.get("enable_access_log", True)
     access_log = AccessLog(handler, component, spec.replica_id, loop) if enabled else None
     observer = ReplicaObserver(spec.app, spec.deployment, spec.replica_id, access_log)
