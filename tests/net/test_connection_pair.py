@@ -530,3 +530,17 @@ def test_a_header_list_larger_than_the_peer_takes_ends_its_call_alone(pair):
     assert call.closed == [ErrorCode.INTERNAL_ERROR]
     assert (len(pair.served), other.closed) == (1, [])
     assert pair.client.usable
+
+
+def test_everybody_who_waits_for_a_stream_to_drain_is_called(pair):
+    call = pair.call()
+    pair.run()
+    (served,) = pair.served
+    called = []
+    pair.server.send_headers(served.stream_id, RESPONSE)
+    pair.server.send_data(served.stream_id, BIG)
+    for name in ("one", "two"):
+        pair.server.when_drained(served.stream_id, lambda name=name: called.append(name))
+    pair.run()
+    assert called == ["one", "two"]
+    assert call.data == BIG

@@ -17,6 +17,7 @@ from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode, Http2Limits
 from tests.net.grpc_lab import LabCall
 
 METHODS = ("Echo", "Repeat", "Collect", "Chat", "Fail", "Hang", "Flood", "Early")
+CLIENT_STREAMING = ("Collect", "Chat", "Early")
 
 
 class ReplicaCall(LabCall):
@@ -157,7 +158,9 @@ class ProxyLab:
     def view(self) -> pb.View:
         options = pb.InstanceOptions(
             grpc_options_json=json.dumps(self.options),
-            grpc_methods=[pb.GrpcMethod(path=f"/t.Lab/{name}") for name in METHODS],
+            grpc_methods=[
+                pb.GrpcMethod(path=f"/t.Lab/{name}", client_streaming=name in CLIENT_STREAMING) for name in METHODS
+            ],
             file_descriptors=self.file_descriptors,
         )
         deployments = [

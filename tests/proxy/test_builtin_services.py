@@ -7,6 +7,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from swerve.generated import serve_pb2, serve_pb2_grpc
+from swerve.net.client_call import request_headers
+from swerve.net.connection import Connection
+from swerve.wire.http2 import Http2Limits
+from swerve.wire.message import frame
+from tests.net.net_support import Recorder
 
 TIMEOUT_S = 20
 
@@ -182,6 +187,50 @@ def test_reflection_answers_many_questions_on_one_stream(described, channel):
     requests = [reflection_pb2.ServerReflectionRequest(list_services="", host=str(number)) for number in range(50)]
     answers = list(stub.ServerReflectionInfo(iter(requests), timeout=TIMEOUT_S))
     assert [answer.valid_host for answer in answers] == [str(number) for number in range(50)]
+
+
+def ask_and_not_read(proxy, count, *, end_stream):
+    question = reflection_pb2.ServerReflectionRequest(file_by_filename=health_pb2.DESCRIPTOR.name).SerializeToString()
+
+    async def ask():
+        def make():
+            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0, stream_window=1000))
+
+        _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
+        recorder = Recorder(connection, credit=False)
+        path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        recorder.stream_id = connection.open_stream(request_headers(path, "test"), recorder)
+        connection.send_data(recorder.stream_id, frame(question) * count, end_stream=end_stream)
+        return connection, recorder
+
+    return proxy.run(ask())
+
+
+def test_reflection_waits_for_its_reader(described, proxy):
+    """An answer is larger than its question: who asks and does not read gets no more than a little ahead."""
+    count = 20_000
+    lazy, recorder = ask_and_not_read(proxy, count, end_stream=True)
+    proxy.until(lambda: recorder.data)
+    (connection,) = [one for one in proxy.listener.connections if one.streams]
+    for _ in range(50):
+        assert proxy.call(lambda: connection.unsent(recorder.stream_id)) < 100_000
+    recorder.credit = True
+    proxy.call(recorder.pay)
+    proxy.until(lambda: recorder.closed)
+    assert recorder.trailers == ((b"grpc-status", b"0"),)
+    assert len(recorder.data) > count * len(health_pb2.DESCRIPTOR.serialized_pb)
+    proxy.until(lambda: connection._unacknowledged == 0)
+    proxy.call(lazy.close)
+
+
+def test_a_reflection_client_that_goes_leaves_nothing(described, proxy):
+    lazy, recorder = ask_and_not_read(proxy, 2000, end_stream=False)
+    proxy.until(lambda: recorder.data)
+    (connection,) = [one for one in proxy.listener.connections if one.streams]
+    assert connection._unacknowledged > 0
+    proxy.call(lambda: lazy.reset(recorder.stream_id))
+    proxy.until(lambda: connection._unacknowledged == 0 and not connection._drain_callbacks)
+    proxy.call(lazy.close)
 
 
 def test_a_reflection_request_that_does_not_parse_is_an_invalid_argument(described, channel):

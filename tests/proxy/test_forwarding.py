@@ -233,6 +233,82 @@ def test_streams_that_nobody_reads_do_not_stop_other_clients(proxy, channel):
     proxy.call(lazy.close)
 
 
+# --- requests that do not end -----------------------------------------------------------------------------------------
+
+
+def begin(proxy, *requests, body=b"", end_stream=False):
+    """Calls begun by hand, each with these headers and `body`, on a connection of their own."""
+
+    async def connect():
+        def make():
+            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0))
+
+        _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
+        recorders = []
+        for headers in requests:
+            recorder = Recorder(connection)
+            recorder.stream_id = connection.open_stream(headers, recorder)
+            if body:
+                connection.send_data(recorder.stream_id, body, end_stream=end_stream)
+            recorders.append(recorder)
+        return connection, recorders
+
+    return proxy.run(connect())
+
+
+ECHO = request_headers("/t.Lab/Echo", "test")
+
+
+def test_calls_without_their_whole_request_take_no_slot(proxy, channel):
+    replica = proxy.add_replica("a", limit=1)
+    proxy.serve(app=["a"])
+    lazy, recorders = begin(proxy, ECHO, ECHO, ECHO, body=frame(bytes(1000))[:-1])
+    proxy.until(lambda: proxy.observer.begun_count == 3)
+    assert channel.unary_unary("/t.Lab/Echo")(b"x", timeout=TIMEOUT_S) == b"x"
+    assert len(replica.seen) == 1
+    proxy.call(lambda: lazy.send_data(recorders[1].stream_id, b"\0", end_stream=True))
+    proxy.until(lambda: recorders[1].closed)
+    assert recorders[1].data == frame(bytes(1000))
+    proxy.call(lambda: lazy.reset(recorders[0].stream_id))
+    proxy.until(lambda: len(proxy.observer.ends) == 3)
+    assert proxy.observer.ends[-1][3] == grpc.StatusCode.CANCELLED.value[0]
+    proxy.call(lazy.close)
+
+
+def test_a_large_request_goes_on_before_its_end(replica, proxy):
+    lazy, recorders = begin(proxy, ECHO, body=frame(bytes(300_000))[:-1])
+    proxy.until(lambda: replica.seen)
+    proxy.call(lambda: lazy.send_data(recorders[0].stream_id, b"\0", end_stream=True))
+    proxy.until(lambda: recorders[0].closed)
+    assert recorders[0].data == frame(bytes(300_000))
+    proxy.call(lazy.close)
+
+
+def test_a_stream_of_requests_goes_on_at_once(replica, proxy):
+    lazy, _ = begin(proxy, request_headers("/t.Lab/Chat", "test"))
+    proxy.until(lambda: replica.seen)
+    proxy.call(lazy.close)
+
+
+def test_a_call_without_its_whole_request_expires(replica, proxy):
+    headers = request_headers("/t.Lab/Echo", "test", ((b"grpc-timeout", b"50m"),))
+    lazy, recorders = begin(proxy, headers, body=bytes(10_000))
+    proxy.until(lambda: recorders[0].closed)
+    assert (b"grpc-status", b"4") in recorders[0].headers[0]
+    assert not replica.seen
+    proxy.call(lazy.close)
+
+
+def test_a_call_whose_application_went_before_its_request_had_come_is_not_found(replica, proxy):
+    lazy, recorders = begin(proxy, ECHO, body=frame(b"abc")[:-1])
+    proxy.until(lambda: proxy.observer.begun_count == 1)
+    proxy.serve()
+    proxy.call(lambda: lazy.send_data(recorders[0].stream_id, b"c", end_stream=True))
+    proxy.until(lambda: recorders[0].closed)
+    assert (b"grpc-status", b"5") in recorders[0].headers[0]
+    proxy.call(lazy.close)
+
+
 # --- deadlines -------------------------------------------------------------------------------------------------------
 
 

@@ -133,7 +133,7 @@ def test_the_largest_header_list_that_may_be_allowed_passes(proxy, channel):
     proxy.options = {"max_metadata_size": MAX_METADATA_LIMIT}
     proxy.serve(one=["a"])
     connection, recorder = ask(
-        proxy, (*request_headers("/t.Lab/Hang", "x"), *((b"n", b"") for _ in range(MAX_METADATA_LIMIT // 33 - 20)))
+        proxy, (*request_headers("/t.Lab/Chat", "x"), *((b"n", b"") for _ in range(MAX_METADATA_LIMIT // 33 - 20)))
     )
     proxy.until(lambda: proxy.replicas["a"].running)
     proxy.call(lambda: connection.reset(recorder.stream_id))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2
 from swerve.wire.status import RpcError
+
+logger = logging.getLogger("swerve.caller")
 
 # Changes are told at most this often.
 _INTERVAL_S = 0.1
@@ -51,6 +54,7 @@ class QueueReporter:
         self._autoscaled = [(item.app, item.name) for item in view.deployments if item.autoscaled]
         if self._autoscaled and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(_ended)
         elif not self._autoscaled:
             self.close()
 
@@ -89,3 +93,8 @@ class QueueReporter:
                 for (app, deployment), count in queues.items()
             ],
         )
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("Queue lengths are reported no more", exc_info=task.exception())

@@ -65,6 +65,11 @@ class Target(Generic[Call]):
         """True when there are replicas and a connection to each is open."""
         return bool(self._wanted) and self._wanted.keys() == self.router.replicas.keys()
 
+    @property
+    def closed(self) -> bool:
+        """True when the deployment is gone: a call that is submitted now would wait for ever."""
+        return self._drop is not None
+
     def release(self, replica: Replica) -> None:
         """A call at `replica` ended; the one that waits longest takes its slot."""
         for call, free in self.router.release(replica):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -114,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._held: dict[int, HeldBody] = {}
         # By stream here: the connection to credit, the stream there, and the bytes.
         self._owed: dict[int, tuple[Connection, int, int]] = {}
-        self._drain_callbacks: dict[int, Callable[[], None]] = {}
+        self._drain_callbacks: dict[int, list[Callable[[], None]]] = {}
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -308,7 +309,7 @@ class Connection(asyncio.Protocol):
 
     def when_drained(self, stream_id: int, callback: Callable[[], None]) -> None:
         """Call `callback` once, when nothing of the stream's body waits any more or the stream is gone."""
-        self._drain_callbacks[stream_id] = callback
+        self._drain_callbacks.setdefault(stream_id, []).append(callback)
         if not self._flush_due:
             self._schedule_flush()
 
@@ -392,7 +393,8 @@ class Connection(asyncio.Protocol):
         # transport is paused trailers may wait in the engine, which counts only bodies.
         if self._drain_callbacks and not self._paused:
             for stream_id in [sid for sid in self._drain_callbacks if not self._waiting(sid)]:
-                self._drain_callbacks.pop(stream_id)()
+                for callback in self._drain_callbacks.pop(stream_id):
+                    callback()
         refilled = False
         if self._held and not self._paused:
             for stream_id in list(self._held):
@@ -591,7 +593,7 @@ class Connection(asyncio.Protocol):
                 logger.exception("Ending a call of a lost connection failed")
         self._held.clear()
         callbacks, self._drain_callbacks = self._drain_callbacks, {}
-        for callback in callbacks.values():
+        for callback in itertools.chain.from_iterable(callbacks.values()):
             callback()
         if self._on_lost is not None:
             self._on_lost(self)

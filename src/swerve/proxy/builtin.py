@@ -6,6 +6,7 @@ which have the same messages.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -21,6 +22,8 @@ from swerve.wire.status import OK, RpcError, Status, StatusCode
 _MAX_MESSAGE_SIZE = 64 * 1024
 # Health watchers of one proxy; a client needs one a connection.
 _MAX_WATCHERS = 10_000
+# Bytes of reflection's answers that may wait for their reader before the next request is looked at.
+_REFLECTION_UNSENT = 64 * 1024
 
 _NOT_POPULATED = "Route table is not populated yet."
 _DRAINING = "This node is being drained."
@@ -223,11 +226,21 @@ class _HealthWatch(_BuiltinCall):
 
 
 class _ReflectionCall(_BuiltinCall):
-    __slots__ = ("_reflection",)
+    """Its reader sets the pace: an answer may be a thousand times the size of its request."""
+
+    __slots__ = ("_owed", "_reflection", "_requests", "_waiting")
 
     def __init__(self, connection: Connection, stream_id: int, headers: Headers, reflection: Reflection) -> None:
         super().__init__(connection, stream_id, headers)
         self._reflection = reflection
+        self._requests: deque[bytes] = deque()
+        self._owed = 0
+        self._waiting = False
+
+    def deliver(self, messages: list[bytes], size: int) -> None:
+        self._requests.extend(messages)
+        self._owed += size
+        self._go_on()
 
     def message_received(self, message: bytes) -> None:
         try:
@@ -236,7 +249,26 @@ class _ReflectionCall(_BuiltinCall):
             self.finish(error.status)
 
     def half_closed(self) -> None:
-        self.finish(OK)
+        self._go_on()
 
     def cancelled(self) -> None:
-        pass
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer while little is unsent; when all is answered, let the client ask on."""
+        while self._requests and not self.done:
+            if self.connection.unsent(self.stream_id) > _REFLECTION_UNSENT:
+                if not self._waiting:
+                    self._waiting = True
+                    self.connection.when_drained(self.stream_id, self._drained)
+                return
+            self.message_received(self._requests.popleft())
+        self._requests.clear()
+        owed, self._owed = self._owed, 0
+        self.connection.acknowledge(self.stream_id, owed)
+        if self._half_closed:
+            self.finish(OK)
+
+    def _drained(self) -> None:
+        self._waiting = False
+        self._go_on()

@@ -6,7 +6,8 @@ connections call as bytes arrive. Header blocks and DATA pass as they came; the 
     ForwardedCall   the client's stream: request in, response out
     _ReplicaLeg     the replica's stream: request out, response in
 
-A call waits in the target's router until a replica has a free slot. Until a replica has begun to answer, the request's
+A call goes to the target's router when its request is there (a stream of requests at once), and waits in it until a
+replica has a free slot. Until a replica has begun to answer, the request's
 bytes are kept (at most a window of them), so a call that a replica turned away can be sent to another.
 """
 
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
+from swerve.proxy.routes import not_found
 from swerve.routing.router import Shed, Unavailable
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
@@ -35,6 +37,8 @@ PEER_FIELD = b"swerve-peer"
 REQUEST_ID_FIELD = b"request_id"
 MULTIPLEXED_MODEL_ID_FIELD = b"multiplexed_model_id"
 
+# A request of one message goes to the router before its end when so much of it has come; at most a stream's window.
+_SUBMIT_SIZE = 256 * 1024
 # A request whose bytes fit is kept for another replica; it is the window of the client's stream.
 _REPLAY_LIMIT = 1 << 20
 
@@ -67,6 +71,7 @@ class ForwardedCall:
         "_credited",
         "_deadline",
         "_headers",
+        "_incomplete",
         "_leg",
         "_observer",
         "_replica",
@@ -119,6 +124,8 @@ class ForwardedCall:
         # How many parts of the body have been forwarded once, so that their credit is settled.
         self._credited = 0
         self._request_ended = False
+        # The router has not been asked yet, because too little of the request has come.
+        self._incomplete = False
         self._response_started = False
         observer.begun()
 
@@ -131,10 +138,22 @@ class ForwardedCall:
         self._timers = timers
         timers.add(self._deadline, self)
 
-    def submit(self, end_stream: bool) -> None:
-        """Hand the call to the router."""
+    def open(self, end_stream: bool, client_streaming: bool) -> None:
+        """The request's headers have come. A single message is waited for, so that a client that begins calls and goes
+        no further takes no slot from others."""
         self._request_ended = end_stream
+        if end_stream or client_streaming:
+            self._submit()
+        else:
+            self._incomplete = True
+
+    def _submit(self) -> None:
+        """Hand the call to the router."""
+        self._incomplete = False
         target = self._target
+        if target.closed:
+            self.fail(StatusCode.NOT_FOUND, not_found(target.app.encode()))
+            return
         try:
             replica = target.router.submit(self)
         except Shed as shed:
@@ -203,12 +222,16 @@ class ForwardedCall:
         if leg is not None:
             self._credited += 1
             leg.connection.forward_data(leg.stream_id, data, end_stream, self.client, self.stream_id)
+        elif self._incomplete and (end_stream or self._body_size >= _SUBMIT_SIZE):
+            self._submit()
 
     def on_trailers(self, headers: Headers) -> None:
         # A gRPC request has none; HTTP/2 allows them, and they end the request.
         self._request_ended = True
         if self._leg is not None and not self.done:
             self._leg.connection.end_stream(self._leg.stream_id)
+        elif self._incomplete and not self.done:
+            self._submit()
 
     def on_closed(self, error_code: int) -> None:
         self._request_ended = True

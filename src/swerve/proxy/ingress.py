@@ -83,7 +83,8 @@ class Ingress:
         fields = dict(headers)
         routes = self._routes
         path = fields.get(b":path", b"")
-        if path not in routes.methods:
+        client_streaming = routes.methods.get(path)
+        if client_streaming is None:
             if path in self.builtin.methods:
                 return self.builtin.accept(connection, stream_id, headers, path, end_stream)
             return self._refuse(
@@ -102,13 +103,13 @@ class Ingress:
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.NOT_FOUND, details)
         call = ForwardedCall(connection, stream_id, headers, fields, self._targets[ingress], self._observer)
         requested = fields.get(b"grpc-timeout")
-        if requested is None and routes.limits.request_timeout_s is None:
-            call.submit(end_stream)
-        else:
-            self._submit_timed(call, requested, end_stream)
+        untimed = requested is None and routes.limits.request_timeout_s is None
+        if untimed or self._limit_time(call, requested):
+            call.open(end_stream, client_streaming)
         return call
 
-    def _submit_timed(self, call: ForwardedCall, requested: bytes | None, end_stream: bool) -> None:
+    def _limit_time(self, call: ForwardedCall, requested: bytes | None) -> bool:
+        """Give the call its deadline. False when it ended because it asks for none that can be understood."""
         timeout = self._routes.limits.request_timeout_s
         details = "" if timeout is None else f"Request timed out after {timeout}s."
         if requested is not None:
@@ -116,12 +117,12 @@ class Ingress:
             if client_timeout is None:
                 text = requested.decode("latin-1")
                 call.fail(StatusCode.INTERNAL, f"The call's grpc-timeout '{text}' is malformed.")
-                return
+                return False
             if timeout is None or client_timeout < timeout:
                 timeout, details = client_timeout, _DEADLINE_EXCEEDED
         if timeout is not None:
             call.expire_after(timeout, details, self._timers)
-        call.submit(end_stream)
+        return True
 
     def _refuse(
         self,

@@ -115,7 +115,8 @@ class Proxy:
                 gc.set_threshold(_GC_THRESHOLD)
 
     def _queue(self, app: str, deployment: str) -> Queue | None:
-        target = self._ingress.target(app, deployment) if self._ingress is not None else None
+        # The view names all deployments that are autoscaled, the proxy calls ingresses alone.
+        target = self._ingress.targets.get((app, deployment)) if self._ingress is not None else None
         return None if target is None else target.router
 
     def _make_ingress(self, view: control_pb2.View) -> Ingress:

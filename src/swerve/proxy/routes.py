@@ -24,10 +24,11 @@ class GrpcLimits:
 class RouteTable:
     """One view's routes.
 
-    `ingresses` maps an application's name, as it stands in metadata, to its ingress deployment's (app, name).
+    `methods` maps a method's path to whether its requests are streams, `ingresses` an application's name, as it stands
+    in metadata, to its ingress deployment's (app, name).
     """
 
-    methods: frozenset[bytes] = frozenset()
+    methods: Mapping[bytes, bool] = field(default_factory=dict)
     ingresses: Mapping[bytes, tuple[str, str]] = field(default_factory=dict)
     limits: GrpcLimits = GrpcLimits()
     # The ingress of the single application; None where there are none or several.
@@ -72,7 +73,7 @@ def build_routes(view: control_pb2.View) -> RouteTable:
     grpc_options = json.loads(view.options.grpc_options_json or "{}")
     ingresses = {app.name.encode(): (app.name, app.ingress) for app in view.applications}
     return RouteTable(
-        methods=frozenset(method.path.encode() for method in view.options.grpc_methods),
+        methods={method.path.encode(): method.client_streaming for method in view.options.grpc_methods},
         ingresses=ingresses,
         limits=limits_of(grpc_options),
         only=next(iter(ingresses.values())) if len(ingresses) == 1 else None,

@@ -59,7 +59,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 # The engine's error for the whole connection, and for a stream that ended meanwhile, also with its connection: the last
 # DATA and a GOAWAY may come in one read.
 Http2Error = ngh2.NGH2Error
-# A stream's `local_error` when its headers were larger than may be sent. It was not processed, but would not be elsewhere.
+# A stream's `local_error` when its headers were larger than may be sent: another connection would not take them either.
 OversizedHeaders = ngh2.StreamProtocolError
 StreamGone = (ngh2.StreamProtocolError, ngh2.ConnectionStateError, KeyError)
 

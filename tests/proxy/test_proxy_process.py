@@ -1,0 +1,38 @@
+"""The parts of the proxy process that need no process."""
+
+import asyncio
+import logging
+
+from swerve.caller import queues
+from swerve.generated import control_pb2 as pb
+from swerve.proxy.ingress import Ingress
+from swerve.proxy.process import Proxy
+
+INNER = pb.View(deployments=[pb.DeploymentView(app="app", name="Inner", autoscaled=True)])
+
+
+def test_an_autoscaled_deployment_that_is_no_ingress_has_no_queue_here():
+    async def ask():
+        proxy = Proxy(pb.ProxySpec(controller_address="unix:/nowhere"), asyncio.get_running_loop())
+        assert proxy._queue("app", "Inner") is None
+        proxy._ingress = Ingress(asyncio.get_running_loop(), None)
+        return proxy._queue("app", "Inner")
+
+    assert asyncio.run(ask()) is None
+
+
+def test_the_end_of_the_queue_reports_is_logged(caplog, monkeypatch):
+    monkeypatch.setattr(queues, "_INTERVAL_S", 0)
+
+    def find(app, deployment):
+        raise KeyError(app)
+
+    async def report():
+        reporter = queues.QueueReporter(None, "proxy", "p", find)
+        reporter.update(INNER)
+        await asyncio.wait({reporter._task}, timeout=20)
+        await asyncio.sleep(0)
+
+    with caplog.at_level(logging.ERROR, "swerve.caller"):
+        asyncio.run(report())
+    assert "Queue lengths are reported no more" in caplog.text
