@@ -318,7 +318,6 @@ def build(
         )
     content = {
         "proxy_location": ProxyLocation.EveryNode.value,
-        "http_options": {"host": "0.0.0.0", "port": 8000},
         "grpc_options": {
             "port": grpc.port,
             "grpc_servicer_functions": grpc.grpc_servicer_functions,

@@ -69,12 +69,8 @@ class ConfigError(RayServeException):
 # The file
 
 gRPCOptionsSchema = gRPCOptions
-
-
-class HTTPOptionsSchema(HTTPOptions):
-    """As `HTTPOptions`; a file binds all interfaces by default, as Ray Serve's does."""
-
-    host: str | None = "0.0.0.0"
+# Unlike in Ray Serve, a file too binds the loopback address unless it names another.
+HTTPOptionsSchema = HTTPOptions
 
 
 class RayActorOptionsSchema(Options):

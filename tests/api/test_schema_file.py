@@ -39,7 +39,7 @@ applications:
 
     assert config.grpc_options.port == 9001
     assert config.grpc_options.request_timeout_s is None
-    assert config.http_options.host == "0.0.0.0"
+    assert config.http_options.host == "127.0.0.1"
     assert config.logging_config.log_level == "DEBUG"
     app = config.applications[0]
     assert (app.route_prefix, app.import_path, app.args) == (None, "pkg.mod.app", {"x": 1})
