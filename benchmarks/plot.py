@@ -30,9 +30,9 @@ def draw(results: Path) -> Path:
     labels = [f"{name}: {goal['figure']} of {goal['side']} against {goal['over']}" for name, goal in goals]
     axes.set_yticks(range(len(goals)), labels, fontsize=8)
     axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.01)
     axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set_xlabel("times better than the other side (median, least and greatest); the black line is the goal")
+    axes.set_xlabel("times better than the other side\n(median, least and greatest; the black line is the goal)")
     axes.set_title(f"{run['when'][:10]}, {run['machine']['cores']} cores, {run['machine']['processor']}", fontsize=9)
     picture = results.with_suffix(".png")
     figure.savefig(picture, dpi=110)

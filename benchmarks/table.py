@@ -64,8 +64,12 @@ def cpu(figures: Mapping[str, float]) -> str:
 
 
 def machine(run: Mapping[str, Any]) -> str:
-    about = dict(run["machine"])
-    return f"Measured {run['when'][:10]} on " + ", ".join(f"{key} {value}" for key, value in about.items()) + "."
+    """When and where the figures were made, and how busy others kept the machine."""
+    about = ", ".join(f"{key} {value}" for key, value in run["machine"].items())
+    samples = [sample for row in run["rows"] for side in row["rounds"].values() for sample in side]
+    busy = [sample["cores_used_by_others"] for sample in samples if "cores_used_by_others" in sample]
+    others = f" Other programs kept {spread(busy)} cores busy meanwhile." if busy else ""
+    return f"Measured {run['when'][:10]} on this machine: {about}.{others}"
 
 
 def main() -> None:
