@@ -104,7 +104,7 @@ def start(
     present = connected()
     if present is not None:
         logger.info("Connecting to the Serve instance that runs already (state folder: %s).", current_state_dir())
-        warning = ignored_options(grpc, present.status().options)
+        warning = ignored_options(present.status().options, grpc, http)
         if warning:
             logger.warning(warning)
         return
@@ -160,10 +160,11 @@ def run(
 ) -> DeploymentHandle:
     """Deploys an application, or updates the one of this name, and returns a handle to its ingress once it runs.
 
-    With no instance running it starts one, which ends with this program. With `blocking` it returns when the program is
-    interrupted, after stopping what it started.
+    With no instance running it starts one, which ends with this program. With `blocking` it stays until the program is
+    interrupted, stops what it started, and lets the KeyboardInterrupt go on, as Ray Serve does.
 
     Raises:
+        KeyboardInterrupt: interrupted; with `blocking` after stopping what it started.
         TypeError, ValueError, RayServeException: an argument is wrong.
         RuntimeError: the deployment failed.
     """
@@ -212,13 +213,13 @@ def run_many(
         if blocking:
             _stay()
     except KeyboardInterrupt:
-        if not blocking:
-            raise
-        logger.warning("Got KeyboardInterrupt, shutting down...")
-        if connection.owned:
-            shut_down(connection)
-        else:
-            connection.call(lambda client: client.delete(names))
+        if blocking:
+            logger.warning("Got KeyboardInterrupt, shutting down...")
+            if connection.owned:
+                shut_down(connection)
+            else:
+                connection.call(lambda client: client.delete(names))
+        raise
     from swerve.handle import DeploymentHandle
 
     return [DeploymentHandle(app.ingress, app.name) for app in applications]

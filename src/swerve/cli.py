@@ -68,6 +68,15 @@ GrpcTimeout = Annotated[
 GrpcMaxMessage = Annotated[
     int | None, typer.Option(help="Bytes that a message may have.  [default: 2147483647]", show_default=False)
 ]
+HttpHost = Annotated[str | None, typer.Option(help="HTTP address to bind.  [default: 127.0.0.1]", show_default=False)]
+HttpPort = Annotated[int | None, typer.Option(help="HTTP port; 0 turns HTTP off.  [default: 8000]", show_default=False)]
+Location = Annotated[
+    str | None,
+    typer.Option(
+        "--proxy-location", help="Disabled (no ports), HeadOnly or EveryNode.  [default: EveryNode]", show_default=False
+    ),
+]
+RoutePrefix = Annotated[str, typer.Option(help="HTTP route of the application, for an import path.")]
 NumProxies = Annotated[int | None, typer.Option(help="Proxies that share the port.  [default: 1]", show_default=False)]
 
 
@@ -99,9 +108,9 @@ def start(
     grpc_max_message_size: GrpcMaxMessage = None,
     num_proxies: NumProxies = None,
     app_dir: AppDir = Path("."),
-    http_host: Annotated[str | None, typer.Option(help="HTTP address.", show_default=False)] = None,
-    http_port: Annotated[int | None, typer.Option(help="HTTP port.", show_default=False)] = None,
-    proxy_location: Annotated[str, typer.Option(help="Disabled, HeadOnly or EveryNode.")] = "EveryNode",
+    http_host: HttpHost = None,
+    http_port: HttpPort = None,
+    proxy_location: Location = None,
     address: Address = None,
 ) -> None:
     """Start an instance in the background; returns when it serves."""
@@ -120,8 +129,8 @@ def start(
             max_message_size=grpc_max_message_size,
             num_proxies=num_proxies,
         ),
-        {name: value for name, value in (("host", http_host), ("port", http_port)) if value is not None},
-        proxy_location,
+        commands.http_options(host=http_host, port=http_port),
+        commands.proxy_location(proxy_location),
     )
 
 
@@ -131,7 +140,7 @@ def run(
     arguments: Arguments = None,
     state_dir: StateDir = None,
     name: Annotated[str, typer.Option(help="Name of the application.")] = "default",
-    route_prefix: Annotated[str, typer.Option(help="HTTP route of the application.")] = "/",
+    route_prefix: RoutePrefix = "/",
     blocking: Annotated[bool, typer.Option("--blocking/--non-blocking", help="Stay until Ctrl-C.")] = True,
     reload: Annotated[bool, typer.Option("--reload", "-r", help="Deploy again when a Python file changes.")] = False,
     app_dir: AppDir = Path("."),
@@ -146,6 +155,9 @@ def run(
     grpc_request_timeout_s: GrpcTimeout = None,
     grpc_max_message_size: GrpcMaxMessage = None,
     num_proxies: NumProxies = None,
+    http_host: HttpHost = None,
+    http_port: HttpPort = None,
+    proxy_location: Location = None,
     address: Address = None,
 ) -> None:
     """Run the applications of a config file, or one application; starts an instance if none runs."""
@@ -173,6 +185,8 @@ def run(
                 max_message_size=grpc_max_message_size,
                 num_proxies=num_proxies,
             ),
+            http=commands.http_options(host=http_host, port=http_port),
+            proxy_location=commands.proxy_location(proxy_location),
         ),
     )
 
@@ -183,6 +197,7 @@ def deploy(
     arguments: Arguments = None,
     state_dir: StateDir = None,
     name: Annotated[str, typer.Option(help="Name of the application, for an import path.")] = "default",
+    route_prefix: RoutePrefix = "/",
     app_dir: AppDir = Path("."),
     runtime_env: RuntimeEnvFile = None,
     runtime_env_json: RuntimeEnvJson = None,
@@ -200,6 +215,7 @@ def deploy(
         state_dir,
         app_dir,
         name,
+        route_prefix,
         commands.runtime_env(runtime_env, runtime_env_json, working_dir),
         ray_compat,
     )
@@ -211,7 +227,7 @@ def config(
     name: Annotated[str | None, typer.Option("--name", "-n", help="Only this application.", show_default=False)] = None,
     address: Address = None,
 ) -> None:
-    """Print the applied config file."""
+    """Print the applied config file, without applications that were deleted since."""
     from swerve import commands
 
     commands.accept_address(address)

@@ -14,13 +14,22 @@ import typer
 from pydantic import ValidationError
 
 from swerve import connection as instances
+from swerve.api import check_route_prefix
 from swerve.config import HTTPOptions, ProxyLocation, explain, gRPCOptions
 from swerve.config_apps import Surroundings, build_applications
 from swerve.connection import Connection
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
-from swerve.instance_options import ignored_options, instance_options
-from swerve.schema import ServeApplicationSchema, ServeDeploySchema, ServeStatus, check_import_path, load_config
+from swerve.instance_options import ignored_options, instance_options, where_it_serves
+from swerve.schema import (
+    APIType,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+    ServeStatus,
+    check_import_path,
+    load_config,
+)
+from swerve.statuses import ApplicationStatus
 
 logger = logging.getLogger("swerve.cli")
 
@@ -49,6 +58,32 @@ def grpc_options(**given: Any) -> gRPCOptions:
         return gRPCOptions(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise ValueError(f"Wrong gRPC option: {explain(error)}") from error
+
+
+def http_options(**given: Any) -> HTTPOptions | None:
+    """The options that the command line gives, None if it gives none.
+
+    Raises:
+        ValueError: one has a wrong value.
+    """
+    named = {name: value for name, value in given.items() if value is not None}
+    try:
+        return HTTPOptions(**named) if named else None
+    except ValidationError as error:
+        raise ValueError(f"Wrong HTTP option: {explain(error)}") from error
+
+
+def proxy_location(given: str | None) -> ProxyLocation | None:
+    """The location that the command line gives, None if it gives none.
+
+    Raises:
+        ValueError: there is no such location.
+    """
+    try:
+        return None if given is None else ProxyLocation.of(given)
+    except ValueError as error:
+        names = ", ".join(location.value for location in ProxyLocation)
+        raise ValueError(f"--proxy-location must be one of {names}, got: {given!r}.") from error
 
 
 def runtime_env(file: Path | None, text: str | None, working_dir: str | None) -> dict[str, Any]:
@@ -103,20 +138,21 @@ def note(message: str) -> None:
 
 
 def start(
-    state_dir: Path | None, app_dir: Path, grpc: gRPCOptions, http: Mapping[str, Any], proxy_location: str
+    state_dir: Path | None, app_dir: Path, grpc: gRPCOptions, http: HTTPOptions | None, location: ProxyLocation | None
 ) -> None:
     choose(state_dir)
     import_from(app_dir, ray_compat=False)
     if instances.connected() is not None:
         raise CommandError(f"A Serve instance is already running (state folder: {instances.current_state_dir()}).")
-    try:
-        location = ProxyLocation.of(proxy_location)
-        http_options = HTTPOptions(**http) if http else None
-    except ValidationError as error:
-        raise ValueError(f"Wrong HTTP option: {explain(error)}") from error
-    instances.start_instance(checked_instance_options(grpc, http_options, location=location), owned=False)
-    where = f"gRPC on {grpc.host or '*'}:{grpc.port}" if grpc.enabled else "no gRPC server: no servicer functions given"
-    typer.echo(f"Serve is running ({where}; state folder: {instances.current_state_dir()}).")
+    options = checked_instance_options(grpc, http, location=location or ProxyLocation.EveryNode)
+    say_where_it_serves(instances.start_instance(options, owned=False))
+
+
+def say_where_it_serves(connection: Connection) -> None:
+    """Prints the addresses of the instance, and where its files are."""
+    folder = instances.current_state_dir()
+    lines = [*where_it_serves(connection.status()), f"state folder: {folder}", f"logs: {folder / 'logs'}"]
+    typer.echo("\n  ".join(["Serve is running:", *lines]))
 
 
 def choose(state_dir: Path | None) -> None:
@@ -156,6 +192,7 @@ def deploy(
     state_dir: Path | None,
     app_dir: Path,
     name: str,
+    route_prefix: str,
     env: Mapping[str, Any],
     ray_compat: bool,
 ) -> None:
@@ -164,11 +201,13 @@ def deploy(
     config = config_of(target, arguments, env)
     base = Path.cwd()
     if config is None:
-        app = application_schema(target, name, "/", arguments, env)
+        check_route_prefix(route_prefix)
+        app = application_schema(target, name, route_prefix, arguments, env)
         config = ServeDeploySchema(applications=[app])
     else:
         base = Path(target).absolute().parent
-        warn_of_ignored(connection, config.grpc_options)
+        http = config.http_options if "http_options" in config.model_fields_set else None
+        warn_of_ignored(connection, config.grpc_options, http)
     applications = build_applications(config.applications, surroundings(base, app_dir, ray_compat))
     apply(connection, applications, config)
     typer.echo("Sent the deploy request. See `swerve status` for its progress.")
@@ -214,8 +253,8 @@ def apply(
     connection.call(lambda client: client.deploy(request))
 
 
-def warn_of_ignored(connection: Connection, grpc: gRPCOptions) -> None:
-    warning = ignored_options(grpc, connection.status().options)
+def warn_of_ignored(connection: Connection, grpc: gRPCOptions, http: HTTPOptions | None) -> None:
+    warning = ignored_options(connection.status().options, grpc, http)
     if warning:
         note(f"Warning: {warning}")
 
@@ -228,6 +267,8 @@ def config(state_dir: Path | None, name: str | None) -> None:
         note("No config file has been applied.")
         return
     applied = json.loads(text)
+    present = {app.name for app in connection.status().applications if _is_from_file(app)}
+    applied["applications"] = [app for app in applied["applications"] if app.get("name", "default") in present]
     if name is None:
         typer.echo(to_yaml(applied), nl=False)
         return
@@ -238,16 +279,30 @@ def config(state_dir: Path | None, name: str | None) -> None:
     raise CommandError(f"The applied config file has no application '{name}'.")
 
 
+def _is_from_file(app: control_pb2.ApplicationStatus) -> bool:
+    return app.source == APIType.DECLARATIVE and app.status != ApplicationStatus.DELETING
+
+
 def status(state_dir: Path | None, name: str | None) -> None:
     choose(state_dir)
     connection = running()
     present = asdict(ServeStatus.from_proto(connection.status()))
+    for app in present["applications"].values():
+        for deployment_name, deployment in app["deployments"].items():
+            # Its message is shown below the deployment, traceback and all.
+            app["message"] = _clean(app["message"].replace(f"\n{deployment_name}: {deployment['message']}", ""))
+            deployment["message"] = _clean(deployment["message"])
     if name is None:
         typer.echo(to_yaml(present), nl=False)
     elif name in present["applications"]:
         typer.echo(to_yaml(present["applications"][name]), nl=False)
     else:
         raise CommandError(f"Application '{name}' does not exist.")
+
+
+def _clean(message: str) -> str:
+    """`message` without what a YAML block cannot hold: tabs, and spaces at line ends."""
+    return "\n".join(line.rstrip() for line in message.expandtabs().splitlines())
 
 
 def scale(state_dir: Path | None, app: str, deployment: str, num_replicas: int) -> None:
@@ -262,18 +317,17 @@ def metrics(state_dir: Path | None) -> None:
 
 
 def to_yaml(value: Any) -> str:
-    """`value` as YAML, keys in their order, texts of several lines as block scalars."""
+    """`value` as YAML, keys in their order, texts of several lines as block scalars where YAML can hold them so."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
         pass
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        style = "|" if "\n" in value else None
-        # A block scalar cannot hold tabs at line starts or spaces at line ends; both only occur in tracebacks.
-        lines = "\n".join(line.rstrip() for line in value.expandtabs().splitlines()) if style else value
-        return dumper.represent_scalar("tag:yaml.org,2002:str", str(lines), style=style)
+        return dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style="|" if "\n" in value else None)
 
+    Dumper.add_representer(str, text)
+    # The names of states are of subclasses.
     Dumper.add_multi_representer(str, text)
     return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 

@@ -38,16 +38,55 @@ def instance_options(
     return options
 
 
-def ignored_options(wanted: gRPCOptions, running: control_pb2.InstanceOptions) -> str:
+def ignored_options(
+    running: control_pb2.InstanceOptions,
+    grpc_options: gRPCOptions | None = None,
+    http_options: HTTPOptions | None = None,
+) -> str:
     """A warning that names the options that were asked for but that the running instance has otherwise, or ""."""
-    present = json.loads(running.grpc_options_json or "{}")
-    asked = wanted.model_dump(exclude_unset=True)
     different = [
-        f"{name} is {present[name]!r}, not {value!r}" for name, value in asked.items() if present.get(name) != value
+        *_different("", grpc_options, running.grpc_options_json),
+        *_different("HTTP ", http_options, running.http_options_json),
     ]
     if not different:
         return ""
     return (
-        "The running instance keeps its gRPC options, because they are fixed when it starts: "
+        "The running instance keeps its options, because they are fixed when it starts: "
         f"{'; '.join(different)}. Shut it down and start it again to change them."
     )
+
+
+def _different(label: str, wanted: gRPCOptions | HTTPOptions | None, running_json: str) -> list[str]:
+    if wanted is None:
+        return []
+    asked = wanted.model_dump(mode="json", exclude_unset=True)
+    if not running_json:
+        # Only HTTP is kept so when it is off.
+        return ["HTTP is off"] if asked and wanted.enabled else []
+    present = json.loads(running_json)
+    return [
+        f"{label}{name} is {present[name]!r}, not {value!r}" for name, value in asked.items() if present[name] != value
+    ]
+
+
+def where_it_serves(status: control_pb2.InstanceStatus) -> list[str]:
+    """For each protocol where an instance serves it, or why it does not."""
+    options = status.options
+    if options.proxy_location == ProxyLocation.Disabled:
+        return ["gRPC and HTTP are off (proxy location Disabled)"]
+    grpc = gRPCOptions.model_validate_json(options.grpc_options_json or "{}")
+    if grpc.port <= 0:
+        lines = [f"gRPC is off (port {grpc.port})"]
+    elif not options.grpc_methods:
+        lines = ["no gRPC server: no servicer functions given (--grpc-servicer-functions)"]
+    else:
+        bound = next((proxy.grpc_address for proxy in status.proxies if proxy.grpc_address), None)
+        lines = [f"gRPC on {bound or f'{grpc.host}:{grpc.port}'}"]
+    if not options.http_options_json:
+        return [*lines, "HTTP is off"]
+    http = HTTPOptions.model_validate_json(options.http_options_json)
+    scheme = "http" if http.ssl_certfile is None else "https"
+    bound = next((proxy.http_address for proxy in status.proxies if proxy.http_address), None)
+    if bound:
+        return [*lines, f"HTTP on {scheme}://{bound}"]
+    return [*lines, f"no HTTP: port {http.port} of {http.host} is taken (--http-port names another)"]

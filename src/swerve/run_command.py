@@ -27,10 +27,11 @@ from swerve.commands import (
     import_from,
     note,
     running,
+    say_where_it_serves,
     surroundings,
     warn_of_ignored,
 )
-from swerve.config import ProxyLocation, gRPCOptions
+from swerve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from swerve.config_apps import build_applications
 from swerve.connection import Connection
 from swerve.exceptions import RayServeException
@@ -55,6 +56,9 @@ class RunRequest:
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
     ray_compat: bool = False
     grpc: gRPCOptions = field(default_factory=gRPCOptions)
+    http: HTTPOptions | None = None
+    # None: what the config file says.
+    proxy_location: ProxyLocation | None = None
 
 
 def run(target: str, arguments: Sequence[str], request: RunRequest) -> None:
@@ -106,6 +110,10 @@ class _Run:
             ]
         self._connection: Connection | None = None
         self.owns_instance = False
+        # Applications that were there before, which are not this command's to delete.
+        self._others: set[str] = set()
+        # When this command last deployed its own.
+        self._deployed_s: dict[str, float] = {}
 
     @property
     def names(self) -> list[str]:
@@ -119,7 +127,7 @@ class _Run:
             self._connection = instances.connected()
             starting = None
             if self._connection is not None:
-                warn_of_ignored(self._connection, self._grpc_options())
+                warn_of_ignored(self._connection, self._grpc_options(), self._http_options())
             else:
                 # Imports the servicer functions; the instance then starts while the applications are built.
                 options = self._options()
@@ -130,8 +138,15 @@ class _Run:
                 if starting is not None:
                     starting.result()
         assert self._connection is not None
-        apply(self._connection, applications, self._config)
-        return self._wait(self._connection)
+        say_where_it_serves(self._connection)
+        self._others = set(_deploy_times(self._connection))
+        return self._apply(self._connection, applications)
+
+    def _apply(self, connection: Connection, applications: Sequence[control_pb2.Application]) -> dict[str, str]:
+        apply(connection, applications, self._config)
+        times = _deploy_times(connection)
+        self._deployed_s = {name: times[name] for name in self.names if name in times}
+        return self._wait(connection)
 
     def _start(self, options: control_pb2.InstanceOptions) -> None:
         self._connection = instances.start_instance(options, owned=self._request.blocking)
@@ -141,11 +156,16 @@ class _Run:
         given = self._config.grpc_options.model_dump(exclude_unset=True) if self._config else {}
         return gRPCOptions(**{**given, **self._request.grpc.model_dump(exclude_unset=True)})
 
+    def _http_options(self) -> HTTPOptions | None:
+        given = self._config.http_options.model_dump(exclude_unset=True) if self._config else {}
+        if self._request.http is not None:
+            given |= self._request.http.model_dump(exclude_unset=True)
+        return HTTPOptions(**given) if given else None
+
     def _options(self) -> control_pb2.InstanceOptions:
         config = self._config
-        location = config.proxy_location if config else ProxyLocation.EveryNode
-        http = config.http_options if config and "http_options" in config.model_fields_set else None
-        return checked_instance_options(self._grpc_options(), http, config, location=location)
+        location = self._request.proxy_location or (config.proxy_location if config else ProxyLocation.EveryNode)
+        return checked_instance_options(self._grpc_options(), self._http_options(), config, location=location)
 
     def _build(self, *, fresh: bool) -> list[control_pb2.Application]:
         request = self._request
@@ -190,8 +210,7 @@ class _Run:
         connection = running()
         typer.echo("Files have changed; deploying again.")
         try:
-            apply(connection, self._build(fresh=True), self._config)
-            failures = self._wait(connection)
+            failures = self._apply(connection, self._build(fresh=True))
         except RayServeException as error:
             note(f"Error: {error}\nThe applications run on as before.")
             return
@@ -199,14 +218,26 @@ class _Run:
             note(f"Error: {_failed(failures)}")
 
     def undo(self) -> None:
-        """Stops the instance if this command started it, else deletes its applications."""
+        """Stops the instance if this command started it, else deletes the applications that are still its own: not
+        there before it, and not deployed again by someone else."""
         connection = instances.connected()
         if connection is None or self._connection is None:
             return
         if self.owns_instance:
             instances.shut_down(connection)
         else:
-            connection.call(lambda client: client.delete(self.names))
+            times = _deploy_times(connection)
+            own = [
+                name
+                for name in self.names
+                if name in times and name not in self._others and times[name] == self._deployed_s.get(name, times[name])
+            ]
+            if own:
+                connection.call(lambda client: client.delete(own))
+
+
+def _deploy_times(connection: Connection) -> dict[str, float]:
+    return {app.name: app.last_deployed_time_s for app in connection.status().applications}
 
 
 def _built_here(schema: ServeApplicationSchema) -> control_pb2.Application:

@@ -69,6 +69,11 @@ def write_config(folder, text):
         (("app_module:app", "--runtime-env-json", "{"), "The runtime_env cannot be read"),
         (("app_module:app", "--runtime-env-json", '{"pip": []}'), "runtime_env field 'pip' is not supported"),
         (("app_module:app", "--working-dir", "none"), "does not exist"),
+        (("app_module:app", "--http-port", "70000"), "Wrong HTTP option: port: Input should be less than"),
+        (
+            ("app_module:app", "--proxy-location", "Moon"),
+            "--proxy-location must be one of Disabled, HeadOnly, EveryNode, got: 'Moon'.",
+        ),
         (("app_module:app", "--grpc-port", "70000"), "port: Input should be less than or equal to 65535"),
         (
             ("app_module:app", "--grpc-servicer-functions", "probe_pb2_grpc.add_None"),

@@ -7,7 +7,11 @@ import grpc
 import pytest
 import yaml
 
-from tests.conftest import wait_for
+import swerve as serve
+from swerve.config import HTTPOptions
+from swerve.generated import control_pb2
+from swerve.instance_options import where_it_serves
+from tests.conftest import find_free_port, wait_for
 
 APP = """
 import os
@@ -94,6 +98,88 @@ def test_start_deploy_status_config_and_shutdown(swerve_command, folder, free_po
     stopped = swerve_command("shutdown", "-y")
     assert (stopped.returncode, stopped.stdout) == (0, "Serve has stopped.\n")
     assert swerve_command("shutdown", "-y").returncode == 0
+
+
+def test_start_says_where_it_serves_and_where_its_logs_are(swerve_command, state_dir, folder, free_port):
+    http_port = find_free_port()
+    flags = ("--grpc-port", str(free_port), "--grpc-servicer-functions", ADD, "--http-port", str(http_port))
+
+    started = swerve_command("start", *flags)
+
+    assert started.stdout.splitlines() == [
+        "Serve is running:",
+        f"  gRPC on localhost:{free_port}",
+        f"  HTTP on http://127.0.0.1:{http_port}",
+        f"  state folder: {state_dir}",
+        f"  logs: {state_dir}/logs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "lines"),
+    [
+        (
+            ("--http-port", "0"),
+            ["no gRPC server: no servicer functions given (--grpc-servicer-functions)", "HTTP is off"],
+        ),
+        (("--http-port", "0", "--grpc-port", "0"), ["gRPC is off (port 0)", "HTTP is off"]),
+        (("--proxy-location", "Disabled"), ["gRPC and HTTP are off (proxy location Disabled)"]),
+    ],
+)
+def test_run_says_why_it_does_not_serve(swerve_command, folder, flags, lines):
+    with swerve_command.foreground("run", "echo_app:app", *flags) as process:
+        output = read_until(process, "Application 'default' is running.")
+
+    assert output.splitlines()[1 : 1 + len(lines)] == [f"  {line}" for line in lines]
+
+
+def test_run_takes_the_http_options_and_says_when_the_default_port_is_taken(swerve_command, folder, free_port):
+    flags = ("--http-host", "127.0.0.1", "--http-port", str(free_port))
+    with swerve_command.foreground("run", "echo_app:app", *flags) as process:
+        assert f"HTTP on http://127.0.0.1:{free_port}" in read_until(process, "Application 'default' is running.")
+
+    status = control_pb2.InstanceStatus()
+    status.options.http_options_json = HTTPOptions(port=free_port).model_dump_json()
+    assert f"no HTTP: port {free_port} of 127.0.0.1 is taken (--http-port names another)" in where_it_serves(status)
+
+
+def test_config_shows_no_deleted_application(swerve_command, folder):
+    swerve_command("start", "--http-port", "0")
+    two = "{name: %s, route_prefix: /%s, import_path: 'echo_app:app'}"
+    (folder / "config.yaml").write_text(f"applications: [{two % ('a', 'a')}, {two % ('b', 'b')}]")
+    assert swerve_command("deploy", "config.yaml").returncode == 0
+
+    serve.delete("a")
+
+    assert [app["name"] for app in yaml.safe_load(swerve_command("config").stdout)["applications"]] == ["b"]
+    assert "has no application 'a'" in swerve_command("config", "-n", "a").stderr
+
+
+def test_deploy_takes_a_route_prefix(swerve_command, folder):
+    swerve_command("start", "--http-port", "0")
+
+    assert swerve_command("deploy", "echo_app:app", "--route-prefix", "/p").returncode == 0
+
+    assert yaml.safe_load(swerve_command("config").stdout)["applications"][0]["route_prefix"] == "/p"
+    assert "Invalid route_prefix" in swerve_command("deploy", "echo_app:app", "--route-prefix", "p").stderr
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupted_run_deletes_no_application_of_others(swerve_command, folder, before):
+    """Those that were there before it, and those that were deployed again since."""
+    swerve_command("start", "--http-port", "0")
+    again = ("run", "echo_app:builder", "prefix=other", "--non-blocking")
+    if before:
+        swerve_command(*again)
+    with swerve_command.foreground("run", "echo_app:app") as process:
+        read_until(process, "Application 'default' is running.")
+        if not before:
+            swerve_command(*again)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, output
+
+    assert serve.status().applications["default"].status == "RUNNING"
 
 
 def test_run_of_an_import_path_serves_until_interrupted(swerve_command, folder, free_port, unary):
@@ -231,6 +317,9 @@ applications:
         wait_for(lambda: "DEPLOY_FAILED" in swerve_command("status", "-n", "bad").stdout, what="DEPLOY_FAILED")
         bad = yaml.safe_load(swerve_command("status", "-n", "bad").stdout)
         assert "KeyError: 'no weights'" in bad["deployments"]["Broken"]["message"]
+        assert bad["message"] == "Failed to update the deployments ['Broken']."
+        lines = swerve_command("status", "-n", "bad").stdout.splitlines()
+        assert [line.strip() for line in lines].count("KeyError: 'no weights'") == 1
         assert unary("x", "good") == "x"
 
 
