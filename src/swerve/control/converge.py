@@ -19,6 +19,7 @@ UNHEALTHY = (
     "A replica's health check failed. This deployment will be UNHEALTHY until the replica recovers or a new deploy "
     "happens."
 )
+REPLACED = "A replica ended or failed its health checks, and was replaced."
 _COMPLETED = {
     DeploymentStatus.UPDATING: DeploymentStatusTrigger.CONFIG_UPDATE_COMPLETED,
     DeploymentStatus.UPSCALING: DeploymentStatusTrigger.UPSCALE_COMPLETED,
@@ -110,6 +111,8 @@ def _with_status(draft: Draft, deployment: Deployment) -> Deployment:
 def _reached(deployment: Deployment) -> Deployment:
     if deployment.status is DeploymentStatus.HEALTHY:
         return deployment
+    if deployment.status is DeploymentStatus.UNHEALTHY:
+        return replace(deployment, previous=None, reached=True, status=DeploymentStatus.HEALTHY, message=REPLACED)
     return replace(
         deployment,
         previous=None,
