@@ -93,11 +93,14 @@ def connected() -> Connection | None:
 
     present = _process.connection
     folder = current_state_dir()
-    if present is not None:
-        if present.instance is None:
-            return present
-        if present.instance.state_dir == folder and instances.find(folder) is not None:
-            return present
+    if present is not None and present.instance is None:
+        return present
+    if current_replica_context() is None:
+        # One that ends would take what is asked of it along.
+        instances.wait_if_ending(folder)
+    same = present is not None and present.instance is not None and present.instance.state_dir == folder
+    if same and instances.find(folder) is not None:
+        return present
     disconnect()
     if current_replica_context() is not None:
         from swerve.caller.runtime import get_runtime
@@ -141,6 +144,20 @@ def required() -> Connection:
             f"{_NO_INSTANCE} Start one with `swerve start` or `serve.start()` (state folder: {current_state_dir()})."
         )
     return connection
+
+
+def remains() -> int:
+    """How many processes an instance has left whose agent and controller were killed."""
+    from swerve.control import instance as instances
+
+    return instances.remains(current_state_dir())
+
+
+def end_remains() -> int:
+    """Ends what an instance that was killed has left; how many processes that were."""
+    from swerve.control import instance as instances
+
+    return instances.end_remains(current_state_dir())
 
 
 def use_state_dir(path: Path) -> None:

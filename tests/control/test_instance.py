@@ -19,6 +19,7 @@ from swerve.build import DeploymentCode
 from swerve.config import DeploymentConfig, gRPCOptions
 from swerve.control import instance
 from swerve.control.client import ControllerClient
+from swerve.engine.layout import Layout
 from swerve.generated import control_pb2 as pb
 from swerve.wire.status import RpcError, StatusCode
 from tests.conftest import find_free_port, processes_of, wait_for
@@ -158,6 +159,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_a_store_that_cannot_be_read_fails_the_start_with_its_reason(folder):
+    Layout(folder).make()
     (folder / "state.db").write_bytes(b"no database" * 1000)
     with pytest.raises(instance.InstanceError, match=r"state\.db cannot be opened"):
         instance.start(folder, NO_PORT, owner_pid=None)

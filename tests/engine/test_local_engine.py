@@ -59,7 +59,7 @@ def run(layout, scenario):
     async def main():
         engine = LocalEngine(layout)
         exits = asyncio.Queue()
-        await engine.open(exits.put_nowait)
+        await engine.open(exits.put_nowait, exits.put_nowait)
         try:
             async with asyncio.timeout(30):
                 return await scenario(engine, exits)

@@ -102,7 +102,7 @@ class Controller:
             EngineError: the engine does not answer.
         """
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
-        await self._engine.open(self._process_exited)
+        await self._engine.open(self._process_exited, self._engine_lost)
         running = {process.id: (process.pid, process.started_s) for process in await self._engine.list()}
         self.apply(Recovered(self._now(), running, specs.num_proxies(self.options)))
 
@@ -176,6 +176,10 @@ class Controller:
         except Exception as error:
             if not self._finished.done():
                 self._finished.set_exception(error)
+
+    def _engine_lost(self, error: EngineError) -> None:
+        if not self._finished.done():
+            self._finished.set_exception(error)
 
     def _terminated(self) -> None:
         self._tasks.create_task(self.shutdown(forget=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import subprocess
@@ -11,6 +10,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
+from swerve.engine import presence
 from swerve.engine.agent import EXIT_LOCKED
 from swerve.engine.layout import MAX_SOCKET_PATH, Layout
 from swerve.engine.local import spawn_agent
@@ -22,6 +24,8 @@ from swerve.net.listener import bind_tcp
 _POLL_S = 0.005
 # How long a failed start has to end what it had begun.
 _END_TIMEOUT_S = 10.0
+# How long a start waits for the end of an instance that is ending.
+_ENDING_S = 30.0
 
 
 # The agents that this process has started, so that their ends are waited for.
@@ -43,7 +47,31 @@ class Instance:
 def find(state_dir: Path) -> Instance | None:
     """The instance of this state folder, None if none runs."""
     layout = Layout(state_dir.absolute())
-    return _instance(layout) if _agent_runs(layout) else None
+    return _instance(layout) if presence.runs(layout) else None
+
+
+def wait_if_ending(state_dir: Path, timeout_s: float = _ENDING_S) -> None:
+    """If the instance of this folder is ending, wait until it has ended, for `timeout_s` seconds at most."""
+    layout = Layout(state_dir.absolute())
+    deadline = time.monotonic() + timeout_s
+    while presence.runs(layout) and presence.is_ending(layout) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def remains(state_dir: Path) -> int:
+    """How many processes an instance has left that was killed: agent and controller are gone, these go on."""
+    layout = Layout(state_dir.absolute())
+    return 0 if presence.runs(layout) else len(presence.recorded(layout))
+
+
+def end_remains(state_dir: Path) -> int:
+    """End what an instance that was killed has left; how many processes that were."""
+    layout = Layout(state_dir.absolute())
+    left = [] if presence.runs(layout) else presence.recorded(layout)
+    if left:
+        presence.end_processes(process for _, process in left)
+        layout.remove_run_files()
+    return len(left)
 
 
 def start(state_dir: Path, options: pb.InstanceOptions, *, owner_pid: int | None, timeout_s: float = 30.0) -> Instance:
@@ -57,11 +85,18 @@ def start(state_dir: Path, options: pb.InstanceOptions, *, owner_pid: int | None
             than `timeout_s` seconds.
     """
     layout = Layout(state_dir.absolute())
+    wait_if_ending(layout.root)
     _prepare(layout, options, forget=owner_pid is not None)
     if options.num_proxies > 1:
         _require_free_ports(options)
+    logs = _Logs(layout)
     agent = spawn_agent(layout, "--owner-pid", str(owner_pid or 0))
-    error = _wait_ready(layout, agent, time.monotonic() + timeout_s)
+    try:
+        error = _wait_ready(layout, agent, logs, time.monotonic() + timeout_s)
+    except BaseException:
+        # Interrupted: what was started is in a session of its own and would stay.
+        _end(agent)
+        raise
     if error is None:
         _agents[layout.root] = agent
         return _instance(layout)
@@ -73,7 +108,7 @@ def wait_stopped(instance: Instance, timeout_s: float) -> bool:
     """Wait until the instance has ended, all its processes included. False: it still runs after `timeout_s` seconds."""
     layout = Layout(instance.state_dir)
     deadline = time.monotonic() + timeout_s
-    while _agent_runs(layout):
+    while presence.runs(layout):
         if time.monotonic() >= deadline:
             return False
         time.sleep(_POLL_S)
@@ -86,21 +121,6 @@ def _instance(layout: Layout) -> Instance:
     return Instance(layout.root, layout.controller_address)
 
 
-def _agent_runs(layout: Layout) -> bool:
-    """Whether an agent holds the lock."""
-    try:
-        lock = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
-
-
 def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> None:
     if excess := layout.socket_path_excess():
         raise InstanceError(
@@ -109,8 +129,10 @@ def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> No
         )
     try:
         layout.make()
-        if _agent_runs(layout):
+        if presence.runs(layout):
             raise InstanceError(_already_running(layout))
+        if forget or not _continues(layout, options):
+            end_remains(layout.root)
         layout.ready.unlink(missing_ok=True)
         if forget:
             layout.remove_store()
@@ -120,6 +142,15 @@ def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> No
         part.rename(layout.options)
     except OSError as error:
         raise InstanceError(f"The state folder {layout.root} cannot be used: {error}.") from error
+
+
+def _continues(layout: Layout, options: pb.InstanceOptions) -> bool:
+    """Whether what a killed instance has left, if anything, is as this start wants it."""
+    try:
+        without_owner = json.loads(layout.agent_record.read_text()) is None
+        return without_owner and pb.InstanceOptions.FromString(layout.options.read_bytes()) == options
+    except (OSError, ValueError, DecodeError):
+        return False
 
 
 def _require_free_ports(options: pb.InstanceOptions) -> None:
@@ -144,13 +175,15 @@ def _require_free_ports(options: pb.InstanceOptions) -> None:
 
 def _already_running(layout: Layout) -> str:
     pid = layout.lock.read_text() if layout.lock.exists() else ""
+    if presence.is_ending(layout):
+        return f"The instance in {layout.root} (pid {pid}) is shutting down; try again when it has ended."
     return (
         f"An instance is already running (state folder {layout.root}, pid {pid}). Use it, end it with "
         "`swerve shutdown`, or choose another folder with --state-dir."
     )
 
 
-def _wait_ready(layout: Layout, agent: subprocess.Popen[bytes], deadline: float) -> str | None:
+def _wait_ready(layout: Layout, agent: subprocess.Popen[bytes], logs: _Logs, deadline: float) -> str | None:
     """None when the instance serves, else what went wrong."""
     while True:
         with contextlib.suppress(OSError, ValueError):
@@ -159,18 +192,28 @@ def _wait_ready(layout: Layout, agent: subprocess.Popen[bytes], deadline: float)
         if (code := agent.poll()) is not None:
             if code == EXIT_LOCKED:
                 return _already_running(layout)
-            return f"The instance ended while it started (see {layout.logs}). {_last_words(layout)}"
+            return f"The instance ended while it started (see {layout.logs}). {logs.last_words()}"
         if time.monotonic() >= deadline:
-            return f"The instance was not ready in time; see {layout.logs}. {_last_words(layout)}"
+            return f"The instance was not ready in time; see {layout.logs}. {logs.last_words()}"
         time.sleep(_POLL_S)
 
 
-def _last_words(layout: Layout) -> str:
-    for path in (layout.output("controller"), layout.agent_log):
-        with contextlib.suppress(OSError):
-            if text := path.read_text(errors="replace").strip():
-                return text.splitlines()[-1]
-    return ""
+class _Logs:
+    """What agent and controller say from now on."""
+
+    def __init__(self, layout: Layout) -> None:
+        paths = (layout.output("controller"), layout.agent_log)
+        self._begins = {path: path.stat().st_size if path.exists() else 0 for path in paths}
+
+    def last_words(self) -> str:
+        """The last line that may tell why something failed, "" if there is none."""
+        for path, begin in self._begins.items():
+            with contextlib.suppress(OSError):
+                lines = path.read_bytes()[begin:].decode(errors="replace").splitlines()
+                told = [line for line in lines if line.strip() and not line.startswith(("INFO ", "DEBUG "))]
+                if told:
+                    return told[-1]
+        return ""
 
 
 def _end(agent: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,8 @@ that come over `run/agent.sock`, and tells of exits. One JSON object a line:
     {"seq": 4, "op": "ending", "within_s": 30}                                        ->  {"seq": 4}
     pushed to every connection:                                        {"exit": {"id": "...", "code": 0}}
 
-It ends on SIGTERM, SIGINT, the end of its owner, or the controller's exit after "ending". Then everything is ended
+It ends on SIGTERM, SIGINT, the end of its owner, the loss of its state folder, or the controller's exit after "ending".
+Then everything is ended
 within a bounded time. An instance with an owner leaves no state behind. Without --owner-pid the agent continues an
 instance whose agent has died, owner included; `--owner-pid 0` says that there is none.
 """
@@ -36,8 +37,9 @@ from pathlib import Path
 from typing import Any
 
 from swerve.engine.layout import Layout
+from swerve.engine.presence import CONTROLLER
 from swerve.engine.procfs import ProcessIdentity, identify
-from swerve.engine.table import CONTROLLER, Child, ProcessTable
+from swerve.engine.table import Child, ProcessTable
 
 logger = logging.getLogger("swerve.engine")
 
@@ -56,6 +58,8 @@ _BACKOFF_FIRST_S = 0.1
 _BACKOFF_LAST_S = 5.0
 # A controller that ran this long counts as good: the next restart is immediate.
 _BACKOFF_RESET_S = 10.0
+# How often the agent looks whether its state folder is still there.
+_FOLDER_CHECK_S = 1.0
 _LOCK_TRIES = 10
 _LOCK_RETRY_S = 0.01
 # A command is a line of at most this many bytes; a reader that lags by more is cut off.
@@ -72,10 +76,11 @@ class _Client:
 
 
 class Agent:
-    """One instance's agent. `run` returns when everything has ended."""
+    """One instance's agent, which holds `lock`. `run` returns when everything has ended."""
 
-    def __init__(self, layout: Layout, owner: ProcessIdentity | None) -> None:
+    def __init__(self, layout: Layout, lock: int, owner: ProcessIdentity | None) -> None:
         self._layout = layout
+        self._lock = lock
         self._owner = owner
         self._table = ProcessTable(layout)
         self._selector = selectors.DefaultSelector()
@@ -93,7 +98,10 @@ class Agent:
         if self._owner is not None:
             self._watch_owner(self._owner)
         self._listen()
-        if self._table.get(CONTROLLER) is None:
+        self._after("folder", _FOLDER_CHECK_S, self._check_folder)
+        if self._layout.ending.exists():
+            self._after("ending", 0.0, partial(self._end, "the agent before this one was ending it"))
+        elif self._table.get(CONTROLLER) is None:
             self._start_controller()
         while True:
             timeout = self._run_timers()
@@ -125,7 +133,7 @@ class Agent:
             self._terminate()
         elif code == EXIT_CANNOT_START:
             logger.error("the controller cannot start, see %s", self._layout.output(CONTROLLER))
-            self._ending = True
+            self._begin_ending()
             self._terminate()
         else:
             logger.warning("the controller ended with code %s and is restarted", code)
@@ -137,15 +145,22 @@ class Agent:
         """Ask the controller for a graceful end; asked again, end at once."""
         controller = self._table.get(CONTROLLER)
         if self._ending or controller is None:
-            self._ending = True
+            self._begin_ending()
             self._terminate()
             return
         logger.info("ending the instance: %s", reason)
         self._ending_within(_GRACEFUL_S)
         self._table.signal(CONTROLLER, signal.SIGTERM)
 
-    def _ending_within(self, seconds: float) -> None:
+    def _begin_ending(self) -> None:
+        """From now on who looks for an instance knows that this one is no use any more."""
         self._ending = True
+        with contextlib.suppress(OSError):
+            if self.owns_folder():
+                self._layout.ending.touch(mode=0o600)
+
+    def _ending_within(self, seconds: float) -> None:
+        self._begin_ending()
         self._timers.pop("restart", None)
         self._after("terminate", seconds, self._terminate)
 
@@ -160,6 +175,19 @@ class Agent:
             logger.warning("%s (pid %d) did not end in time and is killed", child.id, child.identity.pid)
             self._table.signal(child.id, signal.SIGKILL)
         self._after("kill", _TERMINATE_S, self._kill)
+
+    def owns_folder(self) -> bool:
+        """Whether the state folder is still the one that this agent has locked."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.stat(self._layout.lock), os.fstat(self._lock))
+        return False
+
+    def _check_folder(self) -> None:
+        if self.owns_folder():
+            self._after("folder", _FOLDER_CHECK_S, self._check_folder)
+        elif not self._ending:
+            self._table.files_are_lost = True
+            self._end(f"its state folder {self._layout.root} was removed")
 
     # -- what is watched ----------------------------------------------------------------------------------------------
 
@@ -340,6 +368,7 @@ def _begin(layout: Layout, owner_pid: int) -> ProcessIdentity | None:
     """A new instance's owner, None if it has none; recorded for the agent's successor."""
     owner = (identify(owner_pid) or ProcessIdentity(owner_pid, 0, "")) if owner_pid else None
     layout.agent_record.write_text(json.dumps(asdict(owner) if owner is not None else None))
+    layout.ending.unlink(missing_ok=True)
     return owner
 
 
@@ -360,8 +389,11 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s agent %(process)d -- %(message)s")
     layout = Layout(arguments.state_dir.absolute())
-    layout.make()
-    lock = _lock(layout.lock)
+    try:
+        lock = _lock(layout.lock)
+    except FileNotFoundError:
+        logger.error("there is no state folder %s", layout.root)
+        return EXIT_NOTHING
     if lock is None:
         logger.error("another agent serves %s", layout.root)
         return EXIT_LOCKED
@@ -370,10 +402,12 @@ def main() -> int:
     except FileNotFoundError:
         logger.error("there is no instance to continue in %s", layout.root)
         return EXIT_NOTHING
-    Agent(layout, owner).run()
-    layout.remove_run_files()
-    if owner is not None:
-        layout.remove_store()
+    agent = Agent(layout, lock, owner)
+    agent.run()
+    if agent.owns_folder():
+        layout.remove_run_files()
+        if owner is not None:
+            layout.remove_store()
     return 0
 
 

@@ -46,8 +46,11 @@ class ProcessExit:
 class Engine(Protocol):
     """Starts and ends processes. Ids are never used again, so commands may be repeated."""
 
-    async def open(self, on_exit: Callable[[ProcessExit], None]) -> None:
-        """Connect; from now on `on_exit` is called once for each process that ends."""
+    async def open(self, on_exit: Callable[[ProcessExit], None], on_lost: Callable[[EngineError], None]) -> None:
+        """Connect; from now on `on_exit` is called once for each process that ends.
+
+        `on_lost` is called when the engine cannot go on; it has ended all processes then.
+        """
         ...
 
     async def start(self, spec: ProcessSpec) -> RunningProcess:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,11 @@ from pathlib import Path
 MAX_SOCKET_PATH = 107
 # The longest name that a socket in `run/` has.
 _LONGEST_SOCKET = "proxy-abcdefgh.sock"
+# Unpacked archives; building an application may make it before there is an instance.
+_PACKAGES = "packages"
+_MARK = "This is a state folder of Swerve.\n"
+# What is ours in `run/`, by the end of the name.
+_RUN_SUFFIXES = (".json", ".spec", ".sock", ".ready", ".part", ".owner", ".ending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +23,11 @@ class Layout:
     """Paths in the state folder `root`, which is absolute."""
 
     root: Path
+
+    @property
+    def mark(self) -> Path:
+        """There in every folder that is Swerve's."""
+        return self.root / ".swerve"
 
     @property
     def lock(self) -> Path:
@@ -47,6 +59,11 @@ class Layout:
         return self.run / "agent.owner"
 
     @property
+    def ending(self) -> Path:
+        """There while an instance ends."""
+        return self.run / "agent.ending"
+
+    @property
     def controller_socket(self) -> Path:
         return self.run / "controller.sock"
 
@@ -72,11 +89,31 @@ class Layout:
         return max(0, len(str(self.run / _LONGEST_SOCKET).encode()) - MAX_SOCKET_PATH)
 
     def make(self) -> None:
-        """Make the folders, private to the user."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.root.chmod(0o700)
+        """Make the folders, private to the user.
+
+        Raises:
+            OSError: they cannot be made, or the folder is there and is not Swerve's or not the user's alone.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            self._require_ours()
+        self.mark.write_text(_MARK)
         self.logs.mkdir(mode=0o700, exist_ok=True)
         self.run.mkdir(mode=0o700, exist_ok=True)
+
+    def _require_ours(self) -> None:
+        marked = self.mark.exists() or (self.lock.exists() and self.options.exists())
+        if not marked and any(path.name != _PACKAGES for path in self.root.iterdir()):
+            raise PermissionError(
+                "it has files of others in it. Choose a new or an empty folder with --state-dir or SWERVE_STATE_DIR"
+            )
+        status = self.root.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(
+                "other users own it or may write to it. Take their right away (`chmod go-w`), or choose another folder "
+                "with --state-dir or SWERVE_STATE_DIR"
+            )
 
     def address_of(self, process_id: str) -> str:
         """Where a replica or a proxy serves its private service."""
@@ -89,7 +126,8 @@ class Layout:
     def remove_run_files(self) -> None:
         """Leave nothing of an instance that has ended but its logs and its store."""
         for path in self.run.iterdir():
-            path.unlink(missing_ok=True)
+            if path.name.endswith(_RUN_SUFFIXES):
+                path.unlink(missing_ok=True)
 
     def remove_store(self) -> None:
         """Forget what was deployed."""

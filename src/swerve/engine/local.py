@@ -15,6 +15,8 @@ from typing import Any
 
 from swerve.engine.base import EngineError, ProcessExit, ProcessSpec, RunningProcess
 from swerve.engine.layout import Layout
+from swerve.engine.presence import end_processes
+from swerve.engine.procfs import ProcessIdentity, identify
 
 logger = logging.getLogger("swerve.engine")
 
@@ -23,6 +25,8 @@ _COMMAND_TIMEOUT_S = 10.0
 _RECONNECT_S = 0.05
 # The agent is started again when nobody has answered on its socket for this long.
 _REVIVE_AFTER_S = 0.25
+# Without an agent for this long nothing can be started or stopped: the instance ends.
+_GIVE_UP_AFTER_S = 30.0
 _MAX_LINE = 4 << 20
 
 
@@ -32,6 +36,9 @@ class LocalEngine:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._on_exit: Callable[[ProcessExit], None] = lambda exit_: None
+        self._on_lost: Callable[[EngineError], None] = lambda error: None
+        # What runs, for the day when no agent does.
+        self._identities: dict[str, ProcessIdentity] = {}
         self._running: set[str] = set()
         self._starting: set[str] = set()
         self._seq = itertools.count(1)
@@ -42,8 +49,9 @@ class LocalEngine:
         self._revived: subprocess.Popen[bytes] | None = None
         self._ending = False
 
-    async def open(self, on_exit: Callable[[ProcessExit], None]) -> None:
+    async def open(self, on_exit: Callable[[ProcessExit], None], on_lost: Callable[[EngineError], None]) -> None:
         self._on_exit = on_exit
+        self._on_lost = on_lost
         self._task = asyncio.get_running_loop().create_task(self._stay_connected())
         await self.list()
 
@@ -63,6 +71,7 @@ class LocalEngine:
             raise
         finally:
             self._starting.discard(spec.id)
+        self._remember(spec.id, answer["pid"])
         return RunningProcess(spec.id, answer["pid"], answer["started_s"])
 
     async def stop(self, process_id: str) -> None:
@@ -75,7 +84,14 @@ class LocalEngine:
         answer = await self._command(op="list")
         running = tuple(RunningProcess(**process) for process in answer["processes"])
         self._running.update(process.id for process in running)
+        for process in running:
+            self._remember(process.id, process.pid)
         return running
+
+    def _remember(self, process_id: str, pid: int) -> None:
+        identity = identify(pid)
+        if identity is not None and process_id in self._running:
+            self._identities[process_id] = identity
 
     async def ending(self, within_s: float) -> None:
         self._ending = True
@@ -119,14 +135,17 @@ class LocalEngine:
     async def _stay_connected(self) -> None:
         path = str(self._layout.agent_socket)
         loop = asyncio.get_running_loop()
-        lost_at = loop.time()
+        lost_at = tried_at = loop.time()
         while True:
             try:
                 reader, self._writer = await asyncio.open_unix_connection(path, limit=_MAX_LINE)
             except OSError:
-                if loop.time() - lost_at > _REVIVE_AFTER_S and not self._ending:
+                if loop.time() - lost_at > _GIVE_UP_AFTER_S or not self._layout.run.is_dir():
+                    await self._give_up()
+                    return
+                if loop.time() - tried_at > _REVIVE_AFTER_S and not self._ending:
                     self._revive()
-                    lost_at = loop.time()
+                    tried_at = loop.time()
                 await asyncio.sleep(_RECONNECT_S)
                 continue
             self._connected.set()
@@ -137,7 +156,16 @@ class LocalEngine:
             finally:
                 check.cancel()
                 self._disconnected()
-            lost_at = loop.time()
+            lost_at = tried_at = loop.time()
+
+    async def _give_up(self) -> None:
+        """End what runs and forget it: nobody could any more."""
+        error = EngineError("The agent has ended and cannot be started again; the instance ends.")
+        logger.error(str(error))
+        await asyncio.to_thread(end_processes, tuple(self._identities.values()))
+        with contextlib.suppress(OSError):
+            self._layout.remove_run_files()
+        self._on_lost(error)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):
@@ -158,6 +186,7 @@ class LocalEngine:
     def _exited(self, exit_: ProcessExit) -> None:
         if exit_.id in self._running:
             self._running.discard(exit_.id)
+            self._identities.pop(exit_.id, None)
             self._on_exit(exit_)
 
     def _disconnected(self) -> None:
@@ -174,7 +203,8 @@ class LocalEngine:
         if self._revived is not None and self._revived.poll() is None:
             return
         logger.warning("the agent does not answer and is started again")
-        self._revived = spawn_agent(self._layout)
+        with contextlib.suppress(OSError):
+            self._revived = spawn_agent(self._layout)
 
 
 def spawn_agent(layout: Layout, *arguments: str) -> subprocess.Popen[bytes]:

@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from swerve.engine.layout import Layout
+from swerve.engine.presence import CONTROLLER
 from swerve.engine.procfs import ProcessIdentity, identify, started_at
 
 logger = logging.getLogger("swerve.engine")
-
-CONTROLLER = "controller"
 
 # So many files of processes that have ended are kept; the oldest goes first.
 _KEPT_LOGS = 100
@@ -40,6 +39,8 @@ class ProcessTable:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._children: dict[str, Child] = {}
+        # Whether the files in the state folder are another instance's, or gone.
+        self.files_are_lost = False
 
     def __len__(self) -> int:
         return len(self._children)
@@ -113,17 +114,22 @@ class ProcessTable:
         return code
 
     def _remove_files(self, process_id: str) -> None:
+        if self.files_are_lost:
+            return
         for suffix in ("json", "spec", "sock"):
             self._layout.of_process(process_id, suffix).unlink(missing_ok=True)
 
     def _prune_logs(self, process_id: str) -> None:
+        if self.files_are_lost or not self._layout.logs.is_dir():
+            return
         output = self._layout.output(process_id)
         with contextlib.suppress(OSError):
             if output.stat().st_size == 0:
                 output.unlink()
         alive = ("agent", CONTROLLER, *self._children)
         # A process may keep logs of its own there; each has its id in the name.
-        ended = [path for path in self._layout.logs.iterdir() if not any(name in path.name for name in alive)]
+        files = [path for path in self._layout.logs.iterdir() if path.is_file()]
+        ended = [path for path in files if not any(name in path.name for name in alive)]
         for path in sorted(ended, key=_modified)[: max(0, len(ended) - _KEPT_LOGS)]:
             path.unlink(missing_ok=True)
 

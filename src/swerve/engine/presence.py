@@ -1,0 +1,88 @@
+"""What of an instance lives, as its state folder tells, and the end of what it left behind. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable
+
+from swerve.engine.layout import Layout
+from swerve.engine.procfs import ProcessIdentity
+
+CONTROLLER = "controller"
+
+# How long processes have between SIGTERM and SIGKILL.
+_TERMINATE_S = 3.0
+_POLL_S = 0.02
+
+
+def agent_runs(layout: Layout) -> bool:
+    """Whether an agent holds the lock."""
+    try:
+        lock = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def runs(layout: Layout) -> bool:
+    """Whether the instance lives: its agent does, or its controller, which starts a killed agent again."""
+    # In this order: at a regular end the agent, which goes last, has removed the controller's record.
+    return agent_runs(layout) or any(name == CONTROLLER for name, _ in recorded(layout))
+
+
+def is_ending(layout: Layout) -> bool:
+    """Whether an instance that runs is about to end: it was told to, or its owner has gone."""
+    if layout.ending.exists():
+        return True
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        owner = json.loads(layout.agent_record.read_text())
+        return owner is not None and not ProcessIdentity(**owner).is_running()
+    return False
+
+
+def recorded(layout: Layout) -> list[tuple[str, ProcessIdentity]]:
+    """The processes, but the agent, that are recorded in the state folder and that run."""
+    found = []
+    for record in sorted(layout.run.glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            fields = json.loads(record.read_text())
+            process_id = str(fields.pop("id"))
+            identity = ProcessIdentity(**fields)
+            if identity.is_running():
+                found.append((process_id, identity))
+    return found
+
+
+def end_processes(processes: Iterable[ProcessIdentity]) -> None:
+    """End these processes, and what they have started: SIGTERM, and 3 s later SIGKILL. Returns when they have ended."""
+    left = list(processes)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in left:
+            _signal(process, number)
+        deadline = time.monotonic() + _TERMINATE_S
+        while (left := [process for process in left if process.is_running()]) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+
+def _signal(process: ProcessIdentity, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            # Asked after the pidfd is open: from here on it is this process and no other.
+            if process.is_running():
+                if number == signal.SIGKILL:
+                    os.killpg(process.pid, number)
+                signal.pidfd_send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
