@@ -201,7 +201,8 @@ class gRPCInputStream(Generic[T]):
         self._credit = credit
         self._ended = False
         self._cancelled = False
-        self._waiter: asyncio.Future[None] | None = None
+        # Set for a moment when there is something new, for all who wait.
+        self._news = asyncio.Event()
 
     def __aiter__(self) -> gRPCInputStream[T]:
         return self
@@ -210,8 +211,7 @@ class gRPCInputStream(Generic[T]):
         while not self._messages:
             if self._ended or self._cancelled:
                 raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._news.wait()
         if self._cancelled:
             raise StopAsyncIteration
         message, size = self._messages.popleft()
@@ -254,5 +254,5 @@ class gRPCInputStream(Generic[T]):
             self._credit(self._messages.popleft()[1])
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._news.set()
+        self._news.clear()

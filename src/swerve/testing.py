@@ -55,7 +55,7 @@ def run_locally(app: Application, name: str = "default") -> DeploymentHandle:
             user_code = UserCode(code.target, code.init_args, code.init_kwargs)
             await user_code.construct()
             if deployment.user_config is not None:
-                await user_code.reconfigure(deployment.user_config, None, local.pool)
+                await user_code.reconfigure(deployment.user_config, None)
             local.deployments[deployment_name] = user_code
         return DeploymentHandle(next(iter(graph)), name, _local=local)
 

@@ -20,7 +20,15 @@ TIMED_OUT = "Request timed out."
 
 def status_for(error: BaseException) -> Status:
     """The status of a call that user code ended with `error`. What the table does not name is INTERNAL, with the stack
-    trace as plain text."""
+    trace as plain text; so is an error of the table's that has no usable code."""
+    try:
+        status = _in_table(error)
+    except (TypeError, ValueError) as unusable:
+        return Status(StatusCode.INTERNAL, truncate_details(f"{stack_trace(error)}\n{unusable}", keep_end=True))
+    return status or Status(StatusCode.INTERNAL, truncate_details(stack_trace(error), keep_end=True))
+
+
+def _in_table(error: BaseException) -> Status | None:
     match error:
         case gRPCStatusError() if error.grpc_code is not None:
             return Status(status_code(error.grpc_code), str(error))
@@ -34,7 +42,20 @@ def status_for(error: BaseException) -> Status:
             return Status(StatusCode.CANCELLED, str(error) or "The call was cancelled.")
         case TimeoutError():
             return Status(StatusCode.DEADLINE_EXCEEDED, TIMED_OUT)
-    return Status(StatusCode.INTERNAL, truncate_details(stack_trace(error), keep_end=True))
+    return None
+
+
+def is_expected(error: BaseException, overdue: bool) -> bool:
+    """Whether the status of a call that ended with `error` says all that there is to know: what is not gets logged.
+
+    A `TimeoutError` does in a call whose deadline has passed (`overdue`); in another it is user code's own.
+    """
+    if isinstance(error, TimeoutError):
+        return overdue
+    try:
+        return _in_table(error) is not None
+    except (TypeError, ValueError):
+        return False
 
 
 def stack_trace(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from swerve.context import RequestContext
 from swerve.exceptions import gRPCStatusError
 from swerve.grpc_util import RayServegRPCContext, gRPCInputStream, status_code
 from swerve.net.connection import Connection, Headers
-from swerve.replica.errors import TIMED_OUT, status_for
+from swerve.replica.errors import status_for
 from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.servicers import ServedMethod
@@ -92,6 +92,7 @@ class GrpcCall(UserCall):
         if stream is None:
             super().deliver(messages, size)
             return
+        self.received += size
         if not messages:
             # Part of a large message. It may come in ahead of its turn only when nothing else waits to be read.
             if not stream._withhold(size):
@@ -104,13 +105,13 @@ class GrpcCall(UserCall):
                 parsed = self._parse(message)
             except RpcError as error:
                 self._credit(size)
-                self._reject(error.status)
+                self.refuse(error.status)
                 return
             stream._push(parsed, size if index == last else 0)
 
     def message_received(self, message: bytes) -> None:
         if self._request is not None:
-            self._reject(
+            self.refuse(
                 Status(StatusCode.INTERNAL, f"{self.path} takes one request message, and the client sent more.")
             )
         self._request = message
@@ -118,15 +119,18 @@ class GrpcCall(UserCall):
     def half_closed(self) -> None:
         if self._input is not None:
             self._input._end()
-        elif self._request is None:
-            self._reject(
+            return
+        message, self._request = self._request, None
+        if message is None:
+            self.refuse(
                 Status(StatusCode.INTERNAL, f"{self.path} takes one request message, and the client sent none.")
             )
         else:
+            self.received = len(message)
             try:
-                request = self._parse(self._request)
+                request = self._parse(message)
             except RpcError as error:
-                self._reject(error.status)
+                self.refuse(error.status)
             else:
                 self._invoke(request)
 
@@ -145,7 +149,7 @@ class GrpcCall(UserCall):
             handler = runtime.user_code.handler(self._method.name)
         except MissingMethodError as error:
             details = f"Deployment '{runtime.deployment}' does not serve {self.path}: {error}"
-            self._reject(Status(StatusCode.UNIMPLEMENTED, details))
+            self.refuse(Status(StatusCode.UNIMPLEMENTED, details))
             return
         kwargs: dict[str, Any] = {}
         if handler.takes_grpc_context:
@@ -244,36 +248,27 @@ class GrpcCall(UserCall):
                 return Status(code, context.details() or str(error))
         return status_for(error)
 
-    def _reject(self, status: Status) -> None:
-        """End the call for what its client sent; user code that runs already is stopped."""
-        self._end(status)
-        self.cancelled()
-
-    def refuse(self, status: Status) -> None:
-        self._reject(status)
-
-    def expire(self) -> None:
-        self._end(Status(StatusCode.DEADLINE_EXCEEDED, TIMED_OUT))
-        super().expire()
-
     def on_closed(self, error_code: int) -> None:
-        if not self.done:
-            self.status = StatusCode.CANCELLED
-            if self._input is not None:
-                self._input.cancel()
-                self._input._discard()
+        if not self.done and self._input is not None:
+            self._input.cancel()
         super().on_closed(error_code)
 
-    def _end(self, status: Status) -> None:
-        if self.done:
-            return
-        self.status = status.code
+    def closed(self) -> None:
+        if self._input is not None:
+            self._input._discard()
+
+    def trailers(self) -> Headers:
         trailers: Headers = ((b"request_id", self._request_id),)
         if self._context is not None and self._context._encoded_trailing:
             trailers += self._context._encoded_trailing
-        self.finish(status, trailers)
-        if self._input is not None:
-            self._input._discard()
+        return trailers
+
+    def let_go(self) -> None:
+        self._input = None
+        context = self._context
+        if context is not None:
+            context._send_initial = None
+            self._context = self.context.grpc_context = None
 
 
 def _is_error(context: RayServegRPCContext) -> bool:

@@ -9,7 +9,6 @@ from swerve.caller import codec
 from swerve.caller.call import CALL_PATH, MAX_MESSAGE_SIZE, STREAM_PATH
 from swerve.context import RequestContext
 from swerve.net.connection import Connection, Headers
-from swerve.replica.errors import TIMED_OUT
 from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.wire.deadline import parse_timeout
@@ -63,21 +62,24 @@ class HandleCall(UserCall):
         self.path = self._method
 
     def message_received(self, message: bytes) -> None:
+        if self._ran:
+            self.refuse(Status(StatusCode.INTERNAL, "The call has more than one arguments message."))
+            return
         try:
             args, kwargs = cast(tuple[tuple[Any, ...], dict[str, Any]], codec.decode(message))
             handler = self.runtime.user_code.handler(self._method)
         except MissingMethodError as error:
-            self._reject(Status(StatusCode.UNIMPLEMENTED, str(error)))
+            self.refuse(Status(StatusCode.UNIMPLEMENTED, str(error)))
         except Exception as error:
             # The arguments' classes cannot be imported here, most likely: the caller must see which.
-            self._fail_with(error)
-            self.end_unstarted()
+            self._fail(error)
+            self._stop_user_code()
         else:
             self.run(handler, args, kwargs, stream=self._stream)
 
     def half_closed(self) -> None:
         if not self._ran:
-            self._reject(Status(StatusCode.INTERNAL, "The call has no arguments message."))
+            self.refuse(Status(StatusCode.INTERNAL, "The call has no arguments message."))
 
     def encode(self, value: Any) -> list[bytes | memoryview]:
         return _framed(codec.encode_reply(value))
@@ -86,36 +88,11 @@ class HandleCall(UserCall):
         self._end(OK)
 
     def failed(self, error: BaseException) -> None:
-        self._fail_with(error)
-
-    def _fail_with(self, error: BaseException) -> None:
         """Send the exception itself: it keeps its type."""
-        if self.done:
-            return
-        self.status = StatusCode.UNKNOWN
-        self._send(_framed(codec.encode_exception(error)))
-        self.finish(OK)
-
-    def _reject(self, status: Status) -> None:
-        self._end(status)
-        self.cancelled()
-
-    def refuse(self, status: Status) -> None:
-        self._reject(status)
-
-    def expire(self) -> None:
-        self._end(Status(StatusCode.DEADLINE_EXCEEDED, TIMED_OUT))
-        super().expire()
-
-    def on_closed(self, error_code: int) -> None:
         if not self.done:
-            self.status = StatusCode.CANCELLED
-        super().on_closed(error_code)
-
-    def _end(self, status: Status) -> None:
-        if not self.done:
-            self.status = status.code
-            self.finish(status)
+            self._send(_framed(codec.encode_exception(error)))
+            self._end(OK)
+            self.status = StatusCode.UNKNOWN
 
 
 def _framed(parts: codec.Pieces) -> codec.Pieces:

@@ -28,8 +28,9 @@ from swerve.exceptions import (
 from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest, HttpResponse
 from swerve.net.connection import Connection, Headers
 from swerve.replica.asgi_app import AsgiApp, Message
-from swerve.replica.errors import TIMED_OUT, stack_trace
+from swerve.replica.errors import stack_trace
 from swerve.replica.http_response import as_response, error_response
+from swerve.replica.threads import for_future
 from swerve.replica.user_call import HIGH_WATER, Runtime, UserCall
 from swerve.replica.user_code import Handler, Kind, UserCode
 from swerve.wire.deadline import parse_timeout
@@ -56,7 +57,7 @@ class HttpRuntime(Runtime, Protocol):
 class HttpCall(UserCall):
     """One request."""
 
-    __slots__ = ("_events", "_handlers", "_partial", "_request_read", "_waiter")
+    __slots__ = ("_events", "_handlers", "_news", "_partial", "_request_read")
 
     logged_by_proxy = True
 
@@ -80,13 +81,15 @@ class HttpCall(UserCall):
         # Bytes of an incomplete event whose credit is withheld.
         self._partial = 0
         self._request_read = False
-        self._waiter: asyncio.Future[None] | None = None
+        # Set for a moment when there is an event, the end of the request or the end of the call.
+        self._news = asyncio.Event()
         # The task of the request, and the thread that its handler runs in.
         self._handlers = 0
 
     # --- the request ------------------------------------------------------------------------------------------------
 
     def deliver(self, messages: list[bytes], size: int) -> None:
+        self.received += size
         if not messages:
             # Part of an event. Its credit waits too, unless the event is all that user code waits for.
             if self._events:
@@ -102,7 +105,12 @@ class HttpCall(UserCall):
             credit = size if index == last else 0
             if event.HasField("request"):
                 self.connection.acknowledge(self.stream_id, credit)
+                if self._ran:
+                    self.refuse(Status(StatusCode.INTERNAL, "The call has more than one request."))
+                    return
                 self._begin(event.request)
+                if self.done:
+                    return
             else:
                 self._events.append((event, credit))
         self._wake()
@@ -111,8 +119,7 @@ class HttpCall(UserCall):
         if self._ran:
             self._wake()
         else:
-            self._end(Status(StatusCode.INTERNAL, "The call has no request."))
-            self.end_unstarted()
+            self.refuse(Status(StatusCode.INTERNAL, "The call has no request."))
 
     def _begin(self, request: HttpRequest) -> None:
         context = self.context
@@ -120,7 +127,9 @@ class HttpCall(UserCall):
         context.route = request.route
         context.multiplexed_model_id = request.multiplexed_model_id
         context.session_id = request.session_id
-        self._ran = True
+        self.admit(self._start_serving, request)
+
+    def _start_serving(self, request: HttpRequest) -> None:
         self._handlers = 1
         self._spawn(self._serve(request))
 
@@ -135,7 +144,7 @@ class HttpCall(UserCall):
             if self._half_closed and not self._request_read:
                 self._request_read = True
                 return {"type": "http.request", "body": b"", "more_body": False}
-            await self._news()
+            await self._news.wait()
         return {"type": "http.disconnect"}
 
     def _next_event(self) -> HttpEvent:
@@ -146,14 +155,9 @@ class HttpCall(UserCall):
         self.connection.acknowledge(self.stream_id, credit)
         return event
 
-    async def _news(self) -> None:
-        """Wait for an event, the end of the request or the end of the call."""
-        self._waiter = self.runtime.loop.create_future()
-        await self._waiter
-
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._news.set()
+        self._news.clear()
 
     # --- the response -----------------------------------------------------------------------------------------------
 
@@ -187,10 +191,12 @@ class HttpCall(UserCall):
         try:
             await self._run_application(request)
         except BaseException as error:
-            await self._fail(error)
+            await self._answer_error(error)
             if not isinstance(error, Exception | asyncio.CancelledError):
                 raise
         finally:
+            if not self.done:
+                self._break_off()
             self._handler_ended()
 
     async def _run_application(self, request: HttpRequest) -> None:
@@ -233,8 +239,8 @@ class HttpCall(UserCall):
                 value, error = None, raised
             post(functools.partial(self._settle_thread, finished, value, error))
 
-        self._handlers += 1
         self.runtime.pool.submit(job)
+        self._handlers += 1
         return await finished
 
     def _settle_thread(self, finished: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
@@ -242,9 +248,7 @@ class HttpCall(UserCall):
             if error is None:
                 finished.set_result(value)
             else:
-                # A future cannot carry it, and it must not end the loop either.
-                raised = RuntimeError("generator raised StopIteration") if isinstance(error, StopIteration) else error
-                finished.set_exception(raised)
+                finished.set_exception(for_future(error))
         self._handler_ended()
 
     def _handler_ended(self) -> None:
@@ -252,7 +256,7 @@ class HttpCall(UserCall):
         if not self._handlers:
             self._finished()
 
-    async def _fail(self, error: BaseException) -> None:
+    async def _answer_error(self, error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError):
             self._end(Status(StatusCode.CANCELLED, "The request was cancelled."))
             return
@@ -275,26 +279,11 @@ class HttpCall(UserCall):
         """End a response that has begun and cannot be completed."""
         self._end(Status(StatusCode.INTERNAL, "The response broke off."))
 
-    # --- ending -----------------------------------------------------------------------------------------------------
-
-    def _end(self, status: Status) -> None:
-        if not self.done:
-            self.status = status.code
-            self.finish(status)
-            self._wake()
-
-    def refuse(self, status: Status) -> None:
-        self._end(status)
-        self.cancelled()
-
-    def expire(self) -> None:
-        self._end(Status(StatusCode.DEADLINE_EXCEEDED, TIMED_OUT))
-        super().expire()
-
-    def on_closed(self, error_code: int) -> None:
-        if not self.done:
-            self.status = StatusCode.CANCELLED
-        super().on_closed(error_code)
+    def closed(self) -> None:
+        unread = self._partial + sum(credit for _, credit in self._events)
+        self._partial = 0
+        self._events.clear()
+        self.connection.acknowledge(self.stream_id, unread)
         self._wake()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import signal
 import sys
@@ -17,6 +16,7 @@ from swerve.generated import control_pb2
 from swerve.net.listener import ListenOptions, listen
 from swerve.net.server import method_acceptor
 from swerve.observe.access import AccessLog
+from swerve.observe.collector import settle
 from swerve.observe.logs import configure
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
@@ -28,9 +28,6 @@ _LIMITS = Http2Limits(
     max_concurrent_streams=100_000, stream_window=4 << 20, max_header_list_size=PRIVATE_HEADER_LIST_SIZE
 )
 _CLOSE_GRACE_S = 1.0
-# Objects that a process gains before the collector looks for cycles. Calls leave none; the default of 700 would have it
-# look after every few dozen of them.
-_GC_THRESHOLD = 20_000
 
 
 async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:
@@ -68,10 +65,7 @@ async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:
 
 async def _start(replica: Replica) -> None:
     await replica.start()
-    # What was loaded stays: the collector need not walk over a model's objects again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
+    settle()
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from swerve.replica.errors import stack_trace
 from swerve.replica.grpc_call import GrpcCall
 from swerve.replica.handle_call import CALL, STREAM, HandleCall
 from swerve.replica.observer import ReplicaObserver
+from swerve.replica.slots import Slots
 from swerve.replica.threads import ThreadPool
 from swerve.replica.user_call import UserCall
 from swerve.replica.user_code import UserCode
@@ -69,10 +70,9 @@ class Replica:
         self.asgi_app: AsgiApp | None = None
         self.max_message_size = int(grpc_options.get("max_message_size", (1 << 31) - 1))
         self.keep_status_on_exception = bool(grpc_options.get("keep_status_on_exception", False))
-        self.ongoing = 0
+        self.slots = Slots(int(config["max_ongoing_requests"]))
         # Takes the calls of the replica's private service; set before it listens.
         self.private: Acceptor
-        self._limit = int(config["max_ongoing_requests"])
         self._spec = spec
         self._config = config
         self._observer = observer
@@ -81,6 +81,8 @@ class Replica:
         self._methods: dict[bytes, ServedMethod] = {}
         self._stats: dict[str, float] = {}
         self._recording: asyncio.Task[None] | None = None
+        # How often the state has changed, so that each watcher sees each change; the event is set for a moment then.
+        self._version = 0
         self._changed = asyncio.Event()
         # Set when the last call of a draining replica has ended.
         self._idle = asyncio.Event()
@@ -91,43 +93,46 @@ class Replica:
     def accept(
         self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
     ) -> StreamHandler | None:
-        """An `Acceptor`. Calls of user code that find no slot are turned away; the controller's are not."""
+        """An `Acceptor`. Calls of user code come only while it runs; the controller's always. A call takes its slot
+        when its request has come, see `Slots`."""
         fields = dict(headers)
         path = fields[b":path"]
         if path.startswith(_PRIVATE_PREFIX):
             return self.private(connection, stream_id, headers, end_stream)
-        if self.ongoing >= self._limit or self._phase != Phase.RUNNING:
+        if not self.slots.is_open:
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return None
         method = self._methods.get(path)
         if method is not None:
-            self.ongoing += 1
             call = GrpcCall(connection, stream_id, headers, fields, method, self)
             call.begin(end_stream)
             return call
         if path in (CALL, STREAM):
-            self.ongoing += 1
             return HandleCall(connection, stream_id, headers, fields, self)
         if path == _HTTP:
             # Only a replica that gets HTTP pays for Starlette.
             from swerve.replica.http_call import HttpCall
 
-            self.ongoing += 1
             return HttpCall(connection, stream_id, headers, fields, self)
         if path == _WEBSOCKET:
             from swerve.replica.websocket_call import WebSocketCall
 
-            self.ongoing += 1
             return WebSocketCall(connection, stream_id, headers, fields, self)
         # A method that this replica's servicer functions lack: the proxy's are newer or older than its.
         connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
         return None
 
+    @property
+    def ongoing(self) -> int:
+        """Calls that run or stand in line here."""
+        return self.slots.taken + self.slots.waiting
+
     def call_finished(self, call: UserCall) -> None:
-        """Part of `Runtime`: user code of `call` has ended."""
-        self.ongoing -= 1
+        """Part of `Runtime`: `call` has ended, and its user code."""
         self._observer.ended(call)
-        if self.ongoing == 0 and self._phase == Phase.DRAINING:
+        if call.has_slot:
+            self.slots.release()
+        if not self.slots.is_open and not self.ongoing:
             self._idle.set()
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -162,10 +167,10 @@ class Replica:
             from swerve.replica.asgi_app import AsgiApp
 
             self.asgi_app = await AsgiApp.start(self.user_code.instance)
-        multiplex.on_models_changed = self._changed.set
+        multiplex.on_models_changed = self._state_changed
         if self._config.get("user_config") is not None:
-            await self.user_code.reconfigure(self._config["user_config"], spec.rank, self.pool)
-        await self.user_code.check_health(self.pool)
+            await self.user_code.reconfigure(self._config["user_config"], spec.rank)
+        await self.user_code.check_health()
 
     def _set_context(self, rank: int, world_size: int) -> None:
         set_replica_context(
@@ -185,16 +190,18 @@ class Replica:
         """Take over a new configuration in place; what the user's `reconfigure` raises passes through."""
         previous = self._config.get("user_config")
         self._config = dict(config)
-        self._limit = self.pool.size = int(config["max_ongoing_requests"])
+        # The pool first: calls that a new slot lets in need their threads.
+        self.pool.size = int(config["max_ongoing_requests"])
+        self.slots.limit = self.pool.size
         self._set_context(rank, world_size)
         # Whether its load is to be told may have changed.
-        self._changed.set()
+        self._state_changed()
         if config.get("user_config") is not None and config["user_config"] != previous:
-            await self.user_code.reconfigure(config["user_config"], rank, self.pool)
+            await self.user_code.reconfigure(config["user_config"], rank)
 
     async def check_health(self) -> None:
         """Raise if the user's `check_health` does."""
-        await self.user_code.check_health(self.pool)
+        await self.user_code.check_health()
 
     async def stop(self, timeout_s: float) -> None:
         """Take no more calls, give those that run `timeout_s` seconds, destroy the user's object."""
@@ -225,7 +232,16 @@ class Replica:
     def _set_phase(self, phase: control_pb2.ReplicaState.Phase, message: str = "") -> None:
         self._phase = phase
         self._message = message
+        if phase == Phase.RUNNING:
+            self.slots.is_open = True
+        else:
+            self.slots.close()
+        self._state_changed()
+
+    def _state_changed(self) -> None:
+        self._version += 1
         self._changed.set()
+        self._changed.clear()
 
     def state(self) -> control_pb2.ReplicaState:
         """What the controller sees."""
@@ -240,18 +256,16 @@ class Replica:
 
     async def watch(self) -> AsyncIterator[control_pb2.ReplicaState]:
         """The state now, and again after each change; changes of the load are looked for while that matters."""
-        changed = self._changed
         while True:
-            changed.clear()
+            version = self._version
             state = self.state()
             yield state
-            while not changed.is_set() and self.ongoing == state.ongoing and self._is_autoscaled:
+            while self._version == version and not (self._is_autoscaled and self.ongoing != state.ongoing):
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_PUBLISH_INTERVAL_S):
-                        await changed.wait()
-            if not self._is_autoscaled:
-                await changed.wait()
-            await asyncio.sleep(_PUBLISH_INTERVAL_S if changed.is_set() and self._phase == Phase.RUNNING else 0)
+                    async with asyncio.timeout(_PUBLISH_INTERVAL_S if self._is_autoscaled else None):
+                        await self._changed.wait()
+            changed = self._version != version
+            await asyncio.sleep(_PUBLISH_INTERVAL_S if changed and self._phase == Phase.RUNNING else 0)
 
     @property
     def _is_autoscaled(self) -> bool:
@@ -263,13 +277,13 @@ class Replica:
             if self._is_autoscaled:
                 try:
                     async with asyncio.timeout(_STATS_TIMEOUT_S):
-                        stats = await self.user_code.autoscaling_stats(self.pool)
+                        stats = await self.user_code.autoscaling_stats()
                 except Exception:
                     logger.exception("record_autoscaling_stats failed")
                 else:
                     if stats != self._stats:
                         self._stats = stats
-                        self._changed.set()
+                        self._state_changed()
             await asyncio.sleep(_STATS_INTERVAL_S)
 
 

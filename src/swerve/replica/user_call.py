@@ -10,9 +10,10 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
 from swerve.context import RequestContext, _request_context
@@ -20,9 +21,14 @@ from swerve.net.connection import Connection, Headers
 from swerve.net.mailbox import Mailbox
 from swerve.net.server_call import ServerCall
 from swerve.net.timers import TimerWheel
+from swerve.replica.errors import TIMED_OUT, is_expected, stack_trace
+from swerve.replica.slots import Slots
 from swerve.replica.threads import ThreadPool
 from swerve.replica.user_code import Handler, Kind
-from swerve.wire.status import StatusCode
+from swerve.wire.http2 import ErrorCode
+from swerve.wire.status import Status, StatusCode, truncate_details
+
+logger = logging.getLogger("swerve.replica")
 
 # A generator waits while this many bytes of its call have not left yet.
 HIGH_WATER = 256 * 1024
@@ -31,6 +37,8 @@ _STALL_CHECK_S = 1.0
 # A generator that takes longer for a value may be blocking the loop with its work, as models do: what it yields is
 # written before it goes on. The values of a faster one leave together.
 _SLOW_STEP_S = 0.001
+# A proxy keeps this much of a request, to send it to another replica.
+_REPEATABLE_SIZE = 1 << 20
 
 
 class Runtime(Protocol):
@@ -39,10 +47,11 @@ class Runtime(Protocol):
     loop: asyncio.AbstractEventLoop
     mailbox: Mailbox
     pool: ThreadPool
+    slots: Slots
     timers: TimerWheel
 
     def call_finished(self, call: UserCall) -> None:
-        """User code of the call has ended; its slot is free."""
+        """The call has ended, and its user code if that had begun: its slot is free."""
 
 
 class UserCall(ServerCall):
@@ -52,13 +61,20 @@ class UserCall(ServerCall):
     logged_by_proxy: ClassVar[bool] = False
 
     __slots__ = (
+        "_begin_user_code",
+        "_delivered",
+        "_draining",
         "_gate",
+        "_over",
+        "_produced",
         "_ran",
+        "_sent",
         "_task",
         "_timed",
-        "_unsent",
         "context",
+        "has_slot",
         "path",
+        "received",
         "runtime",
         "started_at",
         "status",
@@ -81,12 +97,18 @@ class UserCall(ServerCall):
         # What was called and how it ended, for logs and metrics.
         self.path = ""
         self.status = StatusCode.UNKNOWN
+        # Bytes of the request, as far as they say whether its caller can still send it again.
+        self.received = 0
+        # True from the moment at which user code begins.
+        self.has_slot = False
         self._task: asyncio.Task[None] | None = None
+        # The request is complete enough: user code was begun, or waits for a slot.
         self._ran = False
+        self._over = False
+        # Begins user code; set while the call stands in line.
+        self._begin_user_code: Callable[[], None] | None = None
         # Set while a generator in a thread may go on.
         self._gate: threading.Event | None = None
-        # Bytes that a generator's thread has produced and the loop has not sent on.
-        self._unsent = 0
         self._timed = context.deadline is not None
         if context.deadline is not None:
             runtime.timers.add(context.deadline, self)
@@ -107,14 +129,20 @@ class UserCall(ServerCall):
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
-        """The handler, or `encode`, raised."""
+        """End the call: the handler, or `encode`, raised."""
         raise NotImplementedError
 
-    def expire(self) -> None:
-        """The deadline has passed. Subclasses end the call, then call this."""
-        self._stop_user_code()
+    def trailers(self) -> Headers:
+        """What the call's trailers say beside its status."""
+        return ()
 
-    # --- running ----------------------------------------------------------------------------------------------------
+    def closed(self) -> None:
+        """The call is over on the wire: nothing more of its request will be read."""
+
+    def let_go(self) -> None:
+        """The call has ended, and its user code: drop what refers back to it, so that nothing keeps it in memory."""
+
+    # --- getting a slot ---------------------------------------------------------------------------------------------
 
     def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], *, stream: bool) -> None:
         """Run the handler and send what it gives: one value, or with `stream` each value as it is yielded."""
@@ -122,33 +150,73 @@ class UserCall(ServerCall):
             # It expired on its way here.
             self.expire()
             return
+        self.admit(self._run_handler, handler, args, kwargs, stream)
+
+    def admit(self, begin: Callable[..., None], *args: Any) -> None:
+        """Take a slot and call `begin`, which may not raise: now, when one is free, or never."""
         self._ran = True
+        slots = self.runtime.slots
+        if slots.take():
+            self.has_slot = True
+            begin(*args)
+            return
+        self._begin_user_code = functools.partial(begin, *args)
+        if not slots.wait(self):
+            self.turn_away()
+
+    def enter(self) -> None:
+        """Begin user code, after a wait. The slot has been taken for this call."""
+        begin, self._begin_user_code = self._begin_user_code, None
+        assert begin is not None
+        self.has_slot = True
+        begin()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the caller still has the whole request and can send it again."""
+        return self.received <= _REPEATABLE_SIZE
+
+    def turn_away(self) -> None:
+        """Give the call back to its caller. User code has not seen it, and it counts nowhere."""
+        self.done = True
+        self.connection.reset(self.stream_id, ErrorCode.REFUSED_STREAM)
+        self.closed()
+        self._finished(counted=False)
+
+    def _finished(self, *, counted: bool = True) -> None:
+        """User code has ended, or never began."""
+        if self._over:
+            return
+        self._over = True
+        if self._timed:
+            assert self.context.deadline is not None
+            self.runtime.timers.remove(self.context.deadline, self)
+        self._task = self._begin_user_code = None
+        self.let_go()
+        if counted:
+            self.runtime.call_finished(self)
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def _run_handler(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], stream: bool) -> None:
         kind = handler.kind
         if kind is Kind.COROUTINE and not stream:
             self._spawn(self._run_coroutine(handler, args, kwargs))
         elif kind is Kind.ASYNC_GENERATOR or kind is Kind.COROUTINE:
-            self._spawn(self._run_async(handler, args, kwargs, stream))
+            self._spawn(self._run_async(functools.partial(handler.function, *args, **kwargs), handler.name, stream))
         else:
             context = contextvars.copy_context()
             context.run(_request_context.set, self.context)
-            self.runtime.pool.submit(functools.partial(context.run, self._run_in_thread, handler, args, kwargs, stream))
-
-    def end_unstarted(self) -> None:
-        """The call ended before user code was reached."""
-        if not self._ran:
-            self._ran = True
-            self._finished()
+            try:
+                self.runtime.pool.submit(
+                    functools.partial(context.run, self._run_in_thread, handler, args, kwargs, stream)
+                )
+            except RuntimeError as error:
+                # The system gives no thread.
+                self._settle(self._fail, error)
 
     def _spawn(self, coroutine: Any) -> None:
         self._task = self.runtime.loop.create_task(coroutine)
-
-    def _finished(self) -> None:
-        if self._timed:
-            self._timed = False
-            assert self.context.deadline is not None
-            self.runtime.timers.remove(self.context.deadline, self)
-        self._task = None
-        self.runtime.call_finished(self)
 
     async def _run_coroutine(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _request_context.set(self.context)
@@ -156,15 +224,23 @@ class UserCall(ServerCall):
             value = await handler.function(*args, **kwargs)
             self.answer(self.encode(value))
         except BaseException as error:
-            self.failed(error)
+            self._fail(error)
         finally:
             self._finished()
 
-    async def _run_async(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], stream: bool) -> None:
-        await self._finish_async(handler.function(*args, **kwargs), handler.name, stream)
+    async def _run_async(self, make: Callable[[], Any], name: str, stream: bool) -> None:
+        _request_context.set(self.context)
+        try:
+            await self._deliver(make(), name, stream)
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._finished()
 
     async def _deliver(self, made: Any, name: str, stream: bool) -> None:
         """Send what a handler returned, on the loop."""
+        if inspect.isawaitable(made):
+            made = await made
         if not stream:
             _refuse_generator(made, name)
             self.answer(self.encode(made))
@@ -218,91 +294,129 @@ class UserCall(ServerCall):
                 if not isinstance(made, Iterator):
                     raise _not_a_generator(handler.name)
                 self._iterate(made)
-                post(functools.partial(self._settle, None))
+                post(functools.partial(self._settle, self.succeeded))
             else:
                 _refuse_generator(made, handler.name)
-                post(functools.partial(self._settle_value, self.encode(made)))
+                post(functools.partial(self._settle, self.answer, self.encode(made)))
         except BaseException as error:
-            post(functools.partial(self._settle, error))
+            post(functools.partial(self._settle, self._fail, error))
 
     def _iterate(self, values: Iterator[Any]) -> None:
         """Send each value of a generator, waiting for the reader where it is slow."""
         post = self.runtime.mailbox.post
         gate = self._gate = threading.Event()
+        # Bytes that this thread has made; those of them that the loop has sent; those that a reader has taken, about.
+        # Each is written by one thread alone.
+        self._produced = self._sent = self._delivered = 0
+        self._draining = False
         try:
             for value in values:
                 if self.done:
                     return
                 data = self.encode(value)
                 size = len(data) if isinstance(data, bytes) else sum(map(len, data))
-                self._unsent += size
-                if self._unsent > HIGH_WATER:
+                self._produced += size
+                post(functools.partial(self._send_from_thread, data, size))
+                if self._produced - self._delivered > HIGH_WATER:
                     gate.clear()
-                    post(functools.partial(self._send_from_thread, data, size))
-                    post(self._open_gate_when_drained)
                     # Woken by the reader, by the call's end, or to look whether the loop is still there.
-                    while not gate.wait(_STALL_CHECK_S) and not self.done and not self.runtime.loop.is_closed():
-                        pass
-                else:
-                    post(functools.partial(self._send_from_thread, data, size))
+                    while (
+                        self._produced - self._delivered > HIGH_WATER
+                        and not self.done
+                        and not self.runtime.loop.is_closed()
+                    ):
+                        gate.wait(_STALL_CHECK_S)
         finally:
             close = getattr(values, "close", None)
             if close is not None:
                 close()
 
     def _send_from_thread(self, data: bytes | list[bytes | memoryview], size: int) -> None:
-        self._unsent -= size
         self._send(data)
+        self._sent += size
+        if self.done or self.connection.unsent(self.stream_id) <= HIGH_WATER:
+            self._reader_took_all()
+        elif not self._draining:
+            self._draining = True
+            self.connection.when_drained(self.stream_id, self._reader_took_all)
 
-    def _open_gate_when_drained(self) -> None:
+    def _reader_took_all(self) -> None:
         assert self._gate is not None
-        if self.done:
-            self._gate.set()
-        else:
-            self.connection.when_drained(self.stream_id, self._gate.set)
+        self._draining = False
+        self._delivered = self._sent
+        self._gate.set()
 
     def _go_on_async(self, made: Any, name: str, stream: bool) -> None:
         if not self.done:
-            self._spawn(self._finish_async(made, name, stream))
+            self._spawn(self._run_async(lambda: made, name, stream))
             return
         if inspect.iscoroutine(made):
             made.close()
         self._finished()
 
-    async def _finish_async(self, made: Any, name: str, stream: bool) -> None:
-        _request_context.set(self.context)
+    def _settle(self, end: Callable[..., None], *args: Any) -> None:
+        """End the call by `end`, after user code has ended."""
         try:
-            if inspect.isawaitable(made):
-                made = await made
-            await self._deliver(made, name, stream)
+            end(*args)
         except BaseException as error:
+            self._fail(error)
+        finally:
+            self._finished()
+
+    # --- ending -----------------------------------------------------------------------------------------------------
+
+    def _end(self, status: Status) -> None:
+        """End the call on the wire. Every end that this side decides on comes through here."""
+        if self.done:
+            return
+        self.status = status.code
+        try:
+            self.finish(status, self.trailers())
+        except Exception as error:
+            # Nothing of what user code set is repeated, for it may be what cannot be sent.
+            logger.exception("A call could not be ended as it should", extra={"request_id": self.context.request_id})
+            self.done = False
+            self.status = StatusCode.INTERNAL
+            text = f"The call could not be ended as it should: {error!r}"
+            request_id = self.context.request_id.encode("latin-1", "replace")
+            self.finish(Status(StatusCode.INTERNAL, text), ((b"request_id", request_id),))
+        self.closed()
+
+    def _fail(self, error: BaseException) -> None:
+        """End the call with what user code raised; log it when that is a fault of user code."""
+        try:
             self.failed(error)
-        finally:
-            self._finished()
+        except Exception as second:
+            self._end(Status(StatusCode.INTERNAL, truncate_details(stack_trace(second), keep_end=True)))
+        if not is_expected(error, self._overdue):
+            logger.error("The call failed:\n%s", stack_trace(error), extra={"request_id": self.context.request_id})
 
-    def _settle_value(self, data: bytes | list[bytes | memoryview]) -> None:
-        try:
-            self.answer(data)
-        finally:
-            self._finished()
+    @property
+    def _overdue(self) -> bool:
+        return self.context.deadline is not None and time.monotonic() >= self.context.deadline
 
-    def _settle(self, error: BaseException | None) -> None:
-        try:
-            if error is None:
-                self.succeeded()
-            else:
-                self.failed(error)
-        finally:
-            self._finished()
-
-    # --- stopping ---------------------------------------------------------------------------------------------------
-
-    def cancelled(self) -> None:
+    def refuse(self, status: Status) -> None:
+        """End the call for what its client sent; user code that runs already is stopped."""
+        self._end(status)
         self._stop_user_code()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        self.refuse(Status(StatusCode.DEADLINE_EXCEEDED, TIMED_OUT))
+
+    def on_closed(self, error_code: int) -> None:
+        if not self.done:
+            self.done = True
+            self.status = StatusCode.CANCELLED
+            self.closed()
+            self._stop_user_code()
 
     def _stop_user_code(self) -> None:
         """Cancel what can be: the task, the calls that it made. A thread goes on to its next `yield` or its end."""
-        self.end_unstarted()
+        if not self.has_slot:
+            self.runtime.slots.leave(self)
+            self._finished()
+            return
         task = self._task
         if task is not None:
             coroutine = task.get_coro()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from swerve.replica.threads import ThreadPool
+from swerve.replica.threads import HookThread
 
 
 class Kind(Enum):
@@ -53,6 +52,7 @@ class UserCode:
         self._kwargs = kwargs
         self._is_class = inspect.isclass(target)
         self._handlers: dict[str, Handler] = {}
+        self._hooks: dict[str, HookThread] = {}
         self.instance: Any = None
 
     async def construct(self) -> None:
@@ -91,7 +91,7 @@ class UserCode:
         names = [name for name in dir(type(self.instance)) if not name.startswith("_") or name == "__call__"]
         return [name for name in names if callable(getattr(self.instance, name, None))]
 
-    async def reconfigure(self, user_config: Any, rank: Any, pool: ThreadPool) -> None:
+    async def reconfigure(self, user_config: Any, rank: Any) -> None:
         """Hand the user's configuration to `reconfigure`.
 
         Raises:
@@ -103,27 +103,27 @@ class UserCode:
         if method is None:
             raise ValueError("user_config or rank specified but the deployment is missing a reconfigure method")
         takes_rank = "rank" in _parameters(method)
-        await self._run(lambda: method(user_config, rank=rank) if takes_rank else method(user_config), method, pool)
+        await self._run(lambda: method(user_config, rank=rank) if takes_rank else method(user_config), method)
 
-    async def check_health(self, pool: ThreadPool) -> None:
+    async def check_health(self) -> None:
         """Run the user's `check_health`, if there is one; what it raises means unhealthy."""
         method = getattr(self.instance, "check_health", None) if self._is_class else None
         if method is not None:
-            await self._run(method, method, pool)
+            await self._run(method, method)
 
     @property
     def has_autoscaling_stats(self) -> bool:
         """Whether the user's object has metrics of its own for autoscaling policies."""
         return self._is_class and hasattr(self.instance, "record_autoscaling_stats")
 
-    async def autoscaling_stats(self, pool: ThreadPool) -> dict[str, float]:
+    async def autoscaling_stats(self) -> dict[str, float]:
         """What the user's `record_autoscaling_stats` says.
 
         Raises:
             TypeError, ValueError: it is no dict of numbers by name.
         """
         method = self.instance.record_autoscaling_stats
-        stats = await self._run(method, method, pool)
+        stats = await self._run(method, method)
         if not isinstance(stats, dict):
             raise TypeError(f"record_autoscaling_stats must return a dict of numbers by name, got: {stats!r}.")
         return {str(name): float(value) for name, value in stats.items()}
@@ -140,29 +140,11 @@ class UserCode:
             # The interpreter must not run it a second time when the instance is collected.
             type(instance).__del__ = lambda self: None
 
-    async def _run(self, call: Callable[[], Any], method: Callable[..., Any], pool: ThreadPool) -> Any:
+    async def _run(self, call: Callable[[], Any], method: Callable[..., Any]) -> Any:
         if inspect.iscoroutinefunction(method):
             return await call()
-        loop = asyncio.get_running_loop()
-        finished: asyncio.Future[Any] = loop.create_future()
-
-        def settle(result: Any, error: BaseException | None) -> None:
-            if finished.done():
-                return
-            if error is not None:
-                finished.set_exception(error)
-            else:
-                finished.set_result(result)
-
-        def job() -> None:
-            try:
-                result, error = call(), None
-            except Exception as raised:
-                result, error = None, raised
-            loop.call_soon_threadsafe(settle, result, error)
-
-        pool.submit(job)
-        result = await finished
+        name = getattr(method, "__name__", "hook")
+        result = await self._hooks.setdefault(name, HookThread(name)).run(call)
         return await result if inspect.isawaitable(result) else result
 
 

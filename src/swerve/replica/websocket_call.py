@@ -39,7 +39,7 @@ class WebSocketCall(HttpCall):
                 return self._received(self._next_event())
             if self._half_closed:
                 return self._disconnect(_NO_STATUS)
-            await self._news()
+            await self._news.wait()
         return self._disconnect(_ABNORMAL_CLOSURE)
 
     def _received(self, event: HttpEvent) -> Message:
