@@ -14,7 +14,7 @@ from benchmarks.result import Figures, Goal, Result
 from benchmarks.servers import Contender, Server, grpc_aio, swerve
 
 MB = 1 << 20
-# Rounds of a row with Ray at most: its servers take long to start and its figures are far from any goal.
+# Rounds of a row with Ray at most, to keep the run short.
 RAY_ROUNDS = 3
 # After its start a server has work left to do. One that rests uses less than this of a core.
 RESTING_CORES = 0.1
