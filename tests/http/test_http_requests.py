@@ -78,19 +78,19 @@ def test_backpressure_that_a_handler_raises_keeps_its_status(client):
 
 def test_the_headers_of_ray_serve_reach_the_context(client):
     headers = {
-        "x-request-id": "my id",
+        "x-request-id": "my-id",
         "serve_multiplexed_model_id": "m1",
         "x-session-id": "s1",
     }
     answer = client.get("/plain/context", headers=headers)
     assert answer.json() == {
-        "request_id": "my id",
+        "request_id": "my-id",
         "model_id": "m1",
         "session_id": "s1",
         "route": "/plain",
         "app": "plain",
     }
-    assert answer.headers["x-request-id"] == "my id"
+    assert answer.headers["x-request-id"] == "my-id"
 
 
 def test_the_model_id_header_may_have_dashes(client):
@@ -99,6 +99,13 @@ def test_the_model_id_header_may_have_dashes(client):
 
 def test_a_request_without_an_id_gets_one(client):
     answer = client.get("/plain/context")
+    assert len(answer.headers["x-request-id"]) == 36
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+
+
+@pytest.mark.parametrize("given", [b"my id", b"nel\x85", b"i" * 257])
+def test_a_request_id_that_logs_cannot_carry_is_replaced(client, given):
+    answer = client.get("/plain/context", headers={b"x-request-id": given})
     assert len(answer.headers["x-request-id"]) == 36
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
 

@@ -12,6 +12,7 @@ import uvloop
 
 from swerve.generated import control_pb2 as pb
 from swerve.net.listener import Listener, ListenOptions, listen
+from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode, Http2Limits
 from tests.net.grpc_lab import LabCall
@@ -120,7 +121,9 @@ class ProxyLab:
 
     async def _start(self) -> None:
         self.ingress = Ingress(self.loop, self.observer)
-        self.listener = await listen("127.0.0.1:0", self.ingress.accept, ListenOptions())
+        self.listener = await listen(
+            "127.0.0.1:0", self.ingress.accept, ListenOptions(Http2Limits(stream_window=CLIENT_WINDOW))
+        )
         port = self.listener._servers[0].sockets[0].getsockname()[1]
         self.port = port
         self.address = f"127.0.0.1:{port}"

@@ -8,7 +8,8 @@ import pytest
 
 from swerve.net.client_call import request_headers
 from swerve.net.connection import Connection
-from swerve.proxy.forward import new_request_id
+from swerve.proxy.forward import CLIENT_WINDOW
+from swerve.proxy.request_ids import new_request_id
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.http2 import Http2Limits
 from swerve.wire.message import frame
@@ -100,6 +101,21 @@ def test_the_replica_hears_who_calls_and_with_which_id(replica, channel):
 def test_a_request_id_is_made_when_the_client_brings_none(replica, channel, metadata):
     channel.unary_unary("/t.Lab/Echo")(b"", timeout=TIMEOUT_S, metadata=metadata)
     assert UUID4.fullmatch(replica.seen[-1][b"request_id"].decode())
+
+
+@pytest.mark.parametrize("given", [b"two words", b"nel\x85", b"i" * 257], ids=["space", "control", "long"])
+def test_a_request_id_that_logs_cannot_carry_is_replaced(replica, proxy, given):
+    headers = request_headers("/t.Lab/Fail", "test", ((b"request_id", given),))
+    lazy, recorders = begin(proxy, headers, body=frame(b"why"), end_stream=True)
+    proxy.until(lambda: recorders[0].closed)
+    assert UUID4.fullmatch(replica.seen[-1][b"request_id"].decode())
+    assert proxy.observer.ends[-1][2] == replica.seen[-1][b"request_id"]
+    proxy.call(lazy.close)
+
+
+def test_the_longest_request_id_is_kept(replica, channel):
+    channel.unary_unary("/t.Lab/Echo")(b"", timeout=TIMEOUT_S, metadata=[("request_id", "~" * 256)])
+    assert replica.seen[-1][b"request_id"] == b"~" * 256
 
 
 def test_request_ids_differ():
@@ -281,6 +297,16 @@ def test_a_large_request_goes_on_before_its_end(replica, proxy):
     proxy.call(lambda: lazy.send_data(recorders[0].stream_id, b"\0", end_stream=True))
     proxy.until(lambda: recorders[0].closed)
     assert recorders[0].data == frame(bytes(300_000))
+    proxy.call(lazy.close)
+
+
+def test_a_request_that_waits_takes_no_more_than_its_window(proxy):
+    proxy.add_replica("a", limit=0)
+    proxy.serve(app=["a"])
+    lazy, recorders = begin(proxy, ECHO, body=bytes(2_000_000))
+    (connection,) = proxy.listener.connections
+    proxy.until(lambda: connection._unacknowledged == CLIENT_WINDOW and proxy.target("app").router.queued == 1)
+    proxy.call(lambda: lazy.reset(recorders[0].stream_id))
     proxy.call(lazy.close)
 
 

@@ -6,6 +6,7 @@ import pytest
 from swerve.config import MAX_METADATA_LIMIT
 from swerve.net.client_call import request_headers
 from swerve.net.connection import Connection
+from swerve.proxy.request_ids import path_for_log
 from swerve.wire.http2 import Http2Limits
 from tests.net.net_support import Recorder
 
@@ -87,6 +88,17 @@ def test_a_method_that_is_not_served_is_unimplemented(proxy, channel):
     assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
     assert "request_id" in dict(error.trailing_metadata())
     assert proxy.observer.refusals[-1][2] == 12
+
+
+def test_a_refused_call_gets_a_request_id_that_logs_can_carry(proxy):
+    connection, recorder = ask(proxy, request_headers("/t.Lab/Nothing", "x", ((b"request_id", b"csi\x9b31m"),)))
+    proxy.until(lambda: recorder.closed)
+    assert len(dict(recorder.headers[0])[b"request_id"]) == 36
+    proxy.call(connection.close)
+
+
+def test_a_path_is_logged_in_visible_ascii():
+    assert path_for_log(b"/a b\n\x85\x9b\x7f/" + b"x" * 300) == "/a%20b%0A%85%9B%7F/" + "x" * (256 - 9)
 
 
 def test_the_private_methods_of_a_replica_cannot_be_reached(proxy, channel):

@@ -1,10 +1,13 @@
 """The parts of the proxy process that need no process."""
 
 import asyncio
+import json
 import logging
+import socket
 
 from swerve.caller import queues
 from swerve.generated import control_pb2 as pb
+from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.process import Proxy
 
@@ -19,6 +22,28 @@ def test_an_autoscaled_deployment_that_is_no_ingress_has_no_queue_here():
         return proxy._queue("app", "Inner")
 
     assert asyncio.run(ask()) is None
+
+
+def test_clients_get_the_window_that_bounds_waiting_calls():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = {"host": "127.0.0.1", "port": port}
+    view = pb.View(
+        options=pb.InstanceOptions(
+            grpc_options_json=json.dumps(options), grpc_methods=[pb.GrpcMethod(path="/t.S/M")], num_proxies=1
+        )
+    )
+
+    async def serve():
+        loop = asyncio.get_running_loop()
+        proxy = Proxy(pb.ProxySpec(controller_address="unix:/nowhere"), loop)
+        assert await proxy._serve_grpc(view, Ingress(loop, None)) == f"127.0.0.1:{port}"
+        window = proxy._listener._options.limits.stream_window
+        await proxy._listener.close(0)
+        return window
+
+    assert asyncio.run(serve()) == CLIENT_WINDOW
 
 
 def test_the_end_of_the_queue_reports_is_logged(caplog, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from swerve.wire import metadata
 
 keys = st.from_regex(r"[0-9a-z_.-]{1,20}", fullmatch=True).filter(
-    lambda key: not key.startswith("grpc-") and key not in ("te", "content-type") and not key.endswith("-bin")
+    lambda key: not key.startswith("grpc-") and key not in metadata._RESERVED and not key.endswith("-bin")
 )
 texts = st.from_regex(r"[\x21-\x7e]([\x20-\x7e]{0,20}[\x21-\x7e])?", fullmatch=True) | st.just("")
 pairs = st.tuples(keys, texts) | st.tuples(keys.map(lambda key: key + "-bin"), st.binary(max_size=40))
@@ -32,6 +32,21 @@ def test_encoded_metadata_is_valid_http2(sent):
 def test_a_bad_key_is_named(key):
     with pytest.raises(ValueError, match="Metadata key"):
         metadata.encode([(key, "v")])
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["connection", "te", "content-length", "content-type", "transfer-encoding", "host", "upgrade", "keep-alive"],
+)
+def test_a_key_of_the_protocols_is_refused(key):
+    with pytest.raises(ValueError, match=f"Metadata key '{key}' is invalid: HTTP/2"):
+        metadata.encode([(key, "v")])
+
+
+@pytest.mark.parametrize(("key", "value"), [("key", "v" * 16385), ("key-bin", bytes(16385))])
+def test_a_value_that_no_client_takes_is_refused(key, value):
+    with pytest.raises(ValueError, match=f"'{key}' is invalid: it is 16385 long"):
+        metadata.encode([(key, value)])
 
 
 @pytest.mark.parametrize("value", [" edge", "edge ", "line\r\nbreak", "nul\0", "ümlaut", "\N{PILE OF POO}", "tail\n"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from swerve.generated import control_pb2
 from swerve.net.client import Channel
 from swerve.net.connection import Connection
 from swerve.routing.replicas import Replica, ReplicaInfo
@@ -128,6 +129,19 @@ class Target(Generic[Call]):
         for call, replica in assigned:
             self._start(call, replica)
         self.arm()
+
+
+def replica_infos(deployment: control_pb2.DeploymentView) -> list[ReplicaInfo]:
+    """The replicas of a deployment, from the view."""
+    return [
+        ReplicaInfo(
+            replica.replica_id,
+            replica.address,
+            replica.max_ongoing_requests,
+            frozenset(replica.multiplexed_model_ids),
+        )
+        for replica in deployment.replicas
+    ]
 
 
 class _Link:

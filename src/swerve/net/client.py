@@ -109,11 +109,10 @@ class Channel:
         path: str,
         request: bytes,
         *,
-        timeout: float | None = None,
         metadata: Sequence[tuple[bytes, bytes]] = (),
     ) -> MessageStream:
-        """Call a server-streaming method."""
-        return MessageStream(self, path, request, timeout, metadata)
+        """Call a server-streaming method. It goes on until it ends or is cancelled."""
+        return MessageStream(self, path, request, metadata)
 
     async def _begin(
         self,
@@ -178,11 +177,10 @@ class MessageStream:
         channel: Channel,
         path: str,
         request: bytes,
-        timeout: float | None,
         metadata: Sequence[tuple[bytes, bytes]],
     ) -> None:
         self._channel = channel
-        self._start = (path, request, timeout, metadata)
+        self._start = (path, request, None, metadata)
         self._call: _StreamCall | None = None
 
     def __aiter__(self) -> MessageStream:

@@ -16,6 +16,12 @@ from swerve.net.connection import Acceptor, Connection
 from swerve.wire.http2 import Http2Limits
 
 _BACKLOG = 1024
+# A client that vanished (its machine lost power, a firewall forgot it) holds a connection until somebody asks: after a
+# minute's silence, twice. gRPC servers wait 20 s for the answer, but ask every two hours alone
+# (GRPC_ARG_KEEPALIVE_TIMEOUT_MS, GRPC_ARG_KEEPALIVE_TIME_MS); the system's own defaults are no shorter.
+KEEPALIVE_IDLE_S = 60
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_PROBES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +151,7 @@ def bind_tcp(host: str, port: int, *, share: bool) -> list[socket.socket]:
     same on all addresses.
 
     Raises:
-        OSError: an address cannot be bound; none stays bound then.
+        OSError: `host` cannot be resolved, or an address cannot be bound; none stays bound then.
     """
     sockets: list[socket.socket] = []
     try:
@@ -157,6 +163,7 @@ def bind_tcp(host: str, port: int, *, share: bool) -> list[socket.socket]:
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _keep_alive(sock)
             if share:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
@@ -177,8 +184,20 @@ def bind_tcp(host: str, port: int, *, share: bool) -> list[socket.socket]:
     return sockets
 
 
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the system find out that a peer is gone. Connections take it over from their listening socket."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
 def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, tuple[Any, ...]]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        # Its number is none of errno's.
+        raise OSError(f"the host {host!r} cannot be resolved ({error.strerror})") from error
     return list(dict.fromkeys(found))
 
 

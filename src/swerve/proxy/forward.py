@@ -13,13 +13,13 @@ bytes are kept (at most a window of them), so a call that a replica turned away 
 
 from __future__ import annotations
 
-import itertools
 import time
-import uuid
 from typing import TYPE_CHECKING, Protocol
 
+from swerve.exceptions import BackPressureError, DeploymentUnavailableError
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
+from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import not_found
 from swerve.routing.router import Shed, Unavailable
 from swerve.wire.deadline import format_timeout
@@ -37,19 +37,13 @@ PEER_FIELD = b"swerve-peer"
 REQUEST_ID_FIELD = b"request_id"
 MULTIPLEXED_MODEL_ID_FIELD = b"multiplexed_model_id"
 
-# A request of one message goes to the router before its end when so much of it has come; at most a stream's window.
-_SUBMIT_SIZE = 256 * 1024
-# A request whose bytes fit is kept for another replica; it is the window of the client's stream.
+# Bytes of one call that its client may send before a replica takes them: the public port's window of a stream. When so
+# many of a request of one message have come, it goes to the router before its end.
+CLIENT_WINDOW = 256 * 1024
+# A request whose bytes fit is kept for another replica, until its response begins.
 _REPLAY_LIMIT = 1 << 20
 
 _GRPC_STATUS = b"grpc-status"
-_id_prefix = str(uuid.uuid4())[:24].encode()
-_id_numbers = itertools.count(1)
-
-
-def new_request_id() -> bytes:
-    """An id for a call that brings none, in the form of a UUID: the process's random part, then a number."""
-    return b"%s%012x" % (_id_prefix, next(_id_numbers))
 
 
 class CallObserver(Protocol):
@@ -105,7 +99,7 @@ class ForwardedCall:
         model_id = fields.get(MULTIPLEXED_MODEL_ID_FIELD)
         self.model_id = "" if model_id is None else model_id.decode("latin-1")
         request_id = fields.get(REQUEST_ID_FIELD)
-        if request_id:
+        if request_id is not None and is_usable(request_id):
             self.request_id = request_id
             self._headers = (*headers, (PEER_FIELD, client.peer_name))
         else:
@@ -157,17 +151,9 @@ class ForwardedCall:
         try:
             replica = target.router.submit(self)
         except Shed as shed:
-            self.fail(
-                StatusCode.RESOURCE_EXHAUSTED,
-                f"Request dropped due to backpressure (num_queued_requests={shed.queued}, "
-                f"max_queued_requests={shed.limit}).",
-            )
+            self.fail(StatusCode.RESOURCE_EXHAUSTED, str(BackPressureError(shed.queued, shed.limit)))
         except Unavailable:
-            self.fail(
-                StatusCode.UNAVAILABLE,
-                f"Deployment(name='{target.deployment}', app='{target.app}') is unavailable because it failed to "
-                "deploy.",
-            )
+            self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
         else:
             if replica is not None:
                 self.start(replica)
@@ -222,7 +208,7 @@ class ForwardedCall:
         if leg is not None:
             self._credited += 1
             leg.connection.forward_data(leg.stream_id, data, end_stream, self.client, self.stream_id)
-        elif self._incomplete and (end_stream or self._body_size >= _SUBMIT_SIZE):
+        elif self._incomplete and (end_stream or self._body_size >= CLIENT_WINDOW):
             self._submit()
 
     def on_trailers(self, headers: Headers) -> None:

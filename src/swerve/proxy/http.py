@@ -11,10 +11,10 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
+from swerve.exceptions import BackPressureError, DeploymentUnavailableError
 from swerve.generated import control_pb2
 from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest
 from swerve.observe.metrics import CONTENT_TYPE
-from swerve.proxy.forward import new_request_id
 from swerve.proxy.http_call import HttpCall
 from swerve.proxy.http_exchange import relay_response, upload_body
 from swerve.proxy.http_observer import CLIENT_CLOSED_REQUEST, HttpObserver
@@ -22,6 +22,7 @@ from swerve.proxy.http_reply import Receive, Reply, Send
 from swerve.proxy.http_routes import HttpRoute, HttpRoutes, Wanted, build_http_routes, read_wanted
 from swerve.proxy.http_websocket import WebSocketReply, relay_websocket, upload_messages
 from swerve.proxy.ingress import Ingress
+from swerve.proxy.request_ids import new_request_id, path_for_log
 from swerve.routing.router import Shed, Unavailable
 from swerve.wire.status import RpcError, StatusCode
 
@@ -79,7 +80,8 @@ class HttpIngress:
             seconds = time.monotonic() - started_at
             status = reply.status or CLIENT_CLOSED_REQUEST
             method = scope.get("method", "WEBSOCKET")
-            self._observer.ended(app, deployment, prefix, method, status, request_id, path_for_log(scope), seconds)
+            asked = path_for_log(scope.get("raw_path") or b"")
+            self._observer.ended(app, deployment, prefix, method, status, request_id, asked, seconds)
 
     # --- routes of the proxy ----------------------------------------------------------------------------------------
 
@@ -117,17 +119,10 @@ class HttpIngress:
         except Shed as shed:
             retry = route.retry_after_s
             extra = [] if retry is None else [(b"retry-after", f"{retry:g}".encode())]
-            text = (
-                f"Request dropped due to backpressure (num_queued_requests={shed.queued}, "
-                f"max_queued_requests={shed.limit})."
-            )
-            await reply.text(route.shed_status, text, extra)
+            await reply.text(route.shed_status, str(BackPressureError(shed.queued, shed.limit)), extra)
             return
         except Unavailable:
-            text = (
-                f"Deployment(name='{route.deployment}', app='{route.app}') is unavailable because it failed to deploy."
-            )
-            await reply.text(503, text)
+            await reply.text(503, str(DeploymentUnavailableError(route.deployment, route.app)))
             return
         if isinstance(reply, WebSocketReply):
             upload = upload_messages(receive, call, reply)
@@ -163,11 +158,6 @@ def route_path(scope: Scope) -> str:
     """The path below the `root_path` option."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] or "/" if root and path.startswith(root) else path
-
-
-def path_for_log(scope: Scope) -> str:
-    """The path as the client wrote it, without line breaks and not too long."""
-    return bytes(scope.get("raw_path") or b"").decode("latin-1")[:256]
 
 
 def request_of(scope: Scope, route: HttpRoute, wanted: Wanted, request_id: str) -> HttpRequest:

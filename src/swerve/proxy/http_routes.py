@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from swerve.generated import control_pb2
-
-# A client's id for its request, longer ones are cut: it goes into every log line.
-_MAX_ID = 256
+from swerve.proxy.request_ids import is_usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +70,10 @@ class Wanted:
 def read_wanted(headers: Iterable[Sequence[bytes]]) -> Wanted:
     """Ray Serve's request headers. Of duplicates the last counts; a timeout that is no positive number is ignored."""
     fields = {name: value.decode("latin-1") for name, value in headers}
+    request_id = fields.get(b"x-request-id", "")
     model_id = fields.get(b"serve_multiplexed_model_id") or fields.get(b"serve-multiplexed-model-id") or ""
     return Wanted(
-        request_id=fields.get(b"x-request-id", "")[:_MAX_ID],
+        request_id=request_id if is_usable(request_id.encode("latin-1")) else "",
         model_id=model_id,
         session_id=fields.get(b"x-session-id", ""),
         timeout_s=_seconds(fields.get(b"x-request-timeout-seconds", "")),

@@ -7,15 +7,16 @@ import functools
 from collections.abc import Mapping
 from typing import Protocol
 
-from swerve.caller.target import Target
+from swerve.caller.target import Target, replica_infos
 from swerve.generated import control_pb2
 from swerve.net.connection import Connection, Headers, StreamHandler
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.net.timers import TimerWheel
 from swerve.proxy.builtin import BuiltinServices
-from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall, new_request_id
+from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall
+from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import RouteTable, build_routes, not_found
-from swerve.routing.replicas import Replica, ReplicaInfo
+from swerve.routing.replicas import Replica
 from swerve.routing.router import RoutedCall
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.metadata import size_of
@@ -134,7 +135,8 @@ class Ingress:
         details: str,
     ) -> StreamHandler:
         """Answer a request that no deployment gets."""
-        request_id = fields.get(REQUEST_ID_FIELD) or new_request_id()
+        given = fields.get(REQUEST_ID_FIELD, b"")
+        request_id = given if is_usable(given) else new_request_id()
         trailers = status_trailers(Status(code, details), ((REQUEST_ID_FIELD, request_id),))
         connection.send_headers(stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
         self._observer.refused(fields.get(b":path", b""), request_id, code)
@@ -147,19 +149,6 @@ def _drop(call: ProxiedCall, details: str) -> None:
 
 def _start(call: ProxiedCall, replica: Replica) -> None:
     call.start(replica)
-
-
-def replica_infos(deployment: control_pb2.DeploymentView) -> list[ReplicaInfo]:
-    """The replicas of a deployment, from the view."""
-    return [
-        ReplicaInfo(
-            replica.replica_id,
-            replica.address,
-            replica.max_ongoing_requests,
-            frozenset(replica.multiplexed_model_ids),
-        )
-        for replica in deployment.replicas
-    ]
 
 
 class _Refused:

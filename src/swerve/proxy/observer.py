@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from swerve.observe.access import AccessLog
 from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text, text_of
+from swerve.proxy.request_ids import path_for_log
 from swerve.wire.status import StatusCode
 
 _CODE_NAMES = tuple(code.name for code in StatusCode)
@@ -44,7 +45,7 @@ class ProxyObserver:
             histogram = self._calls[key] = Histogram()
         histogram.observe(0.0)
         if self._access_log is not None:
-            self._access_log.add(request_id.decode("latin-1"), path.decode("latin-1")[:256], "", code, 0.0)
+            self._access_log.add(request_id.decode("latin-1"), path_for_log(path), "", code, 0.0)
 
     def prometheus_text(self, own: Labels, ingresses: Mapping[str, str]) -> str:
         """All series in Prometheus' text format; `own` are this proxy's labels, `ingresses` deployments by app."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import logging
 import os
@@ -23,8 +22,10 @@ from swerve.net.address import Address
 from swerve.net.listener import Listener, ListenOptions, bind_tcp
 from swerve.net.server import MetadataDict, Unary, serve
 from swerve.observe.access import AccessLog
+from swerve.observe.collector import settle
 from swerve.observe.logs import configure
 from swerve.observe.metrics import Labels, text_of
+from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.observer import ProxyObserver
 from swerve.wire.http2 import Http2Limits
@@ -39,9 +40,6 @@ logger = logging.getLogger("swerve.proxy")
 
 # What a proxy that cannot bind its port exits with; trying again is pointless.
 EXIT_CANNOT_BIND = 3
-# Objects that the process gains before the collector looks for cycles. Calls leave none; the default of 700 would have
-# it look after every few dozen of them.
-_GC_THRESHOLD = 20_000
 # Running calls may finish for this long after SIGTERM.
 _DRAIN_S = 30.0
 # What the private service may take to end.
@@ -109,10 +107,7 @@ class Proxy:
                     self._report({"error": str(error)})
                     self.exit_code = EXIT_CANNOT_BIND
                     return
-                # Modules and code stay for ever; the collector need not walk over them.
-                gc.collect()
-                gc.freeze()
-                gc.set_threshold(_GC_THRESHOLD)
+                settle()
 
     def _queue(self, app: str, deployment: str) -> Queue | None:
         # The view names all deployments that are autoscaled, the proxy calls ingresses alone.
@@ -144,7 +139,10 @@ class Proxy:
         listener = Listener(
             ingress.accept,
             ListenOptions(
-                limits=Http2Limits(max_concurrent_streams=int(options.get("max_concurrent_streams", 1000))),
+                limits=Http2Limits(
+                    max_concurrent_streams=int(options.get("max_concurrent_streams", 1000)),
+                    stream_window=CLIENT_WINDOW,
+                ),
                 max_connections=int(options.get("max_connections", 10_000)),
                 handshake_timeout_s=float(options.get("handshake_timeout_s", 10.0)),
             ),

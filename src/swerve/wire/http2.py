@@ -65,13 +65,10 @@ StreamGone = (ngh2.StreamProtocolError, ngh2.ConnectionStateError, KeyError)
 
 
 class ErrorCode(IntEnum):
-    """RFC 9113, section 7. What RST_STREAM and GOAWAY carry."""
+    """RFC 9113, section 7: those of the codes of RST_STREAM and GOAWAY that are sent or looked for."""
 
     NO_ERROR = 0x0
-    PROTOCOL_ERROR = 0x1
     INTERNAL_ERROR = 0x2
-    FLOW_CONTROL_ERROR = 0x3
-    STREAM_CLOSED = 0x5
     REFUSED_STREAM = 0x7
     CANCEL = 0x8
     ENHANCE_YOUR_CALM = 0xB

@@ -11,7 +11,6 @@ from swerve.wire.status import RpcError, Status, StatusCode
 
 PREFIX_SIZE = 5
 IDENTITY, GZIP, DEFLATE = b"identity", b"gzip", b"deflate"
-ACCEPT_ENCODING = b"identity,deflate,gzip"
 
 # A part of a message shorter than this is joined to the one before, until that has the second length: an object of its
 # own would take many times the memory of the few bytes that a hostile peer sends at a time.

@@ -20,6 +20,22 @@ _FIELD_OVERHEAD = 32
 # Names that are the protocol's own, never shown to user code as metadata.
 _PROTOCOL_NAMES = frozenset({b"content-type", b"te", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"})
 
+# Names that say how a message or a connection is made (RFC 9113, section 8.2.2, and gRPC's own): a peer or a proxy on
+# the way would end the call for them.
+_RESERVED = frozenset(
+    {
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
 
@@ -63,7 +79,7 @@ def encode(metadata: Metadata) -> Headers:
     """`metadata` as header fields.
 
     Raises:
-        ValueError: a key or a value that the wire cannot carry; the message names it.
+        ValueError: a key or a value that the wire cannot carry; the message names the key and says why.
         TypeError: a value of the wrong type for its key.
     """
     return tuple(_encode_field(key, value) for key, value in metadata)
@@ -76,6 +92,13 @@ def _encode_field(key: str, value: str | bytes) -> tuple[bytes, bytes]:
         )
     if key.startswith("grpc-"):
         raise ValueError(f"Metadata key {key!r} is invalid: the prefix 'grpc-' is reserved to the protocol.")
+    if key in _RESERVED:
+        raise ValueError(f"Metadata key {key!r} is invalid: HTTP/2 and gRPC set or forbid this field themselves.")
+    if isinstance(value, str | bytes) and len(value) > MAX_METADATA_SIZE:
+        raise ValueError(
+            f"Metadata value of {key!r} is invalid: it is {len(value)} long, and gRPC clients refuse more than "
+            f"{MAX_METADATA_SIZE} bytes of metadata. Send it in a message."
+        )
     if key.endswith("-bin"):
         if not isinstance(value, bytes):
             raise TypeError(f"Metadata value of {key!r} must be bytes, because the key ends in '-bin'; got {value!r}.")

@@ -1,0 +1,31 @@
+"""What clients write and logs and trailers repeat: ids of requests, and paths."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import uuid
+
+# It goes into every log line and trailer, so it may neither break nor fill them.
+_USABLE = re.compile(rb"[\x21-\x7e]{1,256}")
+_MAX_PATH = 256
+_UNSAFE = re.compile(rb"[^\x21-\x7e]")
+
+_prefix = str(uuid.uuid4())[:24].encode()
+_numbers = itertools.count(1)
+
+
+def is_usable(request_id: bytes) -> bool:
+    """True for an id that is kept as the client wrote it: 1 to 256 visible ASCII characters."""
+    return _USABLE.fullmatch(request_id) is not None
+
+
+def new_request_id() -> bytes:
+    """An id for a call that brings none, in the form of a UUID: the process's random part, then a number."""
+    return b"%s%012x" % (_prefix, next(_numbers))
+
+
+def path_for_log(path: bytes) -> str:
+    """A request's path in visible ASCII, not too long. Other bytes are percent-encoded: some start control sequences in
+    terminals, or new lines."""
+    return _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], path[:_MAX_PATH]).decode("ascii")
