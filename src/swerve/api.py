@@ -27,6 +27,7 @@ from swerve.config import (
 from swerve.connection import (
     connected,
     current_state_dir,
+    end_remains,
     required,
     shut_down,
     start_instance,
@@ -137,6 +138,8 @@ def shutdown() -> None:
     connection = connected()
     if connection is not None:
         shut_down(connection)
+    else:
+        end_remains()
 
 
 async def shutdown_async() -> None:
