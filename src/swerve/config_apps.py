@@ -1,14 +1,17 @@
 """Builds the applications of a configuration file, each in a process of its own with its runtime_env.
 
 A process of its own, because applications may want different variables and folders, and because what one of them
-imports must not end up in the command that applies the file. `python -m swerve.config_apps` is that process: a JSON
-object on standard input, the result on the file descriptor that it names.
+imports must not end up in the command that applies the file. `python -m swerve.config_apps` is that process: a line of
+JSON on standard input, which stays open for as long as the command lives, the result on the file descriptor that the
+JSON names. Its session is its own, so that Ctrl-C reaches the command alone, which ends it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -60,8 +63,16 @@ def build_applications(
             for future in futures:
                 future.cancel()
             for child in started:
-                child.kill()
+                _end(child)
             raise
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Ends a child with all that the application's import has started."""
+    # Until it is waited for, its group's number is nobody else's.
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def _build_in_child(
@@ -89,17 +100,22 @@ def _build_in_child(
         env={**os.environ, **environment.env_vars},
         cwd=environment.working_dir,
         pass_fds=(write_end,),
+        start_new_session=True,
     )
     started.append(child)
     os.close(write_end)
-    watchdog = threading.Timer(_BUILD_TIMEOUT_S, child.kill)
+    watchdog = threading.Timer(_BUILD_TIMEOUT_S, _end, (child,))
     watchdog.start()
     try:
         with child, open(read_end, "rb") as results:
             assert child.stdin is not None
-            child.stdin.write(json.dumps(task).encode())
-            child.stdin.close()
+            # A child that ended at once has nobody who reads.
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(json.dumps(task).encode() + b"\n")
+                child.stdin.flush()
             result = results.read()
+            # Before its input is closed, which would kill it.
+            child.wait()
     finally:
         watchdog.cancel()
     if child.returncode == 0:
@@ -135,9 +151,27 @@ def _build(task: dict[str, Any]) -> control_pb2.Application:
     )
 
 
+def _take_stdin() -> bytes:
+    """The line that the command wrote. From then on the application's code finds an empty standard input, and the
+    end of the command ends this process."""
+    command = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    with open(command, "rb", closefd=False) as given:
+        line = given.readline()
+    threading.Thread(target=_end_with_command, args=(command,), daemon=True).start()
+    return line
+
+
+def _end_with_command(command: int) -> None:
+    os.read(command, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> int:
     """The child: 0 and the application, or 1 and what is wrong."""
-    task = json.load(sys.stdin)
+    task = json.loads(_take_stdin())
     os.set_inheritable(task["result_fd"], False)
     with open(task["result_fd"], "wb") as results:
         sys.path[:0] = task["sys_path"]

@@ -57,6 +57,16 @@ class _StandInLoader(Loader):
         def shutdown(*args: Any, **kwargs: Any) -> None:
             state["initialized"] = False
 
+        def missing(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"'ray.{name}' is not there: Ray is not installed, and Swerve's stand-in for it has only init, "
+                "is_initialized, shutdown and serve. Call deployments through handles: `await handle.remote(...)`, or "
+                "`handle.remote(...).result()` outside of async code."
+            )
+
+        module.__getattr__ = missing  # type: ignore[method-assign]
         module.__doc__ = "Stands in for Ray: Swerve needs no cluster on one machine."
         for function in (init, is_initialized, shutdown):
             setattr(module, function.__name__, function)
@@ -99,7 +109,10 @@ def install() -> None:
 def main(arguments: Sequence[str]) -> None:
     """`python -m swerve.ray_compat script.py ...`: runs a script with the alias on."""
     if not arguments or not Path(arguments[0]).is_file():
-        problem = f"{arguments[0]} is no file." if arguments else "Name a script."
+        problem = "Name a script."
+        if arguments:
+            option = arguments[0].startswith("-")
+            problem = f"{arguments[0]} is no {'option of it: only script files run' if option else 'file'}."
         raise SystemExit(f"{problem} Usage: python -m swerve.ray_compat SCRIPT [ARGUMENTS]")
     script = arguments[0]
     sys.argv = list(arguments)

@@ -225,7 +225,8 @@ def test_an_instance_that_start_started_outlives_the_program_with_its_applicatio
 
 def test_blocking_run_ends_at_an_interrupt_and_takes_its_instance_along(state_dir, tmp_path):
     (tmp_path / "script.py").write_text(
-        "import swerve as serve\n\n@serve.deployment\ndef one(x): return 1\n\ntry:\n    serve.run(one.bind(), blocking=True)\n"
+        "import swerve as serve\n\n@serve.deployment\ndef one(x): return 1\n\n"
+        "try:\n    serve.run(one.bind(), blocking=True)\n"
         "except KeyboardInterrupt:\n    print('left', serve.status().applications)\n"
     )
     process = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)

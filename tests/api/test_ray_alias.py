@@ -52,6 +52,28 @@ print("ok")
     assert done.stdout == "ok\n", done.stderr
 
 
+def test_the_stand_in_says_what_swerve_has_instead(tmp_path):
+    code = """
+import swerve.ray_compat, ray
+from ray import serve
+assert not hasattr(ray, "__path_of_mine__")
+ray.get(1)
+"""
+    done = python(tmp_path, code)
+
+    assert "AttributeError: 'ray.get' is not there: Ray is not installed" in done.stderr
+    assert "handle.remote(...).result()" in done.stderr
+
+
+def test_an_option_in_place_of_a_script_is_refused(tmp_path):
+    command = [sys.executable, "-m", "swerve.ray_compat", "-c", "print(1)"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("-c is no option of it: only script files run. Usage: python -m swerve.ray_compat")
+
+
 def test_an_installed_ray_stays_and_only_its_serve_is_replaced(tmp_path):
     (tmp_path / "ray" / "serve").mkdir(parents=True)
     (tmp_path / "ray" / "__init__.py").write_text("marker = 'real'\n")

@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 
+ADD = "probe_pb2_grpc.add_ProbeServicer_to_server"
 APP = """
 import swerve as serve
 
@@ -75,6 +76,11 @@ def write_config(folder, text):
             "--proxy-location must be one of Disabled, HeadOnly, EveryNode, got: 'Moon'.",
         ),
         (("app_module:app", "--grpc-port", "70000"), "port: Input should be less than or equal to 65535"),
+        (("app_module:app", "--grpc-servicer-functions", ""), "Error: A servicer function is empty. Name one as"),
+        (
+            ("app_module:app", "--grpc-host", "no.invalid", "--grpc-servicer-functions", ADD),
+            "The gRPC port no.invalid:9000 cannot be bound: the host 'no.invalid' cannot be resolved (",
+        ),
         (
             ("app_module:app", "--grpc-servicer-functions", "probe_pb2_grpc.add_None"),
             "Module 'probe_pb2_grpc'",
@@ -162,10 +168,8 @@ def test_a_port_in_use_is_named(swerve_command, folder):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        add = "probe_pb2_grpc.add_ProbeServicer_to_server"
-
         for command in (("start",), ("run", "app_module:app")):
-            done = swerve_command(*command, "--grpc-port", str(port), "--grpc-servicer-functions", add)
+            done = swerve_command(*command, "--grpc-port", str(port), "--grpc-servicer-functions", ADD)
             assert_refused(done, str(port), swerve_command)
 
 

@@ -1,7 +1,9 @@
 """The commands as a user runs them, against real instances."""
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -153,6 +155,36 @@ def test_config_shows_no_deleted_application(swerve_command, folder):
 
     assert [app["name"] for app in yaml.safe_load(swerve_command("config").stdout)["applications"]] == ["b"]
     assert "has no application 'a'" in swerve_command("config", "-n", "a").stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_builds_applications_ends_with_the_command_and_prints_nothing(swerve_command, folder, number):
+    (folder / "slow_app.py").write_text(
+        "import os, subprocess, time\n"
+        "helper = subprocess.Popen(['sleep', '60'])\n"
+        "open('pids', 'w').write(f'{os.getpid()} {helper.pid} ')\n"
+        "time.sleep(60)\n"
+    )
+    (folder / "config.yaml").write_text("applications: [{import_path: 'slow_app:app'}]")
+    swerve_command("start", "--http-port", "0")
+    pids = folder / "pids"
+    with swerve_command.foreground("deploy", "config.yaml") as process:
+        wait_for(lambda: pids.exists() and pids.read_text().endswith(" "), what="the import")
+        # As a terminal does: the whole foreground group gets it.
+        os.killpg(process.pid, number)
+        output, _ = process.communicate(timeout=30)
+
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    for pid in pids.read_text().split():
+        wait_for(lambda pid=pid: not _lives(pid), what=f"the end of {pid}")
+
+
+def _lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_deploy_takes_a_route_prefix(swerve_command, folder):
