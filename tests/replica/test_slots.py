@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 from replica_lab import COLLECT, UNARY, run, until
 
+from swerve.wire.message import frame
 from swerve.wire.status import StatusCode
 
 mark = contextvars.ContextVar("mark", default="unset")
@@ -175,7 +176,7 @@ def test_a_replica_that_drains_turns_the_line_away_and_ends_what_runs(probe):
     run(scenario, Gated, probe)
 
 
-def test_a_request_that_is_complete_only_when_the_replica_drains_is_turned_away(probe):
+def test_a_request_that_is_not_complete_when_the_replica_drains_is_turned_away(probe):
     async def scenario(lab):
         caller = await lab.caller()
         call = caller.open(UNARY)
@@ -183,12 +184,30 @@ def test_a_request_that_is_complete_only_when_the_replica_drains_is_turned_away(
         later = caller.call(text="later")
         await until(lambda: Gated.seen == ["later"])
         stopping = asyncio.create_task(lab.replica.stop(20))
-        await asyncio.sleep(0)
-        caller.send(call, "late", last=True)
         await call.over()
         assert call.refused
         Gated.gates[0].set()
         await later.over()
+        await stopping
+
+    run(scenario, Gated, probe)
+
+
+def test_a_drain_waits_for_a_request_that_is_too_large_to_be_sent_again(probe):
+    async def scenario(lab):
+        caller = await lab.caller()
+        call = caller.open(UNARY)
+        message = frame(probe.pb.Note(text="x" * 1_500_000).SerializeToString())
+        caller.connection.send_data(call.stream_id, message[:-1])
+        (server,) = lab.replica.connections
+        await until(lambda: [stream.received for stream in server.streams.values()] == [len(message) - 1])
+        stopping = asyncio.create_task(lab.replica.stop(20))
+        await asyncio.sleep(0.05)
+        assert not stopping.done()
+        caller.connection.send_data(call.stream_id, message[-1:], end_stream=True)
+        await until(lambda: Gated.running == 1)
+        Gated.gates[0].set()
+        assert (await call.over()).code == StatusCode.OK
         await stopping
 
     run(scenario, Gated, probe)

@@ -88,11 +88,11 @@ class GrpcCall(UserCall):
         self.connection.acknowledge(self.stream_id, amount)
 
     def deliver(self, messages: list[bytes], size: int) -> None:
+        self.received += size
         stream = self._input
         if stream is None:
             super().deliver(messages, size)
             return
-        self.received += size
         if not messages:
             # Part of a large message. It may come in ahead of its turn only when nothing else waits to be read.
             if not stream._withhold(size):
@@ -126,7 +126,6 @@ class GrpcCall(UserCall):
                 Status(StatusCode.INTERNAL, f"{self.path} takes one request message, and the client sent none.")
             )
         else:
-            self.received = len(message)
             try:
                 request = self._parse(message)
             except RpcError as error:

@@ -107,9 +107,10 @@ class HttpCall(UserCall):
                 self.connection.acknowledge(self.stream_id, credit)
                 if self._ran:
                     self.refuse(Status(StatusCode.INTERNAL, "The call has more than one request."))
-                    return
-                self._begin(event.request)
+                else:
+                    self._begin(event.request)
                 if self.done:
+                    self.connection.acknowledge(self.stream_id, 0 if index == last else size)
                     return
             else:
                 self._events.append((event, credit))

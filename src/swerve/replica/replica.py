@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -73,6 +73,8 @@ class Replica:
         self.slots = Slots(int(config["max_ongoing_requests"]))
         # Takes the calls of the replica's private service; set before it listens.
         self.private: Acceptor
+        # All that lead here; those of the listener.
+        self.connections: Collection[Connection] = ()
         self._spec = spec
         self._config = config
         self._observer = observer
@@ -84,8 +86,8 @@ class Replica:
         # How often the state has changed, so that each watcher sees each change; the event is set for a moment then.
         self._version = 0
         self._changed = asyncio.Event()
-        # Set when the last call of a draining replica has ended.
-        self._idle = asyncio.Event()
+        # Set when a call of a draining replica has ended.
+        self._ended = asyncio.Event()
         self.stopped = asyncio.Event()
 
     # --- calls -----------------------------------------------------------------------------------------------------
@@ -132,8 +134,8 @@ class Replica:
         self._observer.ended(call)
         if call.has_slot:
             self.slots.release()
-        if not self.slots.is_open and not self.ongoing:
-            self._idle.set()
+        if not self.slots.is_open:
+            self._ended.set()
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -211,10 +213,14 @@ class Replica:
         self._set_phase(Phase.DRAINING)
         if self._recording is not None:
             self._recording.cancel()
+        for call in self._not_begun():
+            if call.repeatable:
+                call.turn_away()
         try:
             async with asyncio.timeout(timeout_s):
-                if self.ongoing:
-                    await self._idle.wait()
+                while self.ongoing or self._not_begun():
+                    self._ended.clear()
+                    await self._ended.wait()
         except TimeoutError:
             logger.warning("Stopping with %d calls still running after %s s", self.ongoing, timeout_s)
         try:
@@ -227,15 +233,17 @@ class Replica:
             logger.exception("Destroying the deployment's object failed")
         self.stopped.set()
 
+    def _not_begun(self) -> list[UserCall]:
+        """Calls whose user code has not begun: their requests are incomplete, or they wait for a slot."""
+        calls = [call for connection in self.connections for call in connection.streams.values()]
+        return [call for call in calls if isinstance(call, UserCall) and not call.has_slot and not call.done]
+
     # --- state -----------------------------------------------------------------------------------------------------
 
     def _set_phase(self, phase: control_pb2.ReplicaState.Phase, message: str = "") -> None:
         self._phase = phase
         self._message = message
-        if phase == Phase.RUNNING:
-            self.slots.is_open = True
-        else:
-            self.slots.close()
+        self.slots.is_open = phase == Phase.RUNNING
         self._state_changed()
 
     def _state_changed(self) -> None:

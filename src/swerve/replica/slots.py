@@ -67,13 +67,6 @@ class Slots:
         if self._line:
             self._let_in()
 
-    def close(self) -> None:
-        """Let no more calls begin. Those in line are turned away."""
-        self.is_open = False
-        for call in [call for call in self._line if call.repeatable]:
-            del self._line[call]
-            call.turn_away()
-
     def _let_in(self) -> None:
         while self._line and self.taken < self._limit:
             call = next(iter(self._line))

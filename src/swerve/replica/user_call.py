@@ -37,8 +37,8 @@ _STALL_CHECK_S = 1.0
 # A generator that takes longer for a value may be blocking the loop with its work, as models do: what it yields is
 # written before it goes on. The values of a faster one leave together.
 _SLOW_STEP_S = 0.001
-# A proxy keeps this much of a request, to send it to another replica.
-_REPEATABLE_SIZE = 1 << 20
+# A proxy keeps a MiB of a request, to send it to another replica. Some of it is left to framing.
+_REPEATABLE_SIZE = 1_000_000
 
 
 class Runtime(Protocol):
@@ -179,6 +179,7 @@ class UserCall(ServerCall):
     def turn_away(self) -> None:
         """Give the call back to its caller. User code has not seen it, and it counts nowhere."""
         self.done = True
+        self.runtime.slots.leave(self)
         self.connection.reset(self.stream_id, ErrorCode.REFUSED_STREAM)
         self.closed()
         self._finished(counted=False)
