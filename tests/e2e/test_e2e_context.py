@@ -139,13 +139,13 @@ def test_code_and_details_do_not_outlive_an_exception_but_trailing_metadata_do(c
         ["trailing", [["num", "7"]]],
         ["raise", "ValueError", "boom"],
         method=method,
-        request_id="id 1",
+        request_id="id-1",
     )
 
     assert error.code().name == "INTERNAL"
     assert "ValueError: boom" in error.details()
     assert trailer(error, "num") == "7"
-    assert trailer(error, "request_id") == "id 1"
+    assert trailer(error, "request_id") == "id-1"
 
 
 def test_an_ok_code_does_not_hide_an_exception(client):

@@ -102,10 +102,10 @@ def test_the_shorter_of_both_deadlines_counts(tuned):
 
 
 def test_a_handle_call_inherits_the_client_s_deadline_and_its_request_id(client):
-    said = json.loads(client.ask("Compose", "request", timeout=7, request_id="inherited id").text)
+    said = json.loads(client.ask("Compose", "request", timeout=7, request_id="inherited-id").text)
 
     assert 0 < said["left"] <= 7.5
-    assert (said["request_id"], said["app"]) == ("inherited id", "lab")
+    assert (said["request_id"], said["app"]) == ("inherited-id", "lab")
 
 
 def test_an_expired_call_that_waited_never_starts(narrow):

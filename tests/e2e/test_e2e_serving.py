@@ -231,9 +231,9 @@ def test_a_wrong_type_in_a_stream_is_internal_after_what_came_before(client, met
 
 
 def test_handlers_know_their_call_and_replica(client):
-    said = json.loads(client.ask("Describe", request_id="the id", multiplexed_model_id="m").text)
+    said = json.loads(client.ask("Describe", request_id="the-id", multiplexed_model_id="m").text)
 
-    assert said["request_id"] == said["context_request_id"] == "the id"
+    assert said["request_id"] == said["context_request_id"] == "the-id"
     assert said["application"] == "lab"
     assert said["model"] == "m"
     assert (said["app"], said["deployment"]) == ("lab", "Lab")
