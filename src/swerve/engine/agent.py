@@ -186,8 +186,12 @@ class Agent:
         if self.owns_folder():
             self._after("folder", _FOLDER_CHECK_S, self._check_folder)
         elif not self._ending:
+            logger.error("ending the instance: its state folder %s was removed", self._layout.root)
             self._table.files_are_lost = True
-            self._end(f"its state folder {self._layout.root} was removed")
+            self._begin_ending()
+            # At once: it would remove files of the instance that may live there by now.
+            self._table.signal(CONTROLLER, signal.SIGKILL)
+            self._terminate()
 
     # -- what is watched ----------------------------------------------------------------------------------------------
 

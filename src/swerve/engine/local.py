@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from swerve.engine.agent import EXIT_NOTHING
 from swerve.engine.base import EngineError, ProcessExit, ProcessSpec, RunningProcess
 from swerve.engine.layout import Layout
 from swerve.engine.presence import end_processes
@@ -94,8 +95,9 @@ class LocalEngine:
             self._identities[process_id] = identity
 
     async def ending(self, within_s: float) -> None:
-        self._ending = True
         await self._command(op="ending", within_s=within_s)
+        # Not before: an agent that has died must come back to hear it.
+        self._ending = True
 
     async def close(self) -> None:
         if self._task is not None:
@@ -140,7 +142,7 @@ class LocalEngine:
             try:
                 reader, self._writer = await asyncio.open_unix_connection(path, limit=_MAX_LINE)
             except OSError:
-                if loop.time() - lost_at > _GIVE_UP_AFTER_S or not self._layout.run.is_dir():
+                if self._is_hopeless(loop.time() - lost_at):
                     await self._give_up()
                     return
                 if loop.time() - tried_at > _REVIVE_AFTER_S and not self._ending:
@@ -157,6 +159,12 @@ class LocalEngine:
                 check.cancel()
                 self._disconnected()
             lost_at = tried_at = loop.time()
+
+    def _is_hopeless(self, away_s: float) -> bool:
+        """Whether no agent will come."""
+        if self._revived is not None and self._revived.poll() == EXIT_NOTHING:
+            return True
+        return away_s > _GIVE_UP_AFTER_S or not self._layout.run.is_dir()
 
     async def _give_up(self) -> None:
         """End what runs and forget it: nobody could any more."""

@@ -45,10 +45,14 @@ def is_ending(layout: Layout) -> bool:
     """Whether an instance that runs is about to end: it was told to, or its owner has gone."""
     if layout.ending.exists():
         return True
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    try:
         owner = json.loads(layout.agent_record.read_text())
-        return owner is not None and not ProcessIdentity(**owner).is_running()
-    return False
+    except FileNotFoundError:
+        # An agent's last act, before it lets the lock go, is to remove it.
+        return True
+    except (OSError, ValueError):
+        return False
+    return owner is not None and not ProcessIdentity(**owner).is_running()
 
 
 def recorded(layout: Layout) -> list[tuple[str, ProcessIdentity]]:

@@ -1,0 +1,273 @@
+"""Instances whose agent, controller, owner or state folder go, and starts that meet what is left of them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from swerve import connection
+from swerve.config import gRPCOptions
+from swerve.control import instance
+from swerve.engine.layout import Layout
+from swerve.engine.procfs import ProcessIdentity
+from swerve.generated import control_pb2 as pb
+from tests.conftest import find_free_port, processes_of, wait_for
+
+NO_PORT = pb.InstanceOptions()
+
+
+def with_proxy(port):
+    options = gRPCOptions(port=port, grpc_servicer_functions=["a.b"], host="127.0.0.1")
+    return pb.InstanceOptions(
+        grpc_options_json=options.model_dump_json(), grpc_methods=[pb.GrpcMethod(path="/a.B/C")], num_proxies=1
+    )
+
+
+def agent_pid(folder):
+    return int(Layout(folder).lock.read_text())
+
+
+def recorded(folder):
+    """Identities of the processes that the agent has recorded, by id."""
+    found = {}
+    for path in (folder / "run").glob("*.json"):
+        fields = json.loads(path.read_text())
+        process_id = fields.pop("id")
+        found[process_id] = ProcessIdentity(**fields)
+    return found
+
+
+def kill_agent_and_controller(folder):
+    controller = recorded(folder)["controller"]
+    # Stopped first: each would start the other again.
+    os.kill(controller.pid, signal.SIGSTOP)
+    for pid in (agent_pid(folder), controller.pid):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: instance.find(folder) is None, what="the end of agent and controller")
+
+
+@contextlib.contextmanager
+def owner_of(folder):
+    """A process that owns an instance there; killed at the end."""
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from swerve.control import instance
+        from swerve.generated import control_pb2 as pb
+        instance.start(Path({str(folder)!r}), pb.InstanceOptions(), owner_pid=os.getpid())
+        print("started", flush=True)
+        signal.pause()
+    """
+    owner = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE)
+    try:
+        assert owner.stdout.readline() == b"started\n"
+        yield owner
+    finally:
+        owner.kill()
+        owner.wait(10)
+        owner.stdout.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One part dies
+
+
+def test_an_instance_is_there_all_the_time_while_its_agent_is_replaced(state_dir):
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+    first = agent_pid(state_dir)
+    os.kill(first, signal.SIGKILL)
+
+    def replaced():
+        assert instance.find(state_dir) is not None
+        return agent_pid(state_dir) != first
+
+    wait_for(replaced, what="a new agent")
+
+
+def test_a_start_says_that_an_instance_runs_whose_agent_was_killed(state_dir):
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+    os.kill(agent_pid(state_dir), signal.SIGKILL)
+    with pytest.raises(instance.InstanceError, match="already running"):
+        instance.start(state_dir, NO_PORT, owner_pid=None)
+
+
+def test_without_any_agent_everything_ends(state_dir):
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+    # What an agent that is started again needs to know.
+    (state_dir / "run" / "agent.owner").unlink()
+    os.kill(agent_pid(state_dir), signal.SIGKILL)
+    wait_for(lambda: not processes_of(state_dir), what="the end of all processes")
+
+
+def test_an_agent_goes_on_ending_what_its_predecessor_was_ending(state_dir):
+    started = instance.start(state_dir, NO_PORT, owner_pid=None)
+    layout = Layout(state_dir)
+    layout.ending.touch()
+    os.kill(agent_pid(state_dir), signal.SIGKILL)
+    assert instance.wait_stopped(started, 20)
+    wait_for(lambda: not processes_of(state_dir), what="the end of all processes")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# An instance that is ending
+
+
+def test_a_start_waits_for_the_end_of_an_instance_whose_owner_has_died(state_dir):
+    with owner_of(state_dir) as owner:
+        first = agent_pid(state_dir)
+        owner.kill()
+        owner.wait(10)
+        instance.start(state_dir, NO_PORT, owner_pid=None)
+    assert agent_pid(state_dir) != first
+
+
+def test_nobody_is_connected_to_an_instance_that_is_ending(state_dir):
+    with owner_of(state_dir) as owner:
+        assert connection.connected() is not None
+        owner.kill()
+        owner.wait(10)
+        assert connection.connected() is None
+
+
+def test_an_interrupted_start_leaves_nothing(state_dir):
+    script = f"""
+        import os, signal, time
+        from pathlib import Path
+        from swerve.control import instance
+        from swerve.generated import control_pb2 as pb
+        def interrupted(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        instance._wait_ready = interrupted
+        instance.start(Path({str(state_dir)!r}), pb.InstanceOptions(), owner_pid=None)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "KeyboardInterrupt" in ended.stderr
+    assert not processes_of(state_dir)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a killed instance leaves
+
+
+def test_a_start_with_other_options_ends_the_old_proxies(state_dir):
+    port = find_free_port()
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    proxies = [identity for name, identity in recorded(state_dir).items() if name.startswith("proxy")]
+    kill_agent_and_controller(state_dir)
+    assert all(identity.is_running() for identity in proxies)
+    instance.start(state_dir, with_proxy(port), owner_pid=None)
+    assert not any(identity.is_running() for identity in proxies)
+    (proxy,) = connection.required().status().proxies
+    assert proxy.grpc_address == f"127.0.0.1:{port}"
+
+
+def test_a_start_with_the_same_options_adopts_the_old_proxies(state_dir):
+    options = with_proxy(find_free_port())
+    instance.start(state_dir, options, owner_pid=None)
+    before = {name for name in recorded(state_dir) if name.startswith("proxy")}
+    kill_agent_and_controller(state_dir)
+    instance.start(state_dir, options, owner_pid=None)
+    assert {name for name in recorded(state_dir) if name.startswith("proxy")} == before
+
+
+def test_what_a_killed_instance_left_is_counted_and_ended(state_dir):
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    assert instance.remains(state_dir) == 0
+    kill_agent_and_controller(state_dir)
+    assert instance.remains(state_dir) == 1
+    assert instance.end_remains(state_dir) == 1
+    assert not processes_of(state_dir)
+    assert instance.remains(state_dir) == 0
+
+
+def test_a_process_that_has_the_pid_of_a_recorded_one_is_left_alone(state_dir):
+    layout = Layout(state_dir)
+    layout.make()
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    record = {"id": "proxy-x", "pid": bystander.pid, "start_ticks": 1, "boot_id": "another"}
+    layout.of_process("proxy-x", "json").write_text(json.dumps(record))
+    assert instance.end_remains(state_dir) == 0
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait(10)
+
+
+def test_a_log_line_of_no_trouble_is_no_reason(state_dir):
+    layout = Layout(state_dir)
+    layout.make()
+    logs = instance._Logs(layout)
+    layout.agent_log.write_text("ERROR something broke\nINFO 2026 agent 1 -- adopted all\n")
+    assert logs.last_words() == "ERROR something broke"
+    assert instance._Logs(layout).last_words() == ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The state folder
+
+
+def test_a_removed_state_folder_ends_its_instance(state_dir, tmp_path):
+    started = instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    state_dir.rename(tmp_path / "gone")
+    wait_for(lambda: not processes_of(state_dir), 30, "the end of all processes")
+    assert instance.wait_stopped(started, 1)
+
+
+def test_a_removed_state_folder_and_a_killed_agent_end_the_instance(state_dir, tmp_path):
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    agent = agent_pid(state_dir)
+    state_dir.rename(tmp_path / "gone")
+    os.kill(agent, signal.SIGKILL)
+    wait_for(lambda: not processes_of(state_dir), 30, "the end of all processes")
+
+
+def test_a_new_instance_in_a_removed_folders_place_keeps_its_files(state_dir, tmp_path):
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+    old = agent_pid(state_dir)
+    state_dir.rename(tmp_path / "gone")
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+    wait_for(lambda: old not in processes_of(state_dir), what="the end of the old agent")
+    assert connection.required().status().agent_pid == agent_pid(state_dir)
+    assert (state_dir / "run" / "controller.json").exists()
+
+
+def test_a_folder_of_others_is_refused_and_left_as_it_is(state_dir):
+    (state_dir / "run").mkdir()
+    kept = [state_dir / "run" / "mine.json", state_dir / "options.pb", state_dir / "state.db"]
+    for path in kept:
+        path.write_text("mine")
+    state_dir.chmod(0o755)
+    with pytest.raises(instance.InstanceError, match="files of others"):
+        instance.start(state_dir, NO_PORT, owner_pid=os.getpid())
+    assert [path.read_text() for path in kept] == ["mine"] * 3
+    assert state_dir.stat().st_mode & 0o777 == 0o755
+    assert sorted(path.name for path in state_dir.iterdir()) == ["options.pb", "run", "state.db"]
+
+
+def test_a_folder_that_others_may_write_to_is_refused(state_dir):
+    state_dir.chmod(0o777)
+    with pytest.raises(instance.InstanceError, match="may write to it"):
+        instance.start(state_dir, NO_PORT, owner_pid=None)
+    assert state_dir.stat().st_mode & 0o777 == 0o777
+
+
+def test_foreign_files_in_a_state_folder_survive_its_instance(state_dir):
+    started = instance.start(state_dir, NO_PORT, owner_pid=None)
+    (state_dir / "run" / "notes.txt").write_text("mine")
+    os.kill(agent_pid(state_dir), signal.SIGTERM)
+    assert instance.wait_stopped(started, 20)
+    assert [path.name for path in (state_dir / "run").iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_of_an_older_release_is_still_a_state_folder(state_dir):
+    (state_dir / "agent.lock").touch()
+    (state_dir / "options.pb").touch()
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+    assert Layout(state_dir).mark.exists()
