@@ -79,13 +79,16 @@ def import_function(path: str) -> Callable[..., Any]:
     """The function that `path` ("pkg.mod.attr" or "pkg.mod:attr") names.
 
     Raises:
-        ModuleNotFoundError: no such module, or one that it imports is missing.
+        ModuleNotFoundError: the path is empty, no such module, or one that it imports is missing.
         ImportError: the module raised when it was imported.
         AttributeError: the module has no such attribute.
-        ValueError: the path is empty, or the attribute is not callable.
+        ValueError: the attribute is not callable.
     """
     if not path:
-        raise ValueError("A servicer function is empty. Name one as pkg.my_pb2_grpc.add_MyServiceServicer_to_server.")
+        raise ModuleNotFoundError(
+            "A servicer function is empty and can't be imported! "
+            "Name one as pkg.my_pb2_grpc.add_MyServiceServicer_to_server."
+        )
     module_name, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
     try:
         if not module_name or not attribute:

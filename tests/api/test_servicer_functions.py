@@ -78,10 +78,15 @@ def test_a_module_that_does_not_exist_is_refused():
     )
 
 
-@pytest.mark.parametrize("path", ["add_X", "", ":f", "m:"])
+@pytest.mark.parametrize("path", ["add_X", ":f", "m:"])
 def test_a_path_that_is_no_path_is_refused(path):
     with pytest.raises(ModuleNotFoundError, match="can't be imported! Please make sure"):
         servicers.load([path])
+
+
+def test_an_empty_path_is_refused():
+    with pytest.raises(ModuleNotFoundError, match="A servicer function is empty and can't be imported!"):
+        servicers.load([""])
 
 
 def test_a_missing_function_is_refused(probe):

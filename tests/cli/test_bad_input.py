@@ -76,7 +76,10 @@ def write_config(folder, text):
             "--proxy-location must be one of Disabled, HeadOnly, EveryNode, got: 'Moon'.",
         ),
         (("app_module:app", "--grpc-port", "70000"), "port: Input should be less than or equal to 65535"),
-        (("app_module:app", "--grpc-servicer-functions", ""), "Error: A servicer function is empty. Name one as"),
+        (
+            ("app_module:app", "--grpc-servicer-functions", ""),
+            "Error: A servicer function is empty and can't be imported!",
+        ),
         (
             ("app_module:app", "--grpc-host", "no.invalid", "--grpc-servicer-functions", ADD),
             "The gRPC port no.invalid:9000 cannot be bound: the host 'no.invalid' cannot be resolved (",
