@@ -99,6 +99,11 @@ def test_each_of_two_watchers_sees_each_change(probe):
             lab.replica._set_phase(lab.replica._phase, text)
             async with asyncio.timeout(10):
                 assert [(await state).message for state in news] == [text, text]
+        # One that is late finds what another has been told already.
+        lab.replica._set_phase(lab.replica._phase, "three")
+        async with asyncio.timeout(10):
+            for watcher in watchers:
+                assert (await anext(watcher)).message == "three"
         for watcher in watchers:
             await watcher.aclose()
 

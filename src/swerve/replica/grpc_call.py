@@ -91,7 +91,9 @@ class GrpcCall(UserCall):
         self.received += size
         stream = self._input
         if stream is None:
-            super().deliver(messages, size)
+            self.connection.acknowledge(self.stream_id, size)
+            for message in messages:
+                self.message_received(message)
             return
         if not messages:
             # Part of a large message. It may come in ahead of its turn only when nothing else waits to be read.

@@ -99,12 +99,12 @@ class Replica:
         when its request has come, see `Slots`."""
         fields = dict(headers)
         path = fields[b":path"]
-        if path.startswith(_PRIVATE_PREFIX):
+        method = self._methods.get(path)
+        if method is None and path.startswith(_PRIVATE_PREFIX):
             return self.private(connection, stream_id, headers, end_stream)
         if not self.slots.is_open:
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return None
-        method = self._methods.get(path)
         if method is not None:
             call = GrpcCall(connection, stream_id, headers, fields, method, self)
             call.begin(end_stream)

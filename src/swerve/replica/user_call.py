@@ -202,7 +202,7 @@ class UserCall(ServerCall):
     def _run_handler(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], stream: bool) -> None:
         kind = handler.kind
         if kind is Kind.COROUTINE and not stream:
-            self._spawn(self._run_coroutine(handler, args, kwargs))
+            self._task = self.runtime.loop.create_task(self._run_coroutine(handler, args, kwargs))
         elif kind is Kind.ASYNC_GENERATOR or kind is Kind.COROUTINE:
             self._spawn(self._run_async(functools.partial(handler.function, *args, **kwargs), handler.name, stream))
         else:
