@@ -487,13 +487,10 @@ class Connection(asyncio.Protocol):
                 logger.exception("Handling %s failed", kind.__name__)
                 if kind is DataReceived and self._unacknowledged == unacknowledged:
                     self.acknowledge(event.stream_id, len(event.data))
-                self._drop(getattr(event, "stream_id", 0))
+                # Also a request that no handler was made for: its client would wait for ever.
+                if stream_id := getattr(event, "stream_id", 0):
+                    self.reset(stream_id, ErrorCode.INTERNAL_ERROR)
         return bool(events)
-
-    def _drop(self, stream_id: int) -> None:
-        # Also a request that no handler was made for: its client would wait for ever.
-        if stream_id:
-            self.reset(stream_id, ErrorCode.INTERNAL_ERROR)
 
     def _on_control(self, event: object) -> None:
         """A frame that belongs to no stream."""
@@ -579,7 +576,7 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
             # A peer that does not read would keep the socket open for what is still to be written.
-            self._abort_timer = self._loop.call_later(_CLOSE_TIMEOUT_S, self._abort)
+            self._abort_timer = self._loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)
         owed, self._owed = self._owed, {}
         for source, source_id, amount in owed.values():
             source.acknowledge(source_id, amount)
@@ -597,10 +594,6 @@ class Connection(asyncio.Protocol):
             callback()
         if self._on_lost is not None:
             self._on_lost(self)
-
-    def _abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
 
 
 _CLOSE_TIMEOUT_S = 5.0
