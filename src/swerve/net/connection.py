@@ -164,9 +164,8 @@ class Connection(asyncio.Protocol):
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def open_stream(self, headers: Headers, handler: StreamHandler, *, end_stream: bool = False) -> int:
-        """Send a request's headers (client role). Returns the stream's id.
-
-        A header list larger than the peer takes is not sent: the stream ends with INTERNAL_ERROR.
+        """Send a request's headers (client role). Returns the stream's id. A header list larger than the peer takes is
+        not sent: its stream ends with INTERNAL_ERROR.
 
         Raises:
             Http2Error: the connection takes no new streams; `usable` is False then.
