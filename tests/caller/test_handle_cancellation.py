@@ -205,3 +205,16 @@ def test_an_expired_request_calls_nobody(tmp_path):
         assert len(replica.metadata) == 1
 
     run(scenario, tmp_path)
+
+
+def test_a_cancelled_request_calls_nobody(tmp_path):
+    async def scenario(running):
+        model = Model()
+        await running.add("model", model)
+        async with request() as context:
+            context.cancelled = True
+            with pytest.raises(RequestCancelledError):
+                await handle("model", "held").remote()
+        assert model.started == 0
+
+    run(scenario, tmp_path)

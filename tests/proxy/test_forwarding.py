@@ -90,11 +90,11 @@ def test_an_answer_before_the_request_has_ended_passes(replica, channel):
 
 def test_the_replica_hears_who_calls_and_with_which_id(replica, channel):
     channel.unary_unary("/t.Lab/Echo")(
-        b"", timeout=TIMEOUT_S, metadata=[("swerve-peer", "forged"), ("request_id", "me")]
+        b"", timeout=TIMEOUT_S, metadata=[("swerve-peer", "forged"), ("request_id", "it is me")]
     )
     seen = replica.seen[-1]
     assert re.fullmatch(rb"ipv4:127\.0\.0\.1:\d+", seen[b"swerve-peer"])
-    assert seen[b"request_id"] == b"me"
+    assert seen[b"request_id"] == b"it is me"
 
 
 @pytest.mark.parametrize("metadata", [[], [("request_id", "")]], ids=["absent", "empty"])
@@ -103,7 +103,7 @@ def test_a_request_id_is_made_when_the_client_brings_none(replica, channel, meta
     assert UUID4.fullmatch(replica.seen[-1][b"request_id"].decode())
 
 
-@pytest.mark.parametrize("given", [b"two words", b"nel\x85", b"i" * 257], ids=["space", "control", "long"])
+@pytest.mark.parametrize("given", [b"nel\x85", b"i" * 257], ids=["control", "long"])
 def test_a_request_id_that_logs_cannot_carry_is_replaced(replica, proxy, given):
     headers = request_headers("/t.Lab/Fail", "test", ((b"request_id", given),))
     lazy, recorders = begin(proxy, headers, body=frame(b"why"), end_stream=True)

@@ -18,7 +18,7 @@ from typing import cast
 from swerve.caller.call import Destination, HandleCall, Routed, Sink
 from swerve.caller.loop_thread import LoopThread
 from swerve.caller.queues import Queue, QueueReporter
-from swerve.caller.target import Target
+from swerve.caller.target import Target, replica_infos
 from swerve.context import RequestContext
 from swerve.control.client import ControllerClient
 from swerve.exceptions import DeploymentUnavailableError, RayServeException
@@ -26,7 +26,7 @@ from swerve.generated import control_pb2
 from swerve.net.connection import Connection
 from swerve.net.mailbox import Mailbox
 from swerve.net.timers import TimerWheel
-from swerve.routing.replicas import Replica, ReplicaInfo
+from swerve.routing.replicas import Replica
 
 logger = logging.getLogger("swerve.caller")
 
@@ -136,7 +136,7 @@ class CallerRuntime:
         timer = self._absent.pop(key, None)
         if timer is not None:
             timer.cancel()
-        target.update([_info(replica) for replica in view.replicas], view.max_queued_requests, view.unavailable)
+        target.update(replica_infos(view), view.max_queued_requests, view.unavailable)
         if view.unavailable and not view.replicas:
             for call in target.router.drop_waiting():
                 call.fail(DeploymentUnavailableError(target.deployment, target.app))
@@ -186,10 +186,6 @@ def _fail(call: Routed, text: str) -> None:
 
 def _send(call: Routed, replica: Replica) -> None:
     call.send(replica)
-
-
-def _info(view: control_pb2.ReplicaView) -> ReplicaInfo:
-    return ReplicaInfo(view.replica_id, view.address, view.max_ongoing_requests, frozenset(view.multiplexed_model_ids))
 
 
 _runtime: CallerRuntime | None = None

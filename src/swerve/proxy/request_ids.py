@@ -7,7 +7,7 @@ import re
 import uuid
 
 # It goes into every log line and trailer, so it may neither break nor fill them.
-_USABLE = re.compile(rb"[\x21-\x7e]{1,256}")
+_USABLE = re.compile(rb"(?=.{1,256}\Z)[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _MAX_PATH = 256
 _UNSAFE = re.compile(rb"[^\x21-\x7e]")
 
@@ -16,7 +16,8 @@ _numbers = itertools.count(1)
 
 
 def is_usable(request_id: bytes) -> bool:
-    """True for an id that is kept as the client wrote it: 1 to 256 visible ASCII characters."""
+    """True for an id that is kept as the client wrote it: at most 256 printable ASCII characters, none of the spaces at
+    an end."""
     return _USABLE.fullmatch(request_id) is not None
 
 

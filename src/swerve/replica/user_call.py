@@ -418,6 +418,7 @@ class UserCall(ServerCall):
             self.runtime.slots.leave(self)
             self._finished()
             return
+        self.context.cancelled = True
         task = self._task
         if task is not None:
             coroutine = task.get_coro()
