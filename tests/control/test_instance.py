@@ -231,6 +231,10 @@ def test_a_replica_that_dies_while_the_agent_is_away_is_replaced(folder):
     os.kill(replica.pid, signal.SIGKILL)
     wait_for(lambda: status(started).agent_pid != agent, what="a new agent")
     wait_for(lambda: replica.pid not in {item.pid for item in wait_running(started)}, what="the replacement")
+    wait_running(started)
+    (deployment,) = status(started).applications[0].deployments
+    assert (deployment.status, deployment.status_trigger) == ("HEALTHY", "HEALTH_CHECK_FAILED")
+    assert "was replaced" in deployment.message
 
 
 def test_a_killed_proxy_is_back_on_its_port(folder):

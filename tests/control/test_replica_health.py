@@ -78,6 +78,9 @@ def test_a_sick_replica_makes_the_deployment_unhealthy_until_it_is_replaced(worl
     assert world.deployment().message.startswith("A replica's health check failed.")
     world.run()
     assert world.deployment().status is DeploymentStatus.HEALTHY
+    # What happened can still be read.
+    assert world.deployment().trigger is DeploymentStatusTrigger.HEALTH_CHECK_FAILED
+    assert "was replaced" in world.deployment().message
 
 
 def test_a_dead_replica_that_had_proven_itself_is_replaced_at_once(world):
