@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks import h2load, report, rows
 from benchmarks.h2load import Load
-from benchmarks.result import Goal, Result
-from benchmarks.servers import Contender
+from benchmarks.result import Figures, Goal, Result
+from benchmarks.servers import Contender, Server
 
 OUTPUT = """
 finished in 2.01s, 4975.12 req/s, 1.20MB/s
@@ -48,25 +48,29 @@ def test_percentile_is_the_value_with_that_share_below_it(share: float, expected
 
 
 def test_a_ratio_is_the_median_of_the_ratios_of_each_round() -> None:
-    goal = Goal("rate", at_least=5)
+    goal = Goal("rate", at_least=5, over="peer")
     result = Result("row", "a row", [goal], TURNS)
     assert result.compared(goal) == [5.0, 9.0, 4.0]
     assert result.met(goal)
-    assert not result.met(Goal("rate", at_least=5.1))
-    assert not result.met(Goal("rate", at_most=4.9))
+    assert not result.met(Goal("rate", at_least=5.1, over="peer"))
+    assert not result.met(Goal("rate", at_most=4.9, over="peer"))
 
 
-def test_a_bound_without_ratio_is_on_swerves_own_median() -> None:
-    goal = Goal("rate", at_most=80, ratio=False)
+def test_a_bound_over_nobody_is_on_swerves_own_median() -> None:
+    goal = Goal("rate", at_most=80)
     assert Result("row", "a row", [goal], TURNS).met(goal)
+
+
+def no_figures(server: Server, seconds: float) -> Figures:
+    return {}
 
 
 def test_a_row_that_needs_h2load_is_skipped_without_it_and_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    peer = Contender("peer", lambda: pytest.fail("a contender was started"))
-    row = rows.Row("row", "a row", [peer], [Goal("rate", at_least=1)], rows.Method("/p.S/M", b"", []), rows.sequential)
+    peer = rows.Side(Contender("peer", lambda: pytest.fail("a contender was started")), measure=no_figures)
+    row = rows.Row("row", "a row", [peer], [Goal("rate", at_least=1)], check=None)
     result = rows.in_turns(row, rounds=1, seconds=1)
     assert "nghttp2-client" in result.skipped
     assert "nghttp2-client" in report.text(result)

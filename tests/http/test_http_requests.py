@@ -103,7 +103,7 @@ def test_a_request_without_an_id_gets_one(client):
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
 
 
-@pytest.mark.parametrize("given", [b"my id", b"nel\x85", b"i" * 257])
+@pytest.mark.parametrize("given", [b"nel\x85", b"i" * 257])
 def test_a_request_id_that_logs_cannot_carry_is_replaced(client, given):
     answer = client.get("/plain/context", headers={b"x-request-id": given})
     assert len(answer.headers["x-request-id"]) == 36
