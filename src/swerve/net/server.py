@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -124,14 +123,4 @@ class _MethodCall(ServerCall):
         async for response in responses:
             self.send_message(response)
             if self.connection.unsent(self.stream_id) > _HIGH_WATER:
-                await self._drained()
-
-    async def _drained(self) -> None:
-        drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.connection.when_drained(self.stream_id, functools.partial(_resolve, drained))
-        await drained
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+                await self.drained()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+
 from swerve.net.connection import Connection, Headers
 from swerve.wire.message import IDENTITY, MessageReader, frame
 from swerve.wire.status import CODE_BYTES, RpcError, Status, StatusCode, encode_message, truncate_details
@@ -127,6 +130,12 @@ class ServerCall:
             self.connection.send_headers(self.stream_id, RESPONSE_HEADERS + self.initial)
         self.connection.send_data(self.stream_id, data)
 
+    async def drained(self) -> None:
+        """Wait until nothing of the response's body waits to be written, or the stream is gone."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.connection.when_drained(self.stream_id, functools.partial(_resolve, written))
+        await written
+
     def refuse(self, status: Status) -> None:
         """End the call because of what the client sent. Hooks are not called any more."""
         self.finish(status)
@@ -143,3 +152,9 @@ class ServerCall:
             self.connection.send_headers(self.stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
         if not self._half_closed:
             self.connection.end_early(self.stream_id)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    # The one who waited may have been cancelled meanwhile.
+    if not future.done():
+        future.set_result(None)

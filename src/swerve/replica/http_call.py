@@ -176,7 +176,7 @@ class HttpCall(UserCall):
             if not message.get("more_body", False):
                 self._end(OK)
             elif self.connection.unsent(self.stream_id) > HIGH_WATER:
-                await self._drained()
+                await self.drained()
         else:
             raise RuntimeError(
                 f"The application sent an event of the type '{kind}', which is none of an HTTP response."

@@ -253,7 +253,7 @@ class UserCall(ServerCall):
                     self._send(self.encode(value))
                     now = clock()
                     if self.connection.unsent(self.stream_id) > HIGH_WATER:
-                        await self._drained()
+                        await self.drained()
                         now = clock()
                     elif now - previous > _SLOW_STEP_S:
                         self.connection.flush()
@@ -275,11 +275,6 @@ class UserCall(ServerCall):
         else:
             for part in data:
                 self.send_framed(part)
-
-    async def _drained(self) -> None:
-        drained = self.runtime.loop.create_future()
-        self.connection.when_drained(self.stream_id, functools.partial(_resolve, drained))
-        await drained
 
     # --- in a thread ------------------------------------------------------------------------------------------------
 
@@ -431,11 +426,6 @@ class UserCall(ServerCall):
             self._gate.set()
         for cancel in list(self.context.children.values()):
             cancel()
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _refuse_generator(value: Any, name: str) -> None:

@@ -67,7 +67,7 @@ class WebSocketCall(HttpCall):
             text = message.get("text")
             self._send_event(HttpEvent(data=message["bytes"]) if text is None else HttpEvent(text=text))
             if self.connection.unsent(self.stream_id) > HIGH_WATER:
-                await self._drained()
+                await self.drained()
         elif kind == "websocket.close":
             self._close(message.get("code", _NORMAL_CLOSURE), message.get("reason") or "")
         elif kind.startswith(_DENIAL):
