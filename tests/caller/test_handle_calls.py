@@ -116,8 +116,27 @@ def test_a_full_queue_sheds_with_its_numbers(tmp_path):
         with pytest.raises(BackPressureError) as caught:
             await handle("model", "held").remote()
         assert (caught.value.num_queued_requests, caught.value.max_queued_requests) == (1, 1)
+        assert caught.value.status_code == 503
+        assert caught.value.retry_after_s > 0
         model.release.set()
         await asyncio.gather(running_call, waiting_call)
+
+    run(scenario, tmp_path)
+
+
+def test_a_shed_call_has_the_status_and_the_delay_of_the_backpressure_config(tmp_path):
+    async def scenario(running):
+        model = Model()
+        options = {"backpressure_status_code": 429, "backpressure_retry_after_s": 7}
+        await running.add("model", model, max_ongoing=1, max_queued_requests=1, **options)
+        calls = [handle("model", "held").remote()]
+        await until(lambda: model.started == 1)
+        calls.append(handle("model", "held").remote())
+        with pytest.raises(BackPressureError) as caught:
+            await handle("model", "held").remote()
+        assert (caught.value.status_code, caught.value.retry_after_s) == (429, 7)
+        model.release.set()
+        await asyncio.gather(*calls)
 
     run(scenario, tmp_path)
 

@@ -18,7 +18,6 @@ from swerve.caller.codec import Pieces
 from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.exceptions import (
-    BackPressureError,
     DeploymentUnavailableError,
     RayServeException,
     ReplicaUnavailableError,
@@ -142,7 +141,7 @@ def admit(call: Routed, target: Target[Routed]) -> None:
     try:
         replica = target.router.submit(call)
     except Shed as shed:
-        call.fail(BackPressureError(shed.queued, shed.limit))
+        call.fail(target.shed_error(shed))
     except Unavailable:
         call.fail(DeploymentUnavailableError(target.deployment, target.app))
     else:

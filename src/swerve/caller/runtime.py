@@ -18,7 +18,7 @@ from typing import cast
 from swerve.caller.call import Destination, HandleCall, Routed, Sink
 from swerve.caller.loop_thread import LoopThread
 from swerve.caller.queues import Queue, QueueReporter
-from swerve.caller.target import Target, replica_infos
+from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.control.client import ControllerClient
 from swerve.exceptions import DeploymentUnavailableError, RayServeException
@@ -129,14 +129,14 @@ class CallerRuntime:
     def _update(self, key: Key, target: Target[Routed]) -> None:
         view = self._views.get(key)
         if view is None:
-            target.update([], -1, False)
+            target.update(control_pb2.DeploymentView(max_queued_requests=-1))
             if key not in self._absent:
                 self._absent[key] = self.loop.call_later(_ABSENT_S, self._give_up, key)
             return
         timer = self._absent.pop(key, None)
         if timer is not None:
             timer.cancel()
-        target.update(replica_infos(view), view.max_queued_requests, view.unavailable)
+        target.update(view)
         if view.unavailable and not view.replicas:
             for call in target.router.drop_waiting():
                 call.fail(DeploymentUnavailableError(target.deployment, target.app))

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from swerve.exceptions import BackPressureError
 from swerve.generated import control_pb2
 from swerve.net.client import Channel
 from swerve.net.connection import Connection
 from swerve.routing.replicas import Replica, ReplicaInfo
-from swerve.routing.router import RoutedCall, Router
+from swerve.routing.router import RoutedCall, Router, Shed
 from swerve.wire.status import RpcError
 
 logger = logging.getLogger("swerve.caller")
@@ -48,12 +49,14 @@ class Target(Generic[Call]):
         self._timer: asyncio.TimerHandle | None = None
         # Ends a call that found the deployment forgotten; set by `close`.
         self._drop: Callable[[Call], None] | None = None
+        self._view = control_pb2.DeploymentView(max_queued_requests=-1)
 
-    def update(self, replicas: list[ReplicaInfo], max_queued: int, unavailable: bool) -> None:
+    def update(self, view: control_pb2.DeploymentView) -> None:
         """Take over what the view says of the deployment."""
-        self.router.max_queued = max_queued
-        self.router.unavailable = unavailable
-        self._wanted = {info.replica_id: info for info in replicas}
+        self._view = view
+        self.router.max_queued = view.max_queued_requests
+        self.router.unavailable = view.unavailable
+        self._wanted = {info.replica_id: info for info in replica_infos(view)}
         for replica_id in [known for known in self._links if known not in self._wanted]:
             self._links.pop(replica_id).close()
         for replica_id, info in self._wanted.items():
@@ -70,6 +73,12 @@ class Target(Generic[Call]):
     def closed(self) -> bool:
         """True when the deployment is gone: a call that is submitted now would wait for ever."""
         return self._drop is not None
+
+    def shed_error(self, shed: Shed) -> BackPressureError:
+        """What Python code sees of a call that was shed; `backpressure_config` may say when to try again."""
+        view = self._view
+        after = view.backpressure_retry_after_s if view.HasField("backpressure_retry_after_s") else shed.retry_after_s
+        return BackPressureError(shed.queued, shed.limit, view.backpressure_status_code or 503, after)
 
     def release(self, replica: Replica) -> None:
         """A call at `replica` ended; the one that waits longest takes its slot."""

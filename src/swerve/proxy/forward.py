@@ -24,6 +24,7 @@ from swerve.proxy.routes import not_found
 from swerve.routing.router import Shed, Unavailable
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
+from swerve.wire.retry import retry_trailers
 from swerve.wire.status import Status, StatusCode
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ class ForwardedCall:
         try:
             replica = target.router.submit(self)
         except Shed as shed:
-            self.fail(StatusCode.RESOURCE_EXHAUSTED, str(BackPressureError(shed.queued, shed.limit)))
+            details = str(BackPressureError(shed.queued, shed.limit))
+            self.fail(StatusCode.RESOURCE_EXHAUSTED, details, shed.retry_after_s)
         except Unavailable:
             self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
         else:
@@ -237,9 +239,12 @@ class ForwardedCall:
         self._abandon()
         self.fail(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
 
-    def fail(self, code: StatusCode, details: str) -> None:
-        """End the call with a status of the proxy's own."""
-        trailers = status_trailers(Status(code, details), ((REQUEST_ID_FIELD, self.request_id),))
+    def fail(self, code: StatusCode, details: str, retry_after_s: float | None = None) -> None:
+        """End the call with a status of the proxy's own; `retry_after_s` tells the client when to try again."""
+        status = Status(code, details)
+        trailers = status_trailers(status, ((REQUEST_ID_FIELD, self.request_id),))
+        if retry_after_s is not None:
+            trailers += retry_trailers(status, retry_after_s)
         if self._response_started:
             self.client.send_trailers(self.stream_id, trailers)
         else:
@@ -323,8 +328,11 @@ class _ReplicaLeg:
         elif error_code == ErrorCode.REFUSED_STREAM and call._body is not None:
             call._target.refused(replica, call)
         else:
-            call._target.release(replica)
-            call.fail(*_reason(error_code))
+            target = call._target
+            target.release(replica)
+            code, details = _reason(error_code)
+            retry_after_s = target.router.retry_after_s() if code == StatusCode.UNAVAILABLE else None
+            call.fail(code, details, retry_after_s)
 
 
 def _status_in(headers: Headers) -> int:

@@ -24,6 +24,7 @@ from swerve.proxy.http_websocket import WebSocketReply, relay_websocket, upload_
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.request_ids import new_request_id, path_for_log
 from swerve.routing.router import Shed, Unavailable
+from swerve.wire.retry import retry_after
 from swerve.wire.status import RpcError, StatusCode
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -118,7 +119,7 @@ class HttpIngress:
             call.submit()
         except Shed as shed:
             retry = route.retry_after_s
-            extra = [] if retry is None else [(b"retry-after", f"{retry:g}".encode())]
+            extra = [] if retry is None else [(b"retry-after", retry_after(retry).encode())]
             await reply.text(route.shed_status, str(BackPressureError(shed.queued, shed.limit)), extra)
             return
         except Unavailable:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Protocol
 
-from swerve.caller.target import Target, replica_infos
+from swerve.caller.target import Target
 from swerve.generated import control_pb2
 from swerve.net.connection import Connection, Headers, StreamHandler
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
@@ -60,7 +60,7 @@ class Ingress:
                 target = self._targets[key] = Target(*key, _start, self._loop)
             deployment = deployments.get(key)
             if deployment is not None:
-                target.update(replica_infos(deployment), deployment.max_queued_requests, deployment.unavailable)
+                target.update(deployment)
         for key in [known for known in self._targets if known not in wanted]:
             self._targets.pop(key).close(functools.partial(_drop, details=not_found(key[0].encode())))
         self.builtin.update(self._routes.applications, view)

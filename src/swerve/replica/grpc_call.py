@@ -6,7 +6,7 @@ import time
 from typing import Any, Protocol
 
 from swerve.context import RequestContext
-from swerve.exceptions import gRPCStatusError
+from swerve.exceptions import BackPressureError, gRPCStatusError
 from swerve.grpc_util import RayServegRPCContext, gRPCInputStream, status_code
 from swerve.net.connection import Connection, Headers
 from swerve.replica.errors import status_for
@@ -15,6 +15,7 @@ from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.servicers import ServedMethod
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.message import DEFLATE, GZIP, IDENTITY, check_encoding, frame, frame_compressed
+from swerve.wire.retry import retry_trailers
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
 _ENCODINGS = {1: DEFLATE, 2: GZIP}  # grpc.Compression's values
@@ -238,7 +239,9 @@ class GrpcCall(UserCall):
         self._end(Status(code, context.details()))
 
     def failed(self, error: BaseException) -> None:
-        self._end(self._status_of(error))
+        status = self._status_of(error)
+        after = error.retry_after_s if isinstance(error, BackPressureError) else None
+        self._end(status, () if after is None else retry_trailers(status, after))
 
     def _status_of(self, error: BaseException) -> Status:
         context = self._context

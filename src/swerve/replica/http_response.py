@@ -9,6 +9,7 @@ import pydantic_core
 from starlette.responses import Response
 
 from swerve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from swerve.wire.retry import retry_after
 
 
 def as_response(value: Any) -> Response:
@@ -44,7 +45,7 @@ def error_response(error: BaseException) -> Response:
     """The answer to a request whose handler raised `error`."""
     if isinstance(error, BackPressureError):
         retry = error.retry_after_s
-        headers = {} if retry is None else {"retry-after": f"{retry:g}"}
+        headers = {} if retry is None else {"retry-after": retry_after(retry)}
         return Response(error.message, error.status_code, headers, media_type="text/plain")
     if isinstance(error, DeploymentUnavailableError | ReplicaUnavailableError):
         return Response(str(error), 503, media_type="text/plain")

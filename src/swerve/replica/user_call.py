@@ -361,13 +361,13 @@ class UserCall(ServerCall):
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
-    def _end(self, status: Status) -> None:
-        """End the call on the wire. Every end that this side decides on comes through here."""
+    def _end(self, status: Status, extra: Headers = ()) -> None:
+        """End the call on the wire. Every end that this side decides on comes through here; `extra` are trailers."""
         if self.done:
             return
         self.status = status.code
         try:
-            self.finish(status, self.trailers())
+            self.finish(status, (*self.trailers(), *extra) if extra else self.trailers())
         except Exception as error:
             # Nothing of what user code set is repeated, for it may be what cannot be sent.
             logger.exception("A call could not be ended as it should", extra={"request_id": self.context.request_id})

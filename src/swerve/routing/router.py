@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from swerve.routing.choose import for_model, shorter_of_two
+from swerve.routing.drain import DrainRate
 from swerve.routing.replicas import FreeList, Replica, ReplicaInfo
 
 # After a refusal a replica gets no new call for this long, doubled each time up to the maximum (Ray Serve's
@@ -34,12 +35,13 @@ Call = TypeVar("Call", bound=RoutedCall)
 
 
 class Shed(Exception):
-    """The deployment's queue is full; the call was not taken."""
+    """The deployment's queue is full; the call was not taken. Those that wait will have left in `retry_after_s`."""
 
-    def __init__(self, queued: int, limit: int) -> None:
-        super().__init__(queued, limit)
+    def __init__(self, queued: int, limit: int, retry_after_s: float) -> None:
+        super().__init__(queued, limit, retry_after_s)
         self.queued = queued
         self.limit = limit
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(Exception):
@@ -61,6 +63,7 @@ class Router(Generic[Call]):
         # When `poll` should be called next; None when nothing waits for time to pass.
         self.wake_at: float | None = None
         self._free = FreeList()
+        self._drain = DrainRate()
         self._clock = clock
         self._random = rng
         # Waiting calls in order, each with the time until which it insists on a replica that has its model. Calls that
@@ -91,12 +94,20 @@ class Router(Generic[Call]):
         elif self.unavailable:
             raise Unavailable
         if full:
-            raise Shed(self.queued, self.max_queued)
+            raise Shed(self.queued, self.max_queued, self.retry_after_s())
+        if not self._waiting:
+            self._drain.begin(self._clock())
         patience = self._clock() + _MATCHING_WINDOW_S if call.model_id else 0.0
         self._waiting[call] = patience
         if free:
             self._wake_by(patience)
         return None
+
+    def retry_after_s(self) -> float:
+        """Seconds after which a call that was not served should come again: by then, those that wait have left."""
+        if self._free.items:
+            return 0.0
+        return self._drain.retry_after_s(max(1, self.queued), self._clock(), self._random())
 
     def take(self, replica: Replica) -> None:
         """A call goes to `replica` whatever its load, as a broadcast's do. `release` it when the call has ended."""
@@ -205,6 +216,7 @@ class Router(Generic[Call]):
                     yield from self._assign_some(line)
                     break
                 del line[call]
+                self._drain.count(1)
                 yield call, self._take(shorter_of_two(free, self._random))
 
     def _assign_some(self, line: dict[Call, float]) -> Iterator[tuple[Call, Replica]]:
@@ -219,6 +231,7 @@ class Router(Generic[Call]):
                 self._wake_by(patience)
             else:
                 del line[call]
+                self._drain.count(1)
                 yield call, self._take(replica)
 
     def _find_model(self, call: Call, *, patient: bool) -> Replica | None:
