@@ -8,9 +8,10 @@ import pytest
 from tests.proxy.proxy_lab import ProxyLab, proxy_lab
 
 
-@pytest.fixture
-def proxy() -> Iterator[ProxyLab]:
-    with proxy_lab() as made:
+@pytest.fixture(params=[True, False], ids=["bundles", "streams"])
+def proxy(request: pytest.FixtureRequest) -> Iterator[ProxyLab]:
+    """Small calls reach its replicas in bundles, or as all others in streams."""
+    with proxy_lab(request.param) as made:
         yield made
 
 

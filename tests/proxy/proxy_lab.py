@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 import uvloop
 
 from swerve.generated import control_pb2 as pb
+from swerve.net.bundles import BundleServer
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
+from swerve.wire import bundle
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode, Http2Limits
 from tests.net.grpc_lab import LabCall
 
 METHODS = ("Echo", "Repeat", "Collect", "Chat", "Fail", "Hang", "Flood", "Early")
 CLIENT_STREAMING = ("Collect", "Chat", "Early")
+SERVER_STREAMING = ("Repeat", "Chat", "Flood")
 
 
 class ReplicaCall(LabCall):
@@ -43,11 +46,13 @@ class ReplicaCall(LabCall):
 
 
 class FakeReplica:
-    """A server at a unix socket. It refuses calls over its limit, and the next `refuse_next` whatever its load."""
+    """A server at a unix socket. It refuses calls over its limit, and the next `refuse_next` whatever its load; also
+    bundles, unless `bundles`."""
 
-    def __init__(self, path: str, limit: int) -> None:
+    def __init__(self, path: str, limit: int, bundles: bool) -> None:
         self.address = f"unix:{path}"
         self.limit = limit
+        self.bundles = bundles
         self.refuse_next = 0
         self.refused = 0
         self.running: set[ReplicaCall] = set()
@@ -72,6 +77,11 @@ class FakeReplica:
         self.running.discard(call)
 
     def _accept(self, connection, stream_id, headers, end_stream):
+        if (b":path", bundle.PATH) in headers:
+            if self.bundles:
+                return BundleServer(connection, stream_id, self._accept)
+            connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            return None
         if self.refuse_next or len(self.running) >= self.limit:
             self.refuse_next = max(0, self.refuse_next - 1)
             self.refused += 1
@@ -103,8 +113,9 @@ class Observer:
 
 
 class ProxyLab:
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, bundles: bool) -> None:
         self._folder = folder
+        self._bundles = bundles
         self.loop = uvloop.new_event_loop()
         self.observer = Observer()
         self.replicas: dict[str, FakeReplica] = {}
@@ -154,7 +165,7 @@ class ProxyLab:
         return self.run(body())
 
     def add_replica(self, name: str, limit: int = 100) -> FakeReplica:
-        replica = self.replicas[name] = FakeReplica(f"{self._folder}/{name}", limit)
+        replica = self.replicas[name] = FakeReplica(f"{self._folder}/{name}", limit, self._bundles)
         self.run(replica.start())
         return replica
 
@@ -162,7 +173,12 @@ class ProxyLab:
         options = pb.InstanceOptions(
             grpc_options_json=json.dumps(self.options),
             grpc_methods=[
-                pb.GrpcMethod(path=f"/t.Lab/{name}", client_streaming=name in CLIENT_STREAMING) for name in METHODS
+                pb.GrpcMethod(
+                    path=f"/t.Lab/{name}",
+                    client_streaming=name in CLIENT_STREAMING,
+                    server_streaming=name in SERVER_STREAMING,
+                )
+                for name in METHODS
             ],
             file_descriptors=self.file_descriptors,
         )
@@ -195,6 +211,8 @@ class ProxyLab:
         self.publish()
         for app in apps:
             self.until(lambda app=app: self.target(app).settled)
+            replicas = self.target(app).router.replicas.values()
+            self.until(lambda replicas=replicas: all(_knows(replica, self._bundles) for replica in replicas))
 
     def target(self, app: str):
         return self.ingress._targets[app, "D"]
@@ -214,7 +232,7 @@ class ProxyLab:
             self.until(lambda target=target: all(one.ongoing == 0 for one in target.router.replicas.values()))
             assert target.router.queued == 0
             for replica in target.router.replicas.values():
-                self.until(lambda replica=replica: not replica.link.streams)
+                self.until(lambda replica=replica: replica.link._idle)
                 assert replica.link._unacknowledged == 0
                 assert not replica.link._held
                 assert not replica.link._owed
@@ -226,10 +244,16 @@ class ProxyLab:
         assert not self.ingress._timers._buckets
 
 
+def _knows(replica, bundles: bool) -> bool:
+    """Whether the proxy has heard if `replica` takes bundles."""
+    known = replica.link.bundles
+    return known is not None and known.ready if bundles else known is None
+
+
 @contextmanager
-def proxy_lab() -> Iterator[ProxyLab]:
+def proxy_lab(bundles: bool) -> Iterator[ProxyLab]:
     with tempfile.TemporaryDirectory(prefix="sw-") as folder:
-        made = ProxyLab(folder)
+        made = ProxyLab(folder, bundles)
         made.start()
         try:
             yield made

@@ -7,6 +7,7 @@ router hands out can be sent at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from typing import Generic, TypeVar
 
 from swerve.exceptions import BackPressureError
 from swerve.generated import control_pb2
+from swerve.net.bundles import BundleCaller
 from swerve.net.client import Channel
 from swerve.net.connection import Connection
 from swerve.routing.replicas import Replica, ReplicaInfo
 from swerve.routing.router import RoutedCall, Router, Shed
+from swerve.wire.http2 import Http2Error
 from swerve.wire.status import RpcError
 
 logger = logging.getLogger("swerve.caller")
@@ -172,6 +175,8 @@ class _Link:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _RECONNECT_MAX_S)
                 continue
+            with contextlib.suppress(Http2Error):  # it is going away again, which is seen below
+                BundleCaller(self.connection)
             self._on_change()
             pause = _RECONNECT_MIN_S
             await self.connection.wait_unusable()

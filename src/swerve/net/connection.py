@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, Protocol, cast
 
 from swerve.net.address import peer_name
@@ -52,7 +52,7 @@ CONNECTION_LOST = -1
 _WRITE_SIZE = 256 * 1024
 # Calls begun or ended between two writes. A turn may bring many: the peer, on another core, starts on the first of them
 # while this process goes on with the rest. Fewer a write would cost more in system calls than they win.
-_CALLS_PER_WRITE = 8
+CALLS_PER_WRITE = 8
 
 
 class StreamHandler(Protocol):
@@ -69,6 +69,23 @@ class StreamHandler(Protocol):
 
     def on_closed(self, error_code: int) -> None:
         """The stream is over, both ways. Called once, and last. 0 is a regular end."""
+
+
+class CreditSource(Protocol):
+    """Where forwarded bytes came from: a connection, or its bundle stream. An id is a stream's or a call's number."""
+
+    def give_credit(self, stream_id: int, amount: int) -> None:
+        """`amount` bytes have been passed on."""
+
+    def send_credit(self) -> None:
+        """See that what was given gets written."""
+
+
+class Bundles(Protocol):
+    """A stream of the connection on which small calls share messages, see `net/bundles.py`. `calls` are under way."""
+
+    @property
+    def calls(self) -> Sized: ...
 
 
 # Takes (connection, stream id, headers, end_stream) of a request and returns its handler, or None when it already
@@ -90,12 +107,13 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.http2 = Http2(server=accept is not None, limits=limits)
         self.streams: dict[int, StreamHandler] = {}
+        self.bundles: Bundles | None = None
         self.transport: asyncio.Transport | None = None
         self.peer = ""
         self.peer_name = b""
         # False once no new stream may be opened here: GOAWAY was received, or the connection is closing.
         self.usable = True
-        self._loop = loop
+        self.loop = loop
         self._accept = accept
         self._on_made = on_made
         self._on_lost = on_lost
@@ -113,8 +131,8 @@ class Connection(asyncio.Protocol):
         self._flood_guard = FloodGuard()
         self._handshake_timer: asyncio.TimerHandle | None = None
         self._held: dict[int, HeldBody] = {}
-        # By stream here: the connection to credit, the stream there, and the bytes.
-        self._owed: dict[int, tuple[Connection, int, int]] = {}
+        # By stream here: where to give credit, the stream there, and the bytes.
+        self._owed: dict[int, tuple[CreditSource, int, int]] = {}
         self._drain_callbacks: dict[int, list[Callable[[], None]]] = {}
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
@@ -172,15 +190,15 @@ class Connection(asyncio.Protocol):
         """
         if not self.usable:
             raise Http2Error("The connection is closing or closed.")
-        if self._calls_queued >= _CALLS_PER_WRITE:
-            self._write_early()
+        if self._calls_queued >= CALLS_PER_WRITE:
+            self.write_early()
         self._calls_queued += 1
         try:
             stream_id = self.http2.send_request(headers, end_stream=end_stream)
         except Http2Error:
             # Above all when the stream ids have run out (a busy link uses up its 2^30 within a day): a new connection
             # takes over, and this one closes when its last stream has ended.
-            self._loop.call_soon(self.drain)
+            self.loop.call_soon(self.drain)
             self._stop_using()
             raise
         self.streams[stream_id] = handler
@@ -223,7 +241,7 @@ class Connection(asyncio.Protocol):
             self.http2.interleave(stream_id)
         return held
 
-    def forward_data(self, stream_id: int, data: bytes, end_stream: bool, source: Connection, source_id: int) -> None:
+    def forward_data(self, stream_id: int, data: bytes, end_stream: bool, source: CreditSource, source_id: int) -> None:
         """`send_data`, and acknowledge `data` to the stream that it came from when it has left this process."""
         before = self._owed.get(stream_id)
         amount = len(data) if before is None else len(data) + before[2]
@@ -243,8 +261,28 @@ class Connection(asyncio.Protocol):
         self._calls_queued += 1
         if not self._flush_due:
             self._schedule_flush()
-        elif self._calls_queued >= _CALLS_PER_WRITE:
-            self._write_early()
+        elif self._calls_queued >= CALLS_PER_WRITE:
+            self.write_early()
+
+    def respond(self, stream_id: int, headers: Headers, body: bytes, trailers: Headers) -> None:
+        """Send a whole response (server role)."""
+        if len(body) > CHUNK:
+            self.send_headers(stream_id, headers)
+            self.send_data(stream_id, body)
+            self.send_trailers(stream_id, trailers)
+            return
+        http2 = self.http2
+        try:
+            http2.send_response(stream_id, headers)
+            http2.send_data(stream_id, body)
+            http2.send_trailers(stream_id, trailers)
+        except StreamGone:
+            return
+        self._calls_queued += 1
+        if not self._flush_due:
+            self._schedule_flush()
+        elif self._calls_queued >= CALLS_PER_WRITE:
+            self.write_early()
 
     def end_stream(self, stream_id: int) -> None:
         """End this side of the stream without trailers."""
@@ -272,10 +310,10 @@ class Connection(asyncio.Protocol):
 
     def acknowledge(self, stream_id: int, amount: int) -> None:
         """Give the peer credit for `amount` received bytes of the stream."""
-        self._give_credit(stream_id, amount)
-        self._send_credit()
+        self.give_credit(stream_id, amount)
+        self.send_credit()
 
-    def _give_credit(self, stream_id: int, amount: int) -> None:
+    def give_credit(self, stream_id: int, amount: int) -> None:
         if self._closed or not amount:
             return
         self._unacknowledged -= amount
@@ -284,7 +322,7 @@ class Connection(asyncio.Protocol):
         except StreamGone:
             return
 
-    def _send_credit(self) -> None:
+    def send_credit(self) -> None:
         """The engine sends credit when enough has come together; see that it gets written then."""
         if self._closed:
             return
@@ -314,7 +352,7 @@ class Connection(asyncio.Protocol):
 
     def _schedule_flush(self) -> None:
         self._flush_due = True
-        self._loop.call_soon(self.flush)
+        self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what is queued, as far as the transport takes it, and settle what that frees."""
@@ -339,8 +377,14 @@ class Connection(asyncio.Protocol):
             self._flush_due = False
         if self._window_suspect and not self._unacknowledged and not self._closed:
             self._repair_window()
-        if self._draining and not self.streams:
+        if self._draining and self._idle:
             self.close()
+
+    @property
+    def _idle(self) -> bool:
+        """No call is under way. The bundle stream lasts as long as its connection."""
+        bundles = self.bundles
+        return not self.streams or (bundles is not None and len(self.streams) == 1 and not bundles.calls)
 
     def _repair_window(self) -> None:
         try:
@@ -349,7 +393,7 @@ class Connection(asyncio.Protocol):
             return  # a GOAWAY has been queued or received: nothing more is worth repairing
         if not whole:
             self._window_suspect = False
-            self._loop.call_soon(self.drain)
+            self.loop.call_soon(self.drain)
         elif not self._flush_due and not self._paused and self.http2.want_write:
             self._schedule_flush()
 
@@ -366,7 +410,7 @@ class Connection(asyncio.Protocol):
                 break
         return wrote
 
-    def _write_early(self) -> None:
+    def write_early(self) -> None:
         """Write before the turn's end. What the engine says to it is heard by the flush that is due."""
         self._calls_queued = 0
         with contextlib.suppress(Http2Error):
@@ -382,12 +426,12 @@ class Connection(asyncio.Protocol):
             for stream_id, entry in owed.items():
                 if everything_left or not self._waiting(stream_id):
                     source, source_id, amount = entry
-                    source._give_credit(source_id, amount)
+                    source.give_credit(source_id, amount)
                     sources.add(source)
                 else:
                     self._owed[stream_id] = entry
             for source in sources:
-                source._send_credit()
+                source.send_credit()
         # Before refilling: an end that is moved now has not been written, and a reset would overtake it. While the
         # transport is paused trailers may wait in the engine, which counts only bodies.
         if self._drain_callbacks and not self._paused:
@@ -505,10 +549,10 @@ class Connection(asyncio.Protocol):
             self._stop_using()
             self._draining = True
         elif isinstance(event, ConnectionClosed):
-            self._loop.call_soon(self._fail)
+            self.loop.call_soon(self._fail)
 
     def _strike(self) -> None:
-        if self._flood_guard.strike(self._loop.time):
+        if self._flood_guard.strike(self.loop.time):
             logger.info("Closing connection of %s: it floods", self.peer or "peer")
             self.http2.terminate(ErrorCode.ENHANCE_YOUR_CALM)
 
@@ -517,7 +561,7 @@ class Connection(asyncio.Protocol):
     async def wait_unusable(self) -> None:
         """Wait until the connection takes no new streams."""
         if self.usable:
-            self._unusable = self._unusable or self._loop.create_future()
+            self._unusable = self._unusable or self.loop.create_future()
             await asyncio.shield(self._unusable)
 
     def _stop_using(self) -> None:
@@ -542,7 +586,7 @@ class Connection(asyncio.Protocol):
             self.http2.announce_shutdown()
         self.flush()
         # The second stage follows when requests that crossed the notice have arrived.
-        self._loop.call_later(_GOAWAY_DELAY_S, self._finish_drain)
+        self.loop.call_later(_GOAWAY_DELAY_S, self._finish_drain)
 
     def _finish_drain(self) -> None:
         if not self._closed:
@@ -555,7 +599,7 @@ class Connection(asyncio.Protocol):
     def expect_handshake(self, timeout_s: float) -> None:
         """Close when the peer has not even sent its SETTINGS by then: it does not speak HTTP/2, or says nothing."""
         if not self._established:
-            self._handshake_timer = self._loop.call_later(timeout_s, self._fail)
+            self._handshake_timer = self.loop.call_later(timeout_s, self._fail)
 
     def close(self) -> None:
         """Write what is queued and close. Streams that still run end with CONNECTION_LOST."""
@@ -575,10 +619,11 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.close()
             # A peer that does not read would keep the socket open for what is still to be written.
-            self._abort_timer = self._loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)
+            self._abort_timer = self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)
         owed, self._owed = self._owed, {}
         for source, source_id, amount in owed.values():
-            source.acknowledge(source_id, amount)
+            source.give_credit(source_id, amount)
+            source.send_credit()
         handlers = list(self.streams.values())
         self.streams.clear()
         for handler in handlers:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Callable
+from typing import Protocol
 
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Headers
+from swerve.wire.http2 import ErrorCode
 from swerve.wire.message import IDENTITY, MessageReader, frame
 from swerve.wire.status import CODE_BYTES, RpcError, Status, StatusCode, encode_message, truncate_details
 
@@ -21,6 +24,21 @@ def status_trailers(status: Status, extra: Headers = ()) -> Headers:
     return ((b"grpc-status", CODE_BYTES[status.code]), (b"grpc-message", message), *extra)
 
 
+class CallSide(Protocol):
+    """Where a call came from and its response goes: a `Connection`, or a bundle stream of one."""
+
+    def send_headers(self, stream_id: int, headers: Headers, *, end_stream: bool = False) -> None: ...
+    def send_data(self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False) -> None: ...
+    def send_trailers(self, stream_id: int, headers: Headers) -> None: ...
+    def respond(self, stream_id: int, headers: Headers, body: bytes, trailers: Headers) -> None: ...
+    def reset(self, stream_id: int, error_code: int = ErrorCode.CANCEL) -> None: ...
+    def acknowledge(self, stream_id: int, amount: int) -> None: ...
+    def end_early(self, stream_id: int) -> None: ...
+    def unsent(self, stream_id: int) -> int: ...
+    def when_drained(self, stream_id: int, callback: Callable[[], None]) -> None: ...
+    def flush(self) -> None: ...
+
+
 class ServerCall:
     """A call as its server sees it. Subclasses implement the three hooks; none of them may wait.
 
@@ -31,7 +49,7 @@ class ServerCall:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: CallSide,
         stream_id: int,
         headers: Headers,
         max_message_size: int,
@@ -140,14 +158,19 @@ class ServerCall:
         """End the call because of what the client sent. Hooks are not called any more."""
         self.finish(status)
 
-    def finish(self, status: Status, extra: Headers = ()) -> None:
-        """End the call: a body that was begun gets trailers, else one header block says it all."""
+    def finish(self, status: Status, extra: Headers = (), body: bytes = b"") -> None:
+        """End the call, after `body`, which is framed: a body gets trailers, else one header block says it all."""
         if self.done:
             return
         trailers = (_OK_TRAILER, *extra) if status.code == 0 and not status.details else status_trailers(status, extra)
         self.done = True
         if self._started:
+            if body:
+                self.connection.send_data(self.stream_id, body)
             self.connection.send_trailers(self.stream_id, trailers)
+        elif body:
+            self._started = True
+            self.connection.respond(self.stream_id, RESPONSE_HEADERS + self.initial, body, trailers)
         else:
             self.connection.send_headers(self.stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
         if not self._half_closed:

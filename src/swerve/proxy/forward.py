@@ -6,6 +6,9 @@ connections call as bytes arrive. Header blocks and DATA pass as they came; the 
     ForwardedCall   the client's stream: request in, response out
     _ReplicaLeg     the replica's stream: request out, response in
 
+A unary call whose request is small needs no stream to the replica and so no leg: it goes in a bundle with others
+(`net/bundles.py`), and its answer comes back to the `ForwardedCall` itself.
+
 A call goes to the target's router when its request is there (a stream of requests at once), and waits in it until a
 replica has a free slot. Until a replica has begun to answer, the request's
 bytes are kept (at most a window of them), so a call that a replica turned away can be sent to another.
@@ -17,11 +20,13 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from swerve.exceptions import BackPressureError, DeploymentUnavailableError
+from swerve.net.bundles import BundleCaller
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.proxy.request_ids import is_usable, new_request_id
-from swerve.proxy.routes import not_found
+from swerve.proxy.routes import Method, not_found
 from swerve.routing.router import Shed, Unavailable
+from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
 from swerve.wire.retry import retry_trailers
@@ -63,11 +68,13 @@ class ForwardedCall:
     __slots__ = (
         "_body",
         "_body_size",
+        "_bundles",
         "_credited",
         "_deadline",
         "_headers",
         "_incomplete",
         "_leg",
+        "_number",
         "_observer",
         "_replica",
         "_request_ended",
@@ -76,6 +83,7 @@ class ForwardedCall:
         "_target",
         "_timeout_text",
         "_timers",
+        "_unary",
         "client",
         "done",
         "model_id",
@@ -114,6 +122,10 @@ class ForwardedCall:
         self._timeout_text = ""
         self._replica: Replica | None = None
         self._leg: _ReplicaLeg | None = None
+        # Where the call is under way in a bundle, and as what.
+        self._bundles: BundleCaller | None = None
+        self._number = 0
+        self._unary = False
         self._body: list[bytes] | None = []
         self._body_size = 0
         # How many parts of the body have been forwarded once, so that their credit is settled.
@@ -133,11 +145,12 @@ class ForwardedCall:
         self._timers = timers
         timers.add(self._deadline, self)
 
-    def open(self, end_stream: bool, client_streaming: bool) -> None:
+    def open(self, end_stream: bool, method: Method) -> None:
         """The request's headers have come. A single message is waited for, so that a client that begins calls and goes
         no further takes no slot from others."""
         self._request_ended = end_stream
-        if end_stream or client_streaming:
+        self._unary = method.unary
+        if end_stream or method.client_streaming:
             self._submit()
         else:
             self._incomplete = True
@@ -170,6 +183,11 @@ class ForwardedCall:
         if self._timers is not None:
             left = self._deadline - time.monotonic()
             headers = (*headers, (b"grpc-timeout", format_timeout(left)))
+        if self._unary and self._request_ended and self._body_size <= MAX_BODY:
+            bundles = connection.bundles
+            if isinstance(bundles, BundleCaller) and bundles.ready:
+                self._start_in_bundle(bundles, replica, headers)
+                return
         leg = _ReplicaLeg(self, connection)
         body = self._body
         try:
@@ -188,6 +206,17 @@ class ForwardedCall:
                 else:
                     connection.forward_data(leg.stream_id, part, index == last, self.client, self.stream_id)
             self._credited = len(body)
+
+    def _start_in_bundle(self, bundles: BundleCaller, replica: Replica, headers: Headers) -> None:
+        parts = self._body
+        assert parts is not None
+        self._replica = replica
+        self._bundles = bundles
+        self._number = bundles.call(headers, parts[0] if len(parts) == 1 else b"".join(parts), self)
+        if not self._credited:
+            # A record is small enough to count as gone.
+            self._credited = len(parts)
+            self.client.acknowledge(self.stream_id, self._body_size)
 
     # --- the client's stream ---------------------------------------------------------------------------------------
 
@@ -254,7 +283,10 @@ class ForwardedCall:
     def _abandon(self) -> None:
         """Take the call out of the queue, or off the replica that has it."""
         leg = self._leg
-        if leg is None:
+        if self._bundles is not None:
+            self._bundles.reset(self._number)
+            self._leave_bundle()
+        elif leg is None:
             self._target.router.withdraw(self)
         else:
             leg.connection.reset(leg.stream_id, ErrorCode.CANCEL)
@@ -270,6 +302,52 @@ class ForwardedCall:
             unread = sum(len(part) for part in body[self._credited :])
             self.client.acknowledge(self.stream_id, unread)
         self._observer.ended(self._target.app, self.path, self.request_id, code, time.monotonic() - self._started_at)
+
+    # --- the answer from a bundle ----------------------------------------------------------------------------------
+
+    def on_answer(self, headers: Headers | None, body: bytes | None, trailers: Headers | None) -> None:
+        if trailers is None:
+            self._pass_on_part(headers, body)
+            return
+        self._leave_bundle()
+        code = _status_in(trailers)
+        if code == StatusCode.DEADLINE_EXCEEDED and self.overdue:
+            # As in `_ReplicaLeg`.
+            self.fail(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
+            return
+        if body is not None:
+            self._response_started = True
+            self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers)
+        elif self._response_started:
+            self.client.send_trailers(self.stream_id, trailers)
+        else:
+            self.client.send_headers(self.stream_id, trailers, end_stream=True)
+        self._record(code)
+
+    def _pass_on_part(self, headers: Headers | None, body: bytes | None) -> None:
+        if not self._response_started:
+            self._response_started = True
+            self._body = None
+            self.client.send_headers(self.stream_id, headers or RESPONSE_HEADERS)
+        if body is not None:
+            assert self._bundles is not None
+            self.client.forward_data(self.stream_id, body, False, self._bundles, self._number)
+
+    def on_reset(self, error_code: int) -> None:
+        if error_code == ErrorCode.REFUSED_STREAM and self._body is not None:
+            replica, self._replica, self._bundles = self._replica, None, None
+            assert replica is not None
+            self._target.refused(replica, self)
+            return
+        self._leave_bundle()
+        if not self.done:
+            self.fail(*_reason(error_code))
+
+    def _leave_bundle(self) -> None:
+        """Give the replica's slot back."""
+        replica, self._replica, self._bundles = self._replica, None, None
+        if replica is not None:
+            self._target.release(replica)
 
 
 class _ReplicaLeg:

@@ -84,8 +84,8 @@ class Ingress:
         fields = dict(headers)
         routes = self._routes
         path = fields.get(b":path", b"")
-        client_streaming = routes.methods.get(path)
-        if client_streaming is None:
+        method = routes.methods.get(path)
+        if method is None:
             if path in self.builtin.methods:
                 return self.builtin.accept(connection, stream_id, headers, path, end_stream)
             return self._refuse(
@@ -106,7 +106,7 @@ class Ingress:
         requested = fields.get(b"grpc-timeout")
         untimed = requested is None and routes.limits.request_timeout_s is None
         if untimed or self._limit_time(call, requested):
-            call.open(end_stream, client_streaming)
+            call.open(end_stream, method)
         return call
 
     def _limit_time(self, call: ForwardedCall, requested: bytes | None) -> bool:

@@ -21,14 +21,22 @@ class GrpcLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Method:
+    """What the proxy needs to know of an RPC. `unary`: neither its requests nor its responses are streams."""
+
+    client_streaming: bool
+    unary: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RouteTable:
     """One view's routes.
 
-    `methods` maps a method's path to whether its requests are streams, `ingresses` an application's name, as it stands
-    in metadata, to its ingress deployment's (app, name).
+    `methods` maps an RPC's path to what it is, `ingresses` an application's name, as it stands in metadata, to its
+    ingress deployment's (app, name).
     """
 
-    methods: Mapping[bytes, bool] = field(default_factory=dict)
+    methods: Mapping[bytes, Method] = field(default_factory=dict)
     ingresses: Mapping[bytes, tuple[str, str]] = field(default_factory=dict)
     limits: GrpcLimits = GrpcLimits()
     # The ingress of the single application; None where there are none or several.
@@ -73,7 +81,13 @@ def build_routes(view: control_pb2.View) -> RouteTable:
     grpc_options = json.loads(view.options.grpc_options_json or "{}")
     ingresses = {app.name.encode(): (app.name, app.ingress) for app in view.applications}
     return RouteTable(
-        methods={method.path.encode(): method.client_streaming for method in view.options.grpc_methods},
+        methods={
+            method.path.encode(): Method(
+                client_streaming=method.client_streaming,
+                unary=not (method.client_streaming or method.server_streaming),
+            )
+            for method in view.options.grpc_methods
+        },
         ingresses=ingresses,
         limits=limits_of(grpc_options),
         only=next(iter(ingresses.values())) if len(ingresses) == 1 else None,

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from swerve.context import RequestContext
 from swerve.exceptions import BackPressureError, gRPCStatusError
 from swerve.grpc_util import RayServegRPCContext, gRPCInputStream, status_code
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Headers
+from swerve.net.server_call import CallSide
 from swerve.replica.errors import status_for
 from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode
@@ -42,7 +43,7 @@ class GrpcCall(UserCall):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: CallSide,
         stream_id: int,
         headers: Headers,
         fields: dict[bytes, bytes],
@@ -225,18 +226,12 @@ class GrpcCall(UserCall):
             self.initial += (announced,)
         return encoding
 
-    def answer(self, data: bytes | list[bytes | memoryview]) -> None:
-        if data:
-            self._send(data)
-        self.succeeded()
-
-    def succeeded(self) -> None:
+    def outcome(self) -> Status:
         context = self._context
         if context is None:
-            self._end(OK)
-            return
+            return OK
         code = StatusCode.OK if context.code() is None else status_code(context.code())
-        self._end(Status(code, context.details()))
+        return Status(code, context.details())
 
     def failed(self, error: BaseException) -> None:
         status = self._status_of(error)

@@ -8,7 +8,8 @@ from typing import Any, Protocol, cast
 from swerve.caller import codec
 from swerve.caller.call import CALL_PATH, MAX_MESSAGE_SIZE, STREAM_PATH
 from swerve.context import RequestContext
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Headers
+from swerve.net.server_call import CallSide
 from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.wire.deadline import parse_timeout
@@ -39,7 +40,7 @@ class HandleCall(UserCall):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: CallSide,
         stream_id: int,
         headers: Headers,
         fields: dict[bytes, bytes],
@@ -84,8 +85,8 @@ class HandleCall(UserCall):
     def encode(self, value: Any) -> list[bytes | memoryview]:
         return _framed(codec.encode_reply(value))
 
-    def succeeded(self) -> None:
-        self._end(OK)
+    def outcome(self) -> Status:
+        return OK
 
     def failed(self, error: BaseException) -> None:
         """Send the exception itself: it keeps its type."""

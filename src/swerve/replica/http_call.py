@@ -26,7 +26,8 @@ from swerve.exceptions import (
     RequestCancelledError,
 )
 from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest, HttpResponse
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Headers
+from swerve.net.server_call import CallSide
 from swerve.replica.asgi_app import AsgiApp, Message
 from swerve.replica.errors import stack_trace
 from swerve.replica.http_response import as_response, error_response
@@ -65,7 +66,7 @@ class HttpCall(UserCall):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: CallSide,
         stream_id: int,
         headers: Headers,
         fields: dict[bytes, bytes],

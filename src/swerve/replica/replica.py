@@ -16,8 +16,10 @@ from swerve import multiplex
 from swerve.context import ReplicaContext, ReplicaRank, set_replica_context
 from swerve.generated import control_pb2
 from swerve.http_ingress import is_ingress
+from swerve.net.bundles import BundleServer
 from swerve.net.connection import Acceptor, Connection, Headers, StreamHandler
 from swerve.net.mailbox import Mailbox
+from swerve.net.server_call import CallSide
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import stack_trace
 from swerve.replica.grpc_call import GrpcCall
@@ -29,6 +31,7 @@ from swerve.replica.user_call import UserCall
 from swerve.replica.user_code import UserCode
 from swerve.servicers import ServedMethod
 from swerve.servicers import load as load_servicers
+from swerve.wire import bundle
 from swerve.wire.http2 import ErrorCode
 
 if TYPE_CHECKING:
@@ -92,15 +95,15 @@ class Replica:
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
-    def accept(
-        self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
-    ) -> StreamHandler | None:
-        """An `Acceptor`. Calls of user code come only while it runs; the controller's always. A call takes its slot
-        when its request has come, see `Slots`."""
+    def accept(self, connection: CallSide, stream_id: int, headers: Headers, end_stream: bool) -> StreamHandler | None:
+        """An `Acceptor`, also of requests in bundles. Calls of user code come only while it runs; the controller's
+        always. A call takes its slot when its request has come, see `Slots`."""
         fields = dict(headers)
         path = fields[b":path"]
         method = self._methods.get(path)
-        if method is None and path.startswith(_PRIVATE_PREFIX):
+        if method is None and path.startswith(_PRIVATE_PREFIX) and isinstance(connection, Connection):
+            if path == bundle.PATH:
+                return BundleServer(connection, stream_id, self.accept)
             return self.private(connection, stream_id, headers, end_stream)
         if not self.slots.is_open:
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
@@ -235,7 +238,11 @@ class Replica:
 
     def _not_begun(self) -> list[UserCall]:
         """Calls whose user code has not begun: their requests are incomplete, or they wait for a slot."""
-        calls = [call for connection in self.connections for call in connection.streams.values()]
+        calls: list[object] = []
+        for connection in self.connections:
+            calls += connection.streams.values()
+            if isinstance(connection.bundles, BundleServer):
+                calls += connection.bundles.calls.values()
         return [call for call in calls if isinstance(call, UserCall) and not call.has_slot and not call.done]
 
     # --- state -----------------------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextvars
 from typing import TYPE_CHECKING
 
+from swerve.net.bundles import BundleServer
+
 if TYPE_CHECKING:
     from swerve.replica.user_call import UserCall
 
 
 class Slots:
-    """At most `limit` calls at a time. Closed at first; a caller is a connection."""
+    """At most `limit` calls at a time. Closed at first; a caller is a connection, its bundle stream included."""
 
     def __init__(self, limit: int) -> None:
         self.taken = 0
@@ -51,7 +53,7 @@ class Slots:
 
         A call that its caller cannot send again always waits, also in a replica that drains.
         """
-        if call.repeatable and (not self.is_open or any(other.connection is call.connection for other in self._line)):
+        if call.repeatable and (not self.is_open or any(_caller(other) is _caller(call) for other in self._line)):
             return False
         self._line[call] = None
         self._let_in()
@@ -73,3 +75,8 @@ class Slots:
             del self._line[call]
             self.taken += 1
             self._context.copy().run(call.enter)
+
+
+def _caller(call: UserCall) -> object:
+    side = call.connection
+    return side.connection if isinstance(side, BundleServer) else side

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
 from swerve.context import RequestContext, _request_context
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Headers
 from swerve.net.mailbox import Mailbox
-from swerve.net.server_call import ServerCall
+from swerve.net.server_call import CallSide, ServerCall
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import TIMED_OUT, is_expected, stack_trace
 from swerve.replica.slots import Slots
@@ -82,7 +82,7 @@ class UserCall(ServerCall):
 
     def __init__(
         self,
-        connection: Connection,
+        connection: CallSide,
         stream_id: int,
         headers: Headers,
         max_message_size: int,
@@ -119,13 +119,8 @@ class UserCall(ServerCall):
         """A value of the handler's as framed message bytes. May run in a thread. What it raises fails the call."""
         raise NotImplementedError
 
-    def answer(self, data: bytes | list[bytes | memoryview]) -> None:
-        """End a call of one response with it."""
-        self._send(data)
-        self.succeeded()
-
-    def succeeded(self) -> None:
-        """The handler has ended and all that it gave has been sent."""
+    def outcome(self) -> Status:
+        """How the call ends when its handler has ended."""
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
@@ -269,6 +264,18 @@ class UserCall(ServerCall):
         else:
             raise _not_a_generator(name)
 
+    def answer(self, data: bytes | list[bytes | memoryview]) -> None:
+        """End a call of one response with it."""
+        if isinstance(data, bytes):
+            self._end(self.outcome(), body=data)
+        else:
+            self._send(data)
+            self._end(self.outcome())
+
+    def succeeded(self) -> None:
+        """The handler has ended and all that it gave has been sent."""
+        self._end(self.outcome())
+
     def _send(self, data: bytes | list[bytes | memoryview]) -> None:
         if isinstance(data, bytes):
             self.send_framed(data)
@@ -361,13 +368,14 @@ class UserCall(ServerCall):
 
     # --- ending -----------------------------------------------------------------------------------------------------
 
-    def _end(self, status: Status, extra: Headers = ()) -> None:
-        """End the call on the wire. Every end that this side decides on comes through here; `extra` are trailers."""
+    def _end(self, status: Status, extra: Headers = (), body: bytes = b"") -> None:
+        """End the call on the wire, after `body`; `extra` are trailers. Every end that this side decides on comes
+        through here."""
         if self.done:
             return
         self.status = status.code
         try:
-            self.finish(status, (*self.trailers(), *extra) if extra else self.trailers())
+            self.finish(status, (*self.trailers(), *extra) if extra else self.trailers(), body)
         except Exception as error:
             # Nothing of what user code set is repeated, for it may be what cannot be sent.
             logger.exception("A call could not be ended as it should", extra={"request_id": self.context.request_id})
