@@ -150,14 +150,18 @@ class Recorder:
 class Pair:
     """A client and a server connection. `on_request(recorder)` may answer; `served` lists all requests."""
 
-    def __init__(self, *, high: int = 1 << 20, limits: Http2Limits | None = None, client_limits=None) -> None:
+    def __init__(
+        self, *, high: int = 1 << 20, limits: Http2Limits | None = None, client_limits=None, accept=None
+    ) -> None:
         self.loop = ManualLoop()
         self.served: list[Recorder] = []
         self.credit = True
         self.on_request: Callable[[Recorder], None] = lambda recorder: None
         self.lost: list[Connection] = []
         self.client = Connection(self.loop, client_limits or Http2Limits(max_concurrent_streams=0))
-        self.server = Connection(self.loop, limits or Http2Limits(), accept=self._accept, on_lost=self.lost.append)
+        self.server = Connection(
+            self.loop, limits or Http2Limits(), accept=accept or self._accept, on_lost=self.lost.append
+        )
         self.up = Transport(self.client, high)
         self.down = Transport(self.server, high)
         self.client.connection_made(self.up)

@@ -3,7 +3,8 @@
     BundleCaller    makes calls; whoever makes one is told of its answer as a `BundledCall`
     BundleServer    hands requests to an acceptor, and is to their calls what a `Connection` is to calls with streams
 
-Like a connection's streams, calls end exactly once, also when the connection is lost.
+Like a connection's streams, calls end exactly once, also when the connection is lost. Unlike those of streams, the
+handler of a request that was answered hears no more of it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,292 @@
+"""Both ends of a bundle stream, over two connections joined in memory."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from swerve.net.bundles import BundleCaller, BundleServer
+from swerve.net.connection import CALLS_PER_WRITE, CONNECTION_LOST
+from swerve.net.server_call import RESPONSE_HEADERS
+from swerve.wire import bundle
+from swerve.wire.http2 import ErrorCode
+from tests.net.net_support import REQUEST, TRAILERS, Pair
+
+FAILED = ((b":status", b"200"), (b"grpc-status", b"5"))
+
+
+@dataclass
+class Asked:
+    """A call as its caller sees it. It gives credit when `reads`."""
+
+    bundles: BundleCaller
+    number: int = 0
+    reads: bool = True
+    headers: object = None
+    body: bytes = b""
+    trailers: object = None
+    parts: int = 0
+    resets: list[int] = field(default_factory=list)
+
+    def on_answer(self, headers, body, trailers):
+        self.headers = headers or self.headers
+        self.parts += 1
+        self.body += body or b""
+        self.trailers = trailers
+        if body and trailers is None and self.reads:
+            self.bundles.give_credit(self.number, len(body))
+
+    def on_reset(self, error_code):
+        self.resets.append(error_code)
+
+
+@dataclass
+class Served:
+    """A call as its server sees it."""
+
+    headers: object
+    body: bytes = b""
+    ended: bool = False
+    closed: list[int] = field(default_factory=list)
+
+    def on_data(self, data, end_stream):
+        self.body += data
+        self.ended = end_stream
+
+    def on_closed(self, error_code):
+        self.closed.append(error_code)
+
+
+class Ends:
+    """A caller and a server. `served` are the calls that arrived, by number; `turn_away` the next ones that do not."""
+
+    def __init__(self):
+        self.pair = Pair(accept=self._accept_stream)
+        self.served: dict[int, Served] = {}
+        self.turn_away = False
+        self.server: BundleServer | None = None
+        self.pair.run()
+        self.caller = BundleCaller(self.pair.client)
+        self.pair.run()
+
+    def _accept_stream(self, connection, stream_id, headers, end_stream):
+        assert (b":path", bundle.PATH) in headers
+        self.server = BundleServer(connection, stream_id, self._accept)
+        return self.server
+
+    def _accept(self, side, number, headers, end_stream):
+        if self.turn_away:
+            side.reset(number, ErrorCode.REFUSED_STREAM)
+            return None
+        call = self.served[number] = Served(headers, ended=end_stream)
+        return call
+
+    def ask(self, body=b"body", **options) -> Asked:
+        call = Asked(self.caller, **options)
+        call.number = self.caller.call(REQUEST, body, call)
+        return call
+
+
+@pytest.fixture
+def ends():
+    made = Ends()
+    assert made.caller.ready
+    return made
+
+
+def test_a_request_arrives_whole(ends):
+    call = ends.ask(b"question")
+    ends.pair.run()
+    served = ends.served[call.number]
+    assert (served.headers, served.body, served.ended) == (REQUEST, b"question", True)
+
+
+def test_a_request_without_a_body_ends_with_its_headers(ends):
+    call = ends.ask(b"")
+    ends.pair.run()
+    assert ends.served[call.number].ended
+
+
+def test_a_small_answer_is_one_record(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.server.respond(call.number, RESPONSE_HEADERS, b"answer", TRAILERS)
+    ends.pair.run()
+    assert (call.headers, call.body, call.trailers, call.parts) == (None, b"answer", TRAILERS, 1)
+    assert not ends.caller.calls
+    assert not ends.server.calls
+
+
+def test_headers_of_the_answers_own_come_with_it(ends):
+    call = ends.ask()
+    ends.pair.run()
+    headers = (*RESPONSE_HEADERS, (b"x-made", b"here"))
+    ends.server.respond(call.number, headers, b"answer", TRAILERS)
+    ends.pair.run()
+    assert call.headers == headers
+
+
+def test_an_answer_without_a_body_has_one_header_block(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.server.send_headers(call.number, FAILED, end_stream=True)
+    ends.pair.run()
+    assert (call.headers, call.body, call.trailers) == (None, b"", FAILED)
+
+
+def test_headers_may_come_before_the_rest(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.server.send_headers(call.number, RESPONSE_HEADERS)
+    ends.pair.run()
+    assert call.headers == RESPONSE_HEADERS
+    ends.server.send_data(call.number, b"answer")
+    ends.server.send_trailers(call.number, TRAILERS)
+    ends.pair.run()
+    assert (call.body, call.trailers) == (b"answer", TRAILERS)
+
+
+def test_calls_of_one_turn_share_a_message(ends):
+    sent = len(ends.pair.up.buffer)
+    calls = [ends.ask() for _ in range(CALLS_PER_WRITE - 1)]
+    assert len(ends.pair.up.buffer) == sent
+    ends.pair.run()
+    assert set(ends.served) == {call.number for call in calls}
+
+
+def test_a_full_bundle_leaves_at_once(ends):
+    before = len(ends.pair.up.buffer)
+    for _ in range(CALLS_PER_WRITE):
+        ends.ask()
+    assert len(ends.pair.up.buffer) > before
+
+
+def test_a_large_answer_comes_in_parts_that_its_reader_paces(ends):
+    call = ends.ask(reads=False)
+    ends.pair.run()
+    body = bytes(range(256)) * 4096
+    ends.server.respond(call.number, RESPONSE_HEADERS, body, TRAILERS)
+    ends.pair.run()
+    assert call.trailers is None
+    assert bundle.WINDOW <= len(call.body) < bundle.WINDOW + bundle.MAX_BODY
+    assert ends.server.unsent(call.number) == len(body) - len(call.body)
+    call.reads = True
+    ends.caller.give_credit(call.number, len(call.body))
+    ends.pair.run()
+    assert (call.body, call.trailers) == (body, TRAILERS)
+    assert ends.server.unsent(call.number) == 0
+
+
+def test_one_slow_reader_does_not_hold_up_another_call(ends):
+    slow, quick = ends.ask(reads=False), ends.ask()
+    ends.pair.run()
+    for call in (slow, quick):
+        ends.server.respond(call.number, RESPONSE_HEADERS, bytes(1 << 20), TRAILERS)
+    ends.pair.run()
+    assert len(quick.body) == 1 << 20
+    assert quick.trailers == TRAILERS
+
+
+def test_who_waits_for_a_drained_answer_hears_when_its_last_part_has_left(ends):
+    call = ends.ask(reads=False)
+    ends.pair.run()
+    heard = []
+    ends.server.send_data(call.number, bytes(1 << 20))
+    ends.server.when_drained(call.number, lambda: heard.append(True))
+    ends.pair.run()
+    assert not heard
+    call.reads = True
+    ends.caller.give_credit(call.number, len(call.body))
+    ends.pair.run()
+    assert heard == [True]
+
+
+def test_an_abandoned_call_ends_at_the_server(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.caller.reset(call.number)
+    ends.pair.run()
+    assert ends.served[call.number].closed == [ErrorCode.CANCEL]
+    ends.server.respond(call.number, RESPONSE_HEADERS, b"too late", TRAILERS)
+    ends.pair.run()
+    assert (call.parts, call.resets) == (0, [])
+
+
+def test_an_answer_that_crosses_the_end_of_its_call_is_dropped(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.caller.reset(call.number)
+    ends.server.respond(call.number, RESPONSE_HEADERS, b"too late", TRAILERS)
+    ends.pair.run()
+    assert (call.parts, call.resets) == (0, [])
+
+
+def test_an_abandoned_large_answer_stops(ends):
+    call = ends.ask(reads=False)
+    ends.pair.run()
+    ends.server.respond(call.number, RESPONSE_HEADERS, bytes(1 << 20), TRAILERS)
+    ends.pair.run()
+    ends.caller.reset(call.number)
+    ends.pair.run()
+    assert ends.server.unsent(call.number) == 0
+    assert not ends.server.calls
+
+
+def test_a_call_that_is_turned_away_is_told_so(ends):
+    ends.turn_away = True
+    call = ends.ask()
+    ends.pair.run()
+    assert call.resets == [ErrorCode.REFUSED_STREAM]
+    assert not ends.server.calls
+
+
+def test_a_lost_connection_ends_calls_on_both_ends(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.pair.client.connection_lost(None)
+    ends.pair.server.connection_lost(None)
+    assert call.resets == [CONNECTION_LOST]
+    assert ends.served[call.number].closed == [CONNECTION_LOST]
+    assert not ends.caller.ready
+
+
+def test_a_call_that_never_left_may_be_made_elsewhere(ends):
+    call = ends.ask()
+    ends.pair.client.connection_lost(None)
+    assert call.resets == [ErrorCode.REFUSED_STREAM]
+
+
+def test_a_call_whose_answer_cannot_be_handled_is_reset_and_others_go_on(ends, caplog):
+    broken, sound = ends.ask(), ends.ask()
+
+    def fail(*_):
+        raise RuntimeError("cannot be handled")
+
+    broken.on_answer = fail
+    ends.pair.run()
+    for call in (broken, sound):
+        ends.server.respond(call.number, RESPONSE_HEADERS, b"answer", TRAILERS)
+    ends.pair.run()
+    assert broken.resets == [ErrorCode.INTERNAL_ERROR]
+    assert sound.body == b"answer"
+    assert "cannot be handled" in caplog.text
+
+
+def test_a_broken_bundle_ends_the_connection(ends):
+    ends.pair.client.send_data(ends.caller.stream_id, b"\x00\x00\x00\x00\x01\xc1")
+    call = ends.ask()
+    ends.pair.run()
+    assert ends.pair.server.closed
+    ends.pair.client.connection_lost(None)
+    assert call.resets == [CONNECTION_LOST]
+
+
+def test_a_draining_connection_waits_for_calls_in_bundles_and_closes_then(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.pair.client.drain()
+    ends.pair.run()
+    assert not ends.pair.client.closed
+    ends.server.respond(call.number, RESPONSE_HEADERS, b"answer", TRAILERS)
+    ends.pair.run()
+    assert call.body == b"answer"
+    assert ends.pair.client.closed
