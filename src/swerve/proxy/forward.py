@@ -280,6 +280,12 @@ class ForwardedCall:
             self.client.send_headers(self.stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
         self._record(code)
 
+    def _fail_without_answer(self, error_code: int) -> None:
+        """End the call: its replica, which has begun it, stopped without a status."""
+        code, details = _reason(error_code)
+        retry_after_s = self._target.router.retry_after_s() if code == StatusCode.UNAVAILABLE else None
+        self.fail(code, details, retry_after_s)
+
     def _abandon(self) -> None:
         """Take the call out of the queue, or off the replica that has it."""
         leg = self._leg
@@ -341,7 +347,7 @@ class ForwardedCall:
             return
         self._leave_bundle()
         if not self.done:
-            self.fail(*_reason(error_code))
+            self._fail_without_answer(error_code)
 
     def _leave_bundle(self) -> None:
         """Give the replica's slot back."""
@@ -406,11 +412,8 @@ class _ReplicaLeg:
         elif error_code == ErrorCode.REFUSED_STREAM and call._body is not None:
             call._target.refused(replica, call)
         else:
-            target = call._target
-            target.release(replica)
-            code, details = _reason(error_code)
-            retry_after_s = target.router.retry_after_s() if code == StatusCode.UNAVAILABLE else None
-            call.fail(code, details, retry_after_s)
+            call._target.release(replica)
+            call._fail_without_answer(error_code)
 
 
 def _status_in(headers: Headers) -> int:
