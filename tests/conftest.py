@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import trustme
 
 PROTOS = Path(__file__).parent / "protos"
 
@@ -62,6 +63,37 @@ def probe(proto_dir: Path) -> SimpleNamespace:
     pb: ModuleType = importlib.import_module("probe_pb2")
     rpc: ModuleType = importlib.import_module("probe_pb2_grpc")
     return SimpleNamespace(pb=pb, rpc=rpc, add="probe_pb2_grpc.add_ProbeServicer_to_server")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Certificates
+
+
+class Authority:
+    """A certificate authority with its files in `folder`, for `localhost` and for clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca = trustme.CA()
+        self.folder = folder
+        self.ca_certs = str(folder / "ca.pem")
+        self.ca.cert_pem.write_to_path(self.ca_certs)
+
+    @property
+    def ca_pem(self) -> bytes:
+        return self.ca.cert_pem.bytes()
+
+    def issue(self, name: str, *identities: str, **options: str) -> tuple[str, str]:
+        """The paths of a new key and its certificate for `identities`; those of the same `name` are replaced."""
+        certificate = self.ca.issue_cert(*(identities or ("localhost", "127.0.0.1")), **options)
+        key, chain = self.folder / f"{name}.key", self.folder / f"{name}.pem"
+        certificate.private_key_pem.write_to_path(str(key))
+        certificate.cert_chain_pems[0].write_to_path(str(chain))
+        return str(key), str(chain)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from swerve.net.connection import Connection
-from swerve.net.listener import Listener, ListenOptions, listen
+from swerve.net.listener import Listener, ListenOptions, bind_tcp
 from swerve.net.server import Method, method_acceptor
 from swerve.net.server_call import ServerCall
 from swerve.wire import metadata
@@ -107,8 +107,10 @@ class Lab:
         return f"127.0.0.1:{self.port}"
 
     async def _listen(self) -> None:
-        self.listener = await listen("127.0.0.1:0", self._accept, self.options)
-        self.port = self.listener._servers[0].sockets[0].getsockname()[1]
+        (sock,) = bind_tcp("127.0.0.1", 0, share=False)
+        self.port = sock.getsockname()[1]
+        self.listener = Listener(self._accept, self.options)
+        await self.listener.listen_on(sock)
 
     def _accept(self, connection, stream_id, headers, end_stream):
         if dict(headers)[b":path"] in self._methods:

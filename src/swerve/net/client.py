@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Sequence
 
 from swerve.net.address import parse_address
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import Connection, Headers
+from swerve.net.tls import H2
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Error, Http2Limits
 from swerve.wire.message import frame
@@ -22,11 +24,16 @@ _STREAM_BUFFER = 16
 
 
 class Channel:
-    """A gRPC channel to one address ("unix:/path" or "host:port"), used on one event loop."""
+    """A gRPC channel to one address ("unix:/path" or "host:port"), used on one event loop.
 
-    def __init__(self, address: str) -> None:
+    With `tls` (`net.tls.h2_client_context`) it speaks TLS over TCP, and the server's certificate must be for the
+    address's host.
+    """
+
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
         self._target = parse_address(address)
+        self._tls = tls
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[Connection] | None = None
         self._closed = False
@@ -41,7 +48,7 @@ class Channel:
         """The open connection, made first if there is none.
 
         Raises:
-            RpcError: UNAVAILABLE when nobody listens at the address.
+            RpcError: UNAVAILABLE when nobody listens at the address, or one side does not trust the other.
         """
         connection = self.ready
         if connection is not None:
@@ -71,7 +78,9 @@ class Channel:
                 if target.path:
                     _, connection = await loop.create_unix_connection(make, target.path)
                 else:
-                    _, connection = await loop.create_connection(make, target.host, target.port)
+                    transport, connection = await loop.create_connection(make, target.host, target.port, ssl=self._tls)
+                    if self._tls is not None:
+                        _require_h2(transport)
         except (OSError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             raise RpcError(Status(StatusCode.UNAVAILABLE, f"Cannot connect to {self.address}: {reason}")) from error
@@ -140,6 +149,12 @@ class Channel:
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
+
+
+def _require_h2(transport: asyncio.Transport) -> None:
+    if transport.get_extra_info("ssl_object").selected_alpn_protocol() != H2:
+        transport.abort()
+        raise ConnectionAbortedError("the server does not offer h2 by ALPN")
 
 
 class _UnaryCall(ClientCall):

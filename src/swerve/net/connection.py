@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         self.bundles: Bundles | None = None
         self.transport: asyncio.Transport | None = None
         self.peer = ""
-        self.peer_name = b""
+        self.peer_name = b""  # what replicas are told of the peer (`wire.peer`)
         # False once no new stream may be opened here: GOAWAY was received, or the connection is closing.
         self.usable = True
         self.loop = loop

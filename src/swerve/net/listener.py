@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
+import ssl
 import stat
 from dataclasses import dataclass, field
 from typing import Any
 
 from swerve.net.address import Address, parse_address
+from swerve.net.auth_context import auth_context
 from swerve.net.connection import Acceptor, Connection
+from swerve.net.handshakes import TlsPort
+from swerve.net.tls import H2
 from swerve.wire.http2 import Http2Limits
+from swerve.wire.peer import encode_peer
+
+logger = logging.getLogger("swerve.net")
 
 _BACKLOG = 1024
 # A client that vanished (its machine lost power, a firewall forgot it) holds a connection until somebody asks: after a
@@ -30,8 +38,10 @@ class ListenOptions:
 
     limits: Http2Limits = field(default_factory=Http2Limits)
     max_connections: int | None = None
-    # A peer that sends nothing useful for this long after connecting is dropped.
+    # A peer that sends nothing useful for this long after connecting is dropped; TLS's handshake may take as long too.
     handshake_timeout_s: float | None = None
+    # TCP connections speak TLS by this context, which must offer h2 by ALPN (`net.tls.h2_server_context`).
+    tls: ssl.SSLContext | None = None
 
 
 class Listener:
@@ -42,6 +52,7 @@ class Listener:
         self._accept = accept
         self._options = options
         self._servers: list[asyncio.Server] = []
+        self._tls_ports: list[TlsPort] = []
         self._unix_path = ""
         self._lost = asyncio.Event()
 
@@ -65,6 +76,13 @@ class Listener:
         loop = asyncio.get_running_loop()
         if sock.family == socket.AF_UNIX:
             server = await loop.create_unix_server(self._make, sock=sock, backlog=_BACKLOG)
+        elif self._options.tls is not None:
+            sock.listen(_BACKLOG)
+            sock.setblocking(False)
+            timeout_s = self._options.handshake_timeout_s
+            port = TlsPort(sock, self._options.tls, self._make, has_room=self._has_room, timeout_s=timeout_s)
+            self._tls_ports.append(port)
+            return
         else:
             server = await loop.create_server(self._make, sock=sock, backlog=_BACKLOG)
         self._servers.append(server)
@@ -78,9 +96,19 @@ class Listener:
             on_lost=self._forget,
         )
 
-    def _admit(self, connection: Connection) -> bool:
+    def _has_room(self) -> bool:
+        """Whether one more connection may begin. Those that are in TLS's handshake count."""
         limit = self._options.max_connections
-        if limit is not None and len(self.connections) >= limit:
+        count = len(self.connections) + sum(len(port.under_way) for port in self._tls_ports)
+        return limit is None or count < limit
+
+    def _admit(self, connection: Connection) -> bool:
+        assert connection.transport is not None
+        tls: ssl.SSLObject | None = connection.transport.get_extra_info("ssl_object")
+        if tls is None:
+            if not self._has_room():
+                return False
+        elif not _identify(connection, tls):
             return False
         self.connections.add(connection)
         if self._options.handshake_timeout_s is not None:
@@ -99,6 +127,8 @@ class Listener:
     def _stop_accepting(self) -> None:
         for server in self._servers:
             server.close()
+        for port in self._tls_ports:
+            port.stop_accepting()
 
     async def close(self, grace_s: float, *, linger: bool = False) -> None:
         """Accept no more connections, let calls that run finish within `grace_s` seconds, then close everything.
@@ -114,6 +144,8 @@ class Listener:
                 self._stop_accepting()
                 await self._drain()
         self._stop_accepting()
+        for port in self._tls_ports:
+            port.give_up()
         for connection in list(self.connections):
             connection.close()
         if self._unix_path:
@@ -126,6 +158,20 @@ class Listener:
         for connection in leaving:
             connection.drain()
         await self._until_closed(leaving)
+
+
+def _identify(connection: Connection, tls: ssl.SSLObject) -> bool:
+    """Note once what the handshake says about the peer. False for one that must not be served: it did not agree on
+    HTTP/2 (RFC 9113, section 3.3), or its certificate makes no sense."""
+    if tls.selected_alpn_protocol() != H2:
+        logger.info("Closing connection of %s: it did not offer h2 by ALPN", connection.peer)
+        return False
+    try:
+        connection.peer_name = encode_peer(connection.peer, auth_context(tls))
+    except ValueError as error:
+        logger.info("Closing connection of %s: its certificate cannot be read: %s", connection.peer, error)
+        return False
+    return True
 
 
 async def listen(address: str, accept: Acceptor, options: ListenOptions) -> Listener:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -53,13 +54,13 @@ class Server:
         await self._listener.close(grace_s)
 
 
-async def serve(address: str, methods: Mapping[str, Method]) -> Server:
-    """Serve `methods`, by path ("/package.Service/Method"), at `address`.
+async def serve(address: str, methods: Mapping[str, Method], tls: ssl.SSLContext | None = None) -> Server:
+    """Serve `methods`, by path ("/package.Service/Method"), at `address`; over TCP with `tls` if it is given.
 
     Raises:
         OSError: the address cannot be bound.
     """
-    options = ListenOptions(limits=_LIMITS)
+    options = ListenOptions(limits=_LIMITS, tls=tls)
     return Server(address, await listen(address, method_acceptor(methods), options))
 
 

@@ -1,0 +1,82 @@
+"""A TCP port whose connections do TLS's handshake first.
+
+asyncio's own servers say nothing of handshakes that are under way or have failed. Here they count against the limit of
+connections, so that clients which connect and say nothing cannot use up the process's file descriptors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+
+from swerve.net.address import peer_name
+from swerve.net.connection import Connection
+
+logger = logging.getLogger("swerve.net")
+
+# Where the listener sets none. asyncio's default is 60 s, which is long for something that takes two round trips.
+_DEFAULT_TIMEOUT_S = 10.0
+# When the process or the system has no more files or memory, connections wait in the backlog this long (as in asyncio).
+_RETRY_S = 1.0
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class TlsPort:
+    """Accepts connections of one listening socket, which it owns, until it is closed."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        make: Callable[[], Connection],
+        *,
+        has_room: Callable[[], bool],
+        timeout_s: float | None,
+    ) -> None:
+        self.under_way: set[asyncio.Task[None]] = set()
+        self._socket = sock
+        self._context = context
+        self._make = make
+        self._has_room = has_room
+        self._timeout_s = _DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._accepting = self._loop.create_task(self._accept())
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                sock, address = await self._loop.sock_accept(self._socket)
+            except OSError as error:
+                # Others are errors of the connection that would have been accepted (accept(2)).
+                if error.errno in _EXHAUSTED:
+                    logger.warning("No connection can be accepted for %s s: %s", _RETRY_S, error.strerror)
+                    await asyncio.sleep(_RETRY_S)
+                continue
+            if not self._has_room():
+                sock.close()
+                continue
+            task = self._loop.create_task(self._shake_hands(sock, peer_name(address)))
+            self.under_way.add(task)
+            task.add_done_callback(self.under_way.discard)
+
+    async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._make, sock, ssl=self._context, ssl_handshake_timeout=self._timeout_s
+            )
+        except OSError as error:
+            logger.info("The TLS handshake with %s failed: %s", peer, error)
+
+    def stop_accepting(self) -> None:
+        """Take no more connections. Handshakes that are under way go on."""
+        self._accepting.cancel()
+        self._socket.close()
+
+    def give_up(self) -> None:
+        """End the handshakes that are under way."""
+        for task in self.under_way:
+            task.cancel()

@@ -1,0 +1,46 @@
+"""What a proxy tells a replica of a client: one field, whose last value is the proxy's, so that no client can forge it.
+
+The value is the client's address, and on a TLS connection, or where interceptors know more, a space and the auth
+context as JSON. The auth context is gRPC's (`grpc_auth_context` of its C core): properties with one or more values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+# Properties of the auth context that say who the client is, the better one first (gRPC core, `ssl_utils.cc`).
+SUBJECT_ALTERNATIVE_NAME = "x509_subject_alternative_name"
+COMMON_NAME = "x509_common_name"
+_IDENTITY_KEYS = (SUBJECT_ALTERNATIVE_NAME, COMMON_NAME)
+
+AuthContext = Mapping[str, Sequence[bytes]]
+
+# What grpcio reports of a channel without TLS.
+INSECURE: AuthContext = {"transport_security_type": (b"insecure",), "security_level": (b"TSI_SECURITY_NONE",)}
+
+
+def encode_peer(address: str, auth_context: AuthContext = INSECURE) -> bytes:
+    """The field's value. JSON escapes whatever a header field cannot hold."""
+    if auth_context is INSECURE:
+        return address.encode()
+    values = {key: [value.decode("latin-1") for value in values] for key, values in auth_context.items()}
+    return f"{address} {json.dumps(values, separators=(',', ':'))}".encode("ascii")
+
+
+def peer_address(field: str) -> str:
+    """The client's address, as gRPC writes it: "ipv4:127.0.0.1:5000"."""
+    return field.partition(" ")[0]
+
+
+def auth_context_of(field: str) -> dict[str, list[bytes]]:
+    """The client's auth context, `INSECURE` if the field has none."""
+    _, _, text = field.partition(" ")
+    if not text:
+        return {key: list(values) for key, values in INSECURE.items()}
+    return {key: [value.encode("latin-1") for value in values] for key, values in json.loads(text).items()}
+
+
+def identity_key(auth_context: AuthContext) -> str | None:
+    """The property that says who the client is; None when nothing does."""
+    return next((key for key in _IDENTITY_KEYS if key in auth_context), None)
