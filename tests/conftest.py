@@ -19,6 +19,8 @@ import pytest
 import trustme
 
 PROTOS = Path(__file__).parent / "protos"
+# The commands run the code that is tested, whatever is installed.
+SOURCES = Path(__file__).parents[1] / "src"
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 20, what: str = "the condition") -> object:
@@ -170,7 +172,7 @@ class Commands:
     import_dirs: tuple[Path, ...]
 
     def _environment(self) -> dict[str, str]:
-        path = os.pathsep.join(str(folder) for folder in self.import_dirs)
+        path = os.pathsep.join(str(folder) for folder in (SOURCES, *self.import_dirs))
         return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 
     def __call__(self, *arguments: str, timeout_s: float = 45) -> subprocess.CompletedProcess[str]:

@@ -68,6 +68,27 @@ GrpcTimeout = Annotated[
 GrpcMaxMessage = Annotated[
     int | None, typer.Option(help="Bytes that a message may have.  [default: 2147483647]", show_default=False)
 ]
+GrpcKeyfile = Annotated[
+    str | None, typer.Option(help="PEM file with the private key; switches TLS on.", show_default=False)
+]
+GrpcCertfile = Annotated[
+    str | None,
+    typer.Option(help="PEM file with the certificate, and those between it and the root.", show_default=False),
+]
+GrpcKeyfilePassword = Annotated[
+    str | None,
+    typer.Option(
+        help="Password of the private key. Others can read it in the list of processes; a config file is private.",
+        show_default=False,
+    ),
+]
+GrpcCaCerts = Annotated[
+    str | None, typer.Option(help="PEM file with the authorities of clients' certificates.", show_default=False)
+]
+GrpcClientCertificate = Annotated[
+    str | None,
+    typer.Option(help="With authorities: required or optional.  [default: required]", show_default=False),
+]
 HttpHost = Annotated[str | None, typer.Option(help="HTTP address to bind.  [default: 127.0.0.1]", show_default=False)]
 HttpPort = Annotated[int | None, typer.Option(help="HTTP port; 0 turns HTTP off.  [default: 8000]", show_default=False)]
 Location = Annotated[
@@ -106,6 +127,11 @@ def start(
     grpc_enable_reflection: GrpcReflection = None,
     grpc_request_timeout_s: GrpcTimeout = None,
     grpc_max_message_size: GrpcMaxMessage = None,
+    grpc_ssl_keyfile: GrpcKeyfile = None,
+    grpc_ssl_certfile: GrpcCertfile = None,
+    grpc_ssl_keyfile_password: GrpcKeyfilePassword = None,
+    grpc_ssl_ca_certs: GrpcCaCerts = None,
+    grpc_ssl_client_certificate: GrpcClientCertificate = None,
     num_proxies: NumProxies = None,
     app_dir: AppDir = Path("."),
     http_host: HttpHost = None,
@@ -127,6 +153,11 @@ def start(
             enable_reflection=grpc_enable_reflection,
             request_timeout_s=grpc_request_timeout_s,
             max_message_size=grpc_max_message_size,
+            ssl_keyfile=grpc_ssl_keyfile,
+            ssl_certfile=grpc_ssl_certfile,
+            ssl_keyfile_password=grpc_ssl_keyfile_password,
+            ssl_ca_certs=grpc_ssl_ca_certs,
+            ssl_client_certificate=grpc_ssl_client_certificate,
             num_proxies=num_proxies,
         ),
         commands.http_options(host=http_host, port=http_port),
@@ -154,6 +185,11 @@ def run(
     grpc_enable_reflection: GrpcReflection = None,
     grpc_request_timeout_s: GrpcTimeout = None,
     grpc_max_message_size: GrpcMaxMessage = None,
+    grpc_ssl_keyfile: GrpcKeyfile = None,
+    grpc_ssl_certfile: GrpcCertfile = None,
+    grpc_ssl_keyfile_password: GrpcKeyfilePassword = None,
+    grpc_ssl_ca_certs: GrpcCaCerts = None,
+    grpc_ssl_client_certificate: GrpcClientCertificate = None,
     num_proxies: NumProxies = None,
     http_host: HttpHost = None,
     http_port: HttpPort = None,
@@ -183,6 +219,11 @@ def run(
                 enable_reflection=grpc_enable_reflection,
                 request_timeout_s=grpc_request_timeout_s,
                 max_message_size=grpc_max_message_size,
+                ssl_keyfile=grpc_ssl_keyfile,
+                ssl_certfile=grpc_ssl_certfile,
+                ssl_keyfile_password=grpc_ssl_keyfile_password,
+                ssl_ca_certs=grpc_ssl_ca_certs,
+                ssl_client_certificate=grpc_ssl_client_certificate,
                 num_proxies=num_proxies,
             ),
             http=commands.http_options(host=http_host, port=http_port),

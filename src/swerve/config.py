@@ -71,6 +71,16 @@ def import_path_of(target: Any) -> str:
     return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
 
 
+def _absolute(path: str | None) -> str | None:
+    """The proxies that read the file may run elsewhere."""
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+def _check_tls_pair(keyfile: str | None, certfile: str | None, protocol: str) -> None:
+    if (keyfile is None) != (certfile is None):
+        raise ValueError(f"Both ssl_keyfile and ssl_certfile must be provided together to enable {protocol}.")
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -136,12 +146,29 @@ class gRPCOptions(Options):
     max_concurrent_streams: PositiveInt = 1000
     # Client connections at a time, over one proxy.
     max_connections: PositiveInt = 10_000
-    # Seconds that a new connection may take to send HTTP/2's preface.
+    # Seconds that a new connection may take to send HTTP/2's preface; TLS's handshake may take as long before.
     handshake_timeout_s: PositiveFloat = 10.0
     # Processes that share the port.
     num_proxies: Annotated[int, Field(gt=0, le=64)] = 1
+    # PEM files: with a key and a certificate the port speaks TLS.
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile_password: str | None = Field(default=None, repr=False)
+    # Authorities of clients' certificates; where they are named, clients need one unless it is optional (mutual TLS).
+    ssl_ca_certs: str | None = None
+    ssl_client_certificate: Literal["required", "optional"] | None = None
 
     _timeout = field_validator("request_timeout_s")(_none_if_negative)
+    _paths = field_validator("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")(_absolute)
+
+    @model_validator(mode="after")
+    def _tls(self) -> gRPCOptions:
+        _check_tls_pair(self.ssl_keyfile, self.ssl_certfile, "TLS")
+        if self.ssl_ca_certs is not None and self.ssl_keyfile is None:
+            raise ValueError("ssl_ca_certs verifies clients on a TLS port: it needs ssl_keyfile and ssl_certfile.")
+        if self.ssl_client_certificate is not None and self.ssl_ca_certs is None:
+            raise ValueError("ssl_client_certificate needs ssl_ca_certs, the authorities of clients' certificates.")
+        return self
 
     @property
     def enabled(self) -> bool:
@@ -159,11 +186,12 @@ class HTTPOptions(Options):
     keep_alive_timeout_s: NonNegativeFloat = 90
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
-    ssl_keyfile_password: str | None = None
+    ssl_keyfile_password: str | None = Field(default=None, repr=False)
     ssl_ca_certs: str | None = None
     location: ProxyLocation | None = None
 
     _timeout = field_validator("request_timeout_s")(_none_if_negative)
+    _paths = field_validator("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")(_absolute)
 
     @model_validator(mode="before")
     @classmethod
@@ -174,9 +202,8 @@ class HTTPOptions(Options):
         return values
 
     @model_validator(mode="after")
-    def _tls_pair(self) -> HTTPOptions:
-        if (self.ssl_keyfile is None) != (self.ssl_certfile is None):
-            raise ValueError("Both ssl_keyfile and ssl_certfile must be provided together to enable HTTPS.")
+    def _tls(self) -> HTTPOptions:
+        _check_tls_pair(self.ssl_keyfile, self.ssl_certfile, "HTTPS")
         return self
 
     @property

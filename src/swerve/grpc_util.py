@@ -15,9 +15,8 @@ from typing import Any, Generic, NoReturn, TypeVar
 from swerve.exceptions import gRPCStatusError
 from swerve.wire import metadata as wire_metadata
 from swerve.wire.metadata import Headers, Metadata
+from swerve.wire.peer import auth_context_of, identity_key, peer_address
 from swerve.wire.status import StatusCode
-
-_INSECURE = {"transport_security_type": [b"insecure"], "security_level": [b"TSI_SECURITY_NONE"]}
 
 T = TypeVar("T")
 
@@ -47,6 +46,7 @@ class RayServegRPCContext:
         headers: Headers,
         *,
         request_id: str = "",
+        # What `wire.peer` makes of the client's address and auth context.
         peer: str = "",
         deadline: float | None = None,
         send_initial: Callable[[Headers], None] | None = None,
@@ -68,20 +68,22 @@ class RayServegRPCContext:
     # --- the request -----------------------------------------------------------------------------------------------
 
     def auth_context(self) -> dict[str, list[bytes]]:
-        """What the transport says about the client; as grpcio reports an insecure channel."""
-        return {key: list(values) for key, values in _INSECURE.items()}
+        """What TLS and interceptors say about the client, by grpcio's names; no client can add to it."""
+        return auth_context_of(self._peer)
 
     def peer(self) -> str:
         """The client's address, as grpcio writes it: "ipv4:127.0.0.1:50000"."""
-        return self._peer
+        return peer_address(self._peer)
 
     def peer_identities(self) -> list[bytes] | None:
-        """None over an insecure channel."""
-        return None
+        """The alternative names in the client's certificate, its common name if there are none; None without one."""
+        context = self.auth_context()
+        key = identity_key(context)
+        return None if key is None else context[key]
 
     def peer_identity_key(self) -> str | None:
-        """None over an insecure channel."""
-        return None
+        """The property of `auth_context` that `peer_identities` gives; None without a client's certificate."""
+        return identity_key(self.auth_context())
 
     def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
         """The request's metadata; values of keys that end in "-bin" are bytes."""

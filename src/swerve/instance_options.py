@@ -8,6 +8,7 @@ from swerve import servicers
 from swerve.build import own_sys_path
 from swerve.config import HTTPOptions, LoggingConfig, ProxyLocation, gRPCOptions
 from swerve.generated import control_pb2
+from swerve.port_tls import grpc_tls, http_tls
 
 
 def instance_options(
@@ -16,12 +17,19 @@ def instance_options(
     logging_config: LoggingConfig | None = None,
     proxy_location: ProxyLocation = ProxyLocation.EveryNode,
 ) -> control_pb2.InstanceOptions:
-    """The options with the method table of the servicer functions, which are imported and checked here.
+    """The options with the method table of the servicer functions. These are imported and checked here, and TLS files.
 
     Raises:
         ImportError, AttributeError, ValueError: a servicer function is wrong (`swerve.servicers.load`).
+        TlsError: the TLS files of a port cannot be used.
     """
     http = http_options or HTTPOptions()
+    for enabled, tls in (
+        (grpc_options.enabled, grpc_tls(grpc_options.model_dump())),
+        (http.enabled, http_tls(http.model_dump())),
+    ):
+        if enabled and tls is not None:
+            tls.context()
     options = control_pb2.InstanceOptions(
         grpc_options_json=grpc_options.model_dump_json(),
         http_options_json=http.model_dump_json() if http.enabled else "",
@@ -65,8 +73,21 @@ def _different(label: str, wanted: gRPCOptions | HTTPOptions | None, running_jso
         return ["HTTP is off"] if asked and wanted.enabled else []
     present = json.loads(running_json)
     return [
-        f"{label}{name} is {present[name]!r}, not {value!r}" for name, value in asked.items() if present[name] != value
+        # Warnings end in logs and on terminals.
+        f"{label}{name} is another"
+        if name == "ssl_keyfile_password"
+        else f"{label}{name} is {present[name]!r}, not {value!r}"
+        for name, value in asked.items()
+        if present[name] != value
     ]
+
+
+def _security(grpc: gRPCOptions) -> str:
+    if grpc.ssl_certfile is None:
+        return ""
+    if grpc.ssl_ca_certs is None:
+        return " with TLS"
+    return f" with mutual TLS (client certificates are {grpc.ssl_client_certificate or 'required'})"
 
 
 def where_it_serves(status: control_pb2.InstanceStatus) -> list[str]:
@@ -81,7 +102,7 @@ def where_it_serves(status: control_pb2.InstanceStatus) -> list[str]:
         lines = ["no gRPC server: no servicer functions given (--grpc-servicer-functions)"]
     else:
         bound = next((proxy.grpc_address for proxy in status.proxies if proxy.grpc_address), None)
-        lines = [f"gRPC on {bound or f'{grpc.host}:{grpc.port}'}"]
+        lines = [f"gRPC{_security(grpc)} on {bound or f'{grpc.host}:{grpc.port}'}"]
     if not options.http_options_json:
         return [*lines, "HTTP is off"]
     http = HTTPOptions.model_validate_json(options.http_options_json)

@@ -4,6 +4,7 @@ import textwrap
 
 import pytest
 
+TLS_FILES = ("--grpc-ssl-keyfile", "/nowhere/server.key", "--grpc-ssl-certfile", "/nowhere/server.pem")
 ADD = "probe_pb2_grpc.add_ProbeServicer_to_server"
 APP = """
 import swerve as serve
@@ -99,6 +100,22 @@ def write_config(folder, text):
         (
             ("app_module:app", "--grpc-servicer-functions", "app_module.nothing"),
             "app_module.nothing registers no gRPC method.",
+        ),
+        (
+            ("app_module:app", "--grpc-ssl-keyfile", "server.key"),
+            "Both ssl_keyfile and ssl_certfile must be provided together to enable TLS.",
+        ),
+        (
+            ("app_module:app", "--grpc-ssl-ca-certs", "ca.pem"),
+            "ssl_ca_certs verifies clients on a TLS port: it needs ssl_keyfile and ssl_certfile.",
+        ),
+        (
+            ("app_module:app", "--grpc-ssl-client-certificate", "optional"),
+            "ssl_client_certificate needs ssl_ca_certs, the authorities of clients' certificates.",
+        ),
+        (
+            ("app_module:app", "--grpc-servicer-functions", ADD, *TLS_FILES),
+            "The TLS files of the gRPC port cannot be used: /nowhere/server.key: No such file or directory.",
         ),
         (("app_module:broken",), "KeyError: 'no weights'"),
     ],

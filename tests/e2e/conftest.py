@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.conftest import find_free_port, processes_of, wait_for
+from tests.conftest import SOURCES, find_free_port, processes_of, wait_for
 
 HERE = Path(__file__).parent
 # The applications are imported by their own names, here and in replicas.
@@ -142,7 +142,7 @@ applications:
 
 
 def environment(state_dir: Path, proto_dir: Path) -> dict[str, str]:
-    path = os.pathsep.join((str(proto_dir), str(HERE)))
+    path = os.pathsep.join((str(SOURCES), str(proto_dir), str(HERE)))
     return {**os.environ, "PYTHONPATH": path, "SWERVE_STATE_DIR": str(state_dir), "NO_COLOR": "1"}
 
 

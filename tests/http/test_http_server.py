@@ -1,11 +1,9 @@
 """The HTTP port of an instance: when it is there, whom it reaches, and what it says while nothing can serve."""
 
 import os
-import shutil
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from swerve import connection
 from swerve.config import gRPCOptions
 from swerve.control.instance import InstanceError
 from swerve.generated import control_pb2
+from swerve.net.tls import TlsError
 from swerve.proxy.http_routes import build_http_routes, read_wanted
 from tests.conftest import find_free_port, processes_of, wait_for
 from tests.http.http_support import under_way
@@ -99,22 +98,24 @@ def test_http_can_be_switched_off(state_dir, options):
     assert list(proxies()) == []
 
 
-def test_tls(state_dir, tmp_path):
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl to make a certificate")
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(key), "-out", str(cert), "-days", "1", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
-    url = start(ssl_keyfile=str(key), ssl_certfile=str(cert)).replace("http:", "https:")
+def test_tls_with_a_certificate_that_changes(state_dir, authority):
+    key, chain = authority.issue("server")
+    url = start(ssl_keyfile=key, ssl_certfile=chain).replace("http:", "https:")
     serve.run(Where.bind())
-    trust = ssl.create_default_context(cafile=str(cert))
+    trust = ssl.create_default_context(cafile=authority.ca_certs)
+    assert httpx.get(url, verify=trust).json()["scheme"] == "https"
+
+    def certificate() -> str:
+        return ssl.get_server_certificate((LOCALHOST, httpx.URL(url).port), ca_certs=authority.ca_certs)
+
+    old = certificate()
+    authority.issue("server")
+    wait_for(lambda: certificate() != old, what="the new certificate")
     assert httpx.get(url, verify=trust).json()["scheme"] == "https"
 
 
 def test_a_missing_certificate_fails_the_start(state_dir):
-    with pytest.raises(InstanceError, match="The TLS files of the HTTP port cannot be used: "):
+    with pytest.raises(TlsError, match=r"The TLS files of the HTTP port cannot be used: /nowhere/key\.pem: No "):
         start(ssl_keyfile="/nowhere/key.pem", ssl_certfile="/nowhere/cert.pem")
 
 

@@ -27,16 +27,6 @@ class PortInUseError(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """Paths of PEM files."""
-
-    keyfile: str
-    certfile: str
-    password: str | None
-    ca_certs: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class HttpSettings:
     """The part of `swerve.config.HTTPOptions` that the server goes by. Times in seconds."""
 
@@ -45,22 +35,16 @@ class HttpSettings:
     root_path: str
     keep_alive_timeout_s: float
     request_timeout_s: float | None
-    tls: TlsFiles | None
 
 
 def http_settings(options: dict[str, Any]) -> HttpSettings:
     """The settings in the JSON of `swerve.config.HTTPOptions`."""
-    keyfile, certfile = options.get("ssl_keyfile"), options.get("ssl_certfile")
-    tls = None
-    if keyfile and certfile:
-        tls = TlsFiles(keyfile, certfile, options.get("ssl_keyfile_password"), options.get("ssl_ca_certs"))
     return HttpSettings(
         host=options["host"],
         port=options["port"],
         root_path=options.get("root_path") or "",
         keep_alive_timeout_s=float(options.get("keep_alive_timeout_s", 90)),
         request_timeout_s=options.get("request_timeout_s"),
-        tls=tls,
     )
 
 
@@ -83,12 +67,13 @@ class HttpServer:
                 await self._server.shutdown(self._sockets)
 
 
-async def start_http_server(settings: HttpSettings, app: HttpIngress, *, share: bool) -> HttpServer:
-    """Serve `app`. `share` lets several proxies take the port's connections.
+async def start_http_server(
+    settings: HttpSettings, app: HttpIngress, *, share: bool, tls: ssl.SSLContext | None = None
+) -> HttpServer:
+    """Serve `app`, with HTTPS by `tls` if it is given. `share` lets several proxies take the port's connections.
 
     Raises:
         PortInUseError: the port cannot be bound.
-        OSError: a TLS file cannot be used.
     """
     config = uvicorn.Config(
         app,
@@ -98,12 +83,9 @@ async def start_http_server(settings: HttpSettings, app: HttpIngress, *, share: 
         log_config=None,
         access_log=False,
         server_header=False,
-        **_tls_arguments(settings.tls),
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError, ValueError) as error:
-        raise OSError(f"The TLS files of the HTTP port cannot be used: {error}.") from error
+    config.load()
+    config.ssl = tls
     address = Address(host=settings.host or "*", port=settings.port)
     try:
         sockets = bind_tcp(settings.host, settings.port, share=share)
@@ -124,14 +106,3 @@ def _share_log() -> None:
     log.handlers = logging.getLogger("swerve").handlers
     log.setLevel(logging.WARNING)
     log.propagate = False
-
-
-def _tls_arguments(tls: TlsFiles | None) -> dict[str, Any]:
-    if tls is None:
-        return {}
-    return {
-        "ssl_keyfile": tls.keyfile,
-        "ssl_certfile": tls.certfile,
-        "ssl_keyfile_password": tls.password,
-        "ssl_ca_certs": tls.ca_certs,
-    }

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import ssl
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,13 @@ from swerve.generated import control_pb2
 from swerve.net.address import Address
 from swerve.net.listener import Listener, ListenOptions, bind_tcp
 from swerve.net.server import MetadataDict, Unary, serve
+from swerve.net.tls import TlsError
 from swerve.observe.access import AccessLog
 from swerve.observe.collector import settle
 from swerve.observe.logs import configure
 from swerve.observe.metrics import Labels, text_of
+from swerve.port_tls import PortTls, grpc_tls, http_tls
+from swerve.proxy.certificates import CHECK_S, Certificate
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.observer import ProxyObserver
@@ -63,6 +67,8 @@ class Proxy:
         self._controller = ControllerClient(spec.controller_address)
         self._serving = False
         self._access_log: AccessLog | None = None
+        self._certificates: list[Certificate] = []
+        self._checking: asyncio.Task[None] | None = None
         self.exit_code = 0
         self._stopping = asyncio.Event()
 
@@ -70,6 +76,7 @@ class Proxy:
         """Serve until SIGTERM or until the port cannot be bound."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self._renew_certificates)
         private = await serve(self._spec.address, {"/swerve.control.v1.Proxy/Metrics": Unary(self._answer_metrics)})
         following = self._loop.create_task(self._follow())
         stopping = self._loop.create_task(self._stopping.wait())
@@ -81,6 +88,8 @@ class Proxy:
         finally:
             following.cancel()
             stopping.cancel()
+            if self._checking is not None:
+                self._checking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
             await private.close(_CLOSE_GRACE_S)
@@ -103,7 +112,7 @@ class Proxy:
                 self._serving = True
                 try:
                     await self._listen(view, self._ingress)
-                except OSError as error:
+                except (OSError, TlsError) as error:
                     self._report({"error": str(error)})
                     self.exit_code = EXIT_CANNOT_BIND
                     return
@@ -127,7 +136,7 @@ class Proxy:
         """Serve the ports that the options name, and report where.
 
         Raises:
-            OSError: one of them cannot be served; the message says which and why.
+            OSError, TlsError: one of them cannot be served; the message says which and why.
         """
         self._report({"grpc": await self._serve_grpc(view, ingress), "http": await self._serve_http(view, ingress)})
 
@@ -145,6 +154,7 @@ class Proxy:
                 ),
                 max_connections=int(options.get("max_connections", 10_000)),
                 handshake_timeout_s=float(options.get("handshake_timeout_s", 10.0)),
+                tls=self._context_of(grpc_tls(options)),
             ),
         )
         try:
@@ -168,12 +178,15 @@ class Proxy:
         from swerve.proxy.http_observer import HttpObserver
         from swerve.proxy.http_server import PortInUseError, http_settings, start_http_server
 
-        settings = http_settings(json.loads(view.options.http_options_json))
+        options = json.loads(view.options.http_options_json)
+        settings = http_settings(options)
         self._http_observer = HttpObserver(self._access_log)
         http = HttpIngress(ingress, self._http_observer, self._all_metrics, settings.request_timeout_s)
         http.update(view)
         try:
-            self._http_server = await start_http_server(settings, http, share=view.options.num_proxies > 1)
+            self._http_server = await start_http_server(
+                settings, http, share=view.options.num_proxies > 1, tls=self._context_of(http_tls(options))
+            )
         except PortInUseError as error:
             if view.options.http_port_required:
                 raise
@@ -182,6 +195,28 @@ class Proxy:
         self._http_ingress = http
         logger.info("Serving HTTP at %s", self._http_server.address)
         return str(self._http_server.address)
+
+    # --- certificates ----------------------------------------------------------------------------------------------
+
+    def _context_of(self, tls: PortTls | None) -> ssl.SSLContext | None:
+        if tls is None:
+            return None
+        certificate = Certificate(tls)
+        self._certificates.append(certificate)
+        self._checking = self._checking or self._loop.create_task(self._check_certificates())
+        return certificate.context
+
+    async def _check_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            for certificate in self._certificates:
+                certificate.check()
+
+    def _renew_certificates(self) -> None:
+        if not self._certificates:
+            logger.info("SIGHUP has no effect: no port of this proxy speaks TLS")
+        for certificate in self._certificates:
+            certificate.renew()
 
     # --- metrics ---------------------------------------------------------------------------------------------------
 

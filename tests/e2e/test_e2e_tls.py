@@ -1,0 +1,139 @@
+"""A gRPC port with mutual TLS, from the options to the handler: who is served and known, how certificates change."""
+
+import json
+import os
+import shutil
+import signal
+import ssl
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+import swerve as serve
+from swerve import connection
+from swerve.config import gRPCOptions
+from tests.conftest import Authority, find_free_port, processes_of, wait_for
+
+TIMEOUT_S = 20
+
+
+@serve.deployment
+class Witness:
+    """Answers with what it knows of its client."""
+
+    def Unary(self, request, grpc_context):
+        from probe_pb2 import Note
+
+        context = {key: [value.decode() for value in values] for key, values in grpc_context.auth_context().items()}
+        identities = grpc_context.peer_identities()
+        told = {
+            "context": context,
+            "identities": None if identities is None else [one.decode() for one in identities],
+            "key": grpc_context.peer_identity_key(),
+            "peer": grpc_context.peer(),
+            "metadata": [key for key, _ in grpc_context.invocation_metadata()],
+        }
+        return Note(text=json.dumps(told))
+
+
+@dataclass
+class Secured:
+    port: int
+    authority: Authority
+    probe: SimpleNamespace
+    state_dir: Path
+
+    def channel(self, client: tuple[str, str] | None = None) -> grpc.Channel:
+        pair = [Path(path).read_bytes() for path in client] if client else [None, None]
+        credentials = grpc.ssl_channel_credentials(self.authority.ca_pem, *pair)
+        return grpc.secure_channel(f"localhost:{self.port}", credentials, [("grpc.use_local_subchannel_pool", 1)])
+
+    def ask(self, channel: grpc.Channel, *metadata: tuple[str, str]) -> dict:
+        stub = self.probe.rpc.ProbeStub(channel)
+        return json.loads(stub.Unary(self.probe.pb.Note(), timeout=TIMEOUT_S, metadata=metadata).text)
+
+    def served_certificate(self) -> str:
+        return ssl.get_server_certificate(("localhost", self.port), ca_certs=self.authority.ca_certs)
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in (self.state_dir / "logs").glob("proxy*.log"))
+
+
+@pytest.fixture(scope="module")
+def secured(probe: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    authority = Authority(tmp_path_factory.mktemp("certificates"))
+    key, chain = authority.issue("server")
+    port, state_dir = find_free_port(), Path(tempfile.mkdtemp(prefix="swerve-"))
+    options = gRPCOptions(
+        port=port,
+        grpc_servicer_functions=[probe.add],
+        ssl_keyfile=key,
+        ssl_certfile=chain,
+        ssl_ca_certs=authority.ca_certs,
+        ssl_client_certificate="optional",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SWERVE_STATE_DIR", str(state_dir))
+        serve.start(grpc_options=options, http_options={"port": 0})
+        try:
+            serve.run(Witness.bind())
+            yield Secured(port, authority, probe, state_dir)
+        finally:
+            serve.shutdown()
+            wait_for(lambda: not processes_of(state_dir), 30, f"the end of the processes of {state_dir}")
+            shutil.rmtree(state_dir)
+
+
+def test_the_handler_knows_a_client_by_its_certificate(secured):
+    client = secured.authority.issue("client", "ada.example", common_name="Ada")
+    with secured.channel(client) as channel:
+        told = secured.ask(channel)
+    assert told["context"]["transport_security_type"] == ["ssl"]
+    assert told["context"]["x509_common_name"] == ["Ada"]
+    assert told["context"]["x509_pem_cert"] == [Path(client[1]).read_text()]
+    assert (told["identities"], told["key"]) == (["ada.example"], "x509_subject_alternative_name")
+    assert told["peer"].startswith(("ipv4:127.0.0.1:", "ipv6:%5B::1%5D:"))
+
+
+def test_a_client_cannot_say_itself_who_it_is(secured):
+    with secured.channel() as channel:
+        told = secured.ask(channel, ("swerve-peer", 'ipv4:6.6.6.6:6 {"x509_common_name":["root"]}'))
+    assert "x509_common_name" not in told["context"]
+    assert (told["identities"], told["key"]) == (None, None)
+    assert "6.6.6.6" not in told["peer"]
+    assert "swerve-peer" not in told["metadata"]
+
+
+def test_a_client_without_tls_is_not_served(secured):
+    with grpc.insecure_channel(f"localhost:{secured.port}") as channel, pytest.raises(grpc.RpcError) as refused:
+        secured.ask(channel)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_new_connections_get_a_new_certificate_and_open_ones_live_on(secured):
+    old = secured.served_certificate()
+    with secured.channel() as channel:
+        peer = secured.ask(channel)["peer"]
+        secured.authority.issue("server")
+        wait_for(lambda: secured.served_certificate() != old, what="the new certificate")
+        assert secured.ask(channel)["peer"] == peer
+    assert "The gRPC port uses the certificate in" in secured.log()
+
+
+def test_a_bad_file_is_reported_and_the_old_certificate_stays(secured):
+    old = secured.served_certificate()
+    chain = secured.authority.folder / "server.pem"
+    good = chain.read_text()
+    chain.write_text("junk")
+    (proxy,) = connection.connected().status().proxies
+    os.kill(proxy.pid, signal.SIGHUP)
+    try:
+        wait_for(lambda: f"{chain} holds no certificate in PEM format" in secured.log(), what="the error in the log")
+        assert secured.served_certificate() == old
+    finally:
+        chain.write_text(good)
