@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swerve.exceptions import RayServeException
+from swerve.wire import metadata
 
 if TYPE_CHECKING:
     from swerve.grpc_util import RayServegRPCContext
@@ -31,11 +32,18 @@ class RequestContext:
     multiplexed_model_id: str = ""
     session_id: str = ""
     deadline: float | None = None
+    # The metadata that came with the call, as it stood on the wire.
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     grpc_context: RayServegRPCContext | None = None
     # True once the call has been cancelled or has expired: a thread that goes on makes no new calls.
     cancelled: bool = False
     # Cancel functions of the unfinished handle calls that this call made; all run when it is cancelled.
     children: dict[int, Any] = field(default_factory=dict)
+
+    def metadata_field(self, name: bytes) -> str:
+        """The last value of this field of the call's metadata, "" if it has none."""
+        value = metadata.get(self.headers, name)
+        return "" if value is None else value.decode("latin-1")
 
 
 _request_context: contextvars.ContextVar[RequestContext | None] = contextvars.ContextVar(

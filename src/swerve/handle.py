@@ -106,7 +106,7 @@ class DeploymentHandle:
         Args:
             method_name: the method to call.
             multiplexed_model_id: the model that calls are for; replicas that hold it come first.
-            session_id: for routers that keep the calls of a session together.
+            session_id: for routers that keep the calls of a session together (`ConsistentHashRouter`).
             stream: True for generators: `remote` then gives a DeploymentResponseGenerator.
             use_new_handle_api, _prefer_local_routing, _by_reference, request_serialization, response_serialization:
                 taken for Ray Serve's sake. On one machine every replica is local, and values travel by pickle.

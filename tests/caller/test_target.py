@@ -9,6 +9,9 @@ from swerve.routing.replicas import Replica, ReplicaInfo
 class Call:
     model_id = ""
 
+    def field(self, name):
+        return ""
+
 
 def test_a_call_that_is_turned_away_after_the_deployment_is_forgotten_is_dropped():
     async def main():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import uvloop
 
+from swerve.config import RequestRouterConfig
 from swerve.generated import control_pb2 as pb
 from swerve.net.bundles import BundleServer
 from swerve.net.listener import Listener, ListenOptions, listen
@@ -121,6 +122,8 @@ class ProxyLab:
         self.replicas: dict[str, FakeReplica] = {}
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.max_queued = -1
+        # What differs from the default of `request_router_config`.
+        self.router: dict[str, object] = {}
         self.options: dict[str, object] = {}
         self.apps: dict[str, list[str]] = {}
         self.file_descriptors: list[bytes] = []
@@ -187,6 +190,7 @@ class ProxyLab:
                 app=app,
                 name="D",
                 max_queued_requests=self.max_queued,
+                request_router_json=RequestRouterConfig(**self.router).model_dump_json(),
                 replicas=[
                     pb.ReplicaView(
                         replica_id=name,

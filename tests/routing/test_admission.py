@@ -1,20 +1,13 @@
 """When a call goes to a replica: waiting, shedding, refusals, changes of the view."""
 
-from dataclasses import dataclass
-
 import pytest
 
+from swerve.routing.calls import Shed, Unavailable
+from swerve.routing.lines import QueueOptions
+from swerve.routing.options import CONSISTENT_HASH, RouterOptions
 from swerve.routing.replicas import ReplicaInfo
-from swerve.routing.router import Router, Shed, Unavailable
-
-
-@dataclass(eq=False)
-class Call:
-    name: str
-    model_id: str = ""
-
-    def __repr__(self) -> str:
-        return self.name
+from swerve.routing.router import Router
+from tests.routing.routing_support import Call, in_session
 
 
 class Clock:
@@ -253,3 +246,101 @@ def test_dropping_gives_every_waiting_call_once(router):
     router.refused(router.replicas["a"], x)
     assert router.drop_waiting() == [x, y, z]
     assert router.queued == 0
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_replica_that_refused_rests_as_long_as_the_options_say(router, clock):
+    router.configure(RouterOptions(initial_backoff_s=0.1, backoff_multiplier=3, max_backoff_s=0.5))
+    router.update([info("a")])
+    call = Call("x")
+    router.submit(call)
+    pauses = []
+    for _ in range(4):
+        router.refused(router.replicas["a"], call)
+        pauses.append(router.wake_at - clock.now)
+        clock.now = router.wake_at
+        router.poll()
+    assert pauses == pytest.approx([0.1, 0.3, 0.5, 0.5])
+
+
+def test_a_session_waits_for_its_replicas_while_another_is_free(router):
+    router.configure(RouterOptions(CONSISTENT_HASH, {"fallback_replicas": 0}))
+    router.update([info("a"), info("b")])
+    first, second = in_session("first", "s"), in_session("second", "s")
+    home = router.submit(first)
+    assert router.submit(second) is None
+    other = router.submit(Call("anywhere"))
+    assert other is not home
+    assert not router.release(other)
+    assert list(router.release(home)) == [(second, home)]
+
+
+def test_a_session_goes_elsewhere_rather_than_being_shed(router):
+    router.configure(RouterOptions(CONSISTENT_HASH, {"fallback_replicas": 0}))
+    router.update([info("a"), info("b")])
+    router.max_queued = 0
+    home = router.submit(in_session("first", "s"))
+    assert router.submit(in_session("second", "s")) not in (None, home)
+
+
+TENANTS = RouterOptions(queue=QueueOptions(tenant_key="t", max_tenants=10))
+
+
+def of_tenant(name: str) -> Call:
+    return Call(name, "", {b"t": name[0]})
+
+
+def test_tenants_take_turns_at_the_slots(router):
+    router.configure(TENANTS)
+    router.update([info("a")])
+    a = router.submit(Call("x"))
+    for name in ("a1", "a2", "a3", "b1"):
+        router.submit(of_tenant(name))
+    assert [router.release(a)[0][0].name for _ in range(4)] == ["a1", "b1", "a2", "a3"]
+
+
+def test_in_a_full_queue_the_newest_of_the_tenant_with_the_most_gives_way(router):
+    router.configure(TENANTS)
+    router.max_queued = 3
+    for name in ("a1", "a2", "a3"):
+        router.submit(of_tenant(name))
+    assert router.submit(of_tenant("b1")) is None
+    ((victim, why),) = router.pushed_out
+    assert (victim.name, why.queued, why.limit) == ("a3", 3, 3)
+    assert router.attention
+    assert router.queued == 3
+    with pytest.raises(Shed):
+        router.submit(of_tenant("a4"))
+
+
+def test_calls_that_wait_go_on_waiting_when_the_options_change(router):
+    waiting = [of_tenant(name) for name in ("a1", "a2", "b1")]
+    for call in waiting:
+        router.submit(call)
+    router.configure(TENANTS)
+    assert router.queued == 3
+    router.update([info("a", 5)])
+    assert [call.name for call, _ in router.poll()] == ["a1", "b1", "a2"]
+
+
+def test_a_shed_call_is_told_to_come_back_when_the_queue_will_have_drained(router, clock):
+    router.max_queued = 4
+    router.update([info("a")])
+    a = router.submit(Call("x"))
+    for _ in range(10):
+        router.submit(Call("y"))
+        clock.now += 0.05
+        router.release(a)
+    for _ in range(4):
+        router.submit(Call("y"))
+    with pytest.raises(Shed) as raised:
+        router.submit(Call("z"))
+    # 20 calls a second, four wait, and the throw spreads by a quarter downwards.
+    assert raised.value.retry_after_s == pytest.approx(4 / 20 * 0.75, rel=0.01)
+
+
+def test_there_is_no_need_to_wait_for_a_free_replica(router):
+    router.update([info("a")])
+    assert router.retry_after_s() == 0

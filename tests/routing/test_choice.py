@@ -5,14 +5,9 @@ from collections import Counter
 
 import pytest
 
-from swerve.routing.choose import for_model, shorter_of_two
-from swerve.routing.replicas import FreeList, Replica, ReplicaInfo
-
-
-def replica(name: str, ongoing: int = 0, models: str = "") -> Replica:
-    made = Replica(ReplicaInfo(name, f"unix:/{name}", 10, frozenset(models)))
-    made.ongoing = ongoing
-    return made
+from swerve.routing.choose import RoundRobin, for_model, least_loaded, shorter_of_two
+from swerve.routing.replicas import FreeList
+from tests.routing.routing_support import replica
 
 
 def numbers(*values: float):
@@ -81,3 +76,38 @@ def test_the_free_list_stays_consistent_when_members_leave_anywhere():
             free.remove(members[index])
             assert len(free.items) == 4 - count
             assert all(free.items[member.slot] is member for member in free.items)
+
+
+@pytest.mark.parametrize(("throw", "expected"), [(0.0, "b"), (0.49, "b"), (0.5, "d"), (0.99, "d")])
+def test_the_least_loaded_of_all_is_chosen_and_among_equals_by_chance(throw, expected):
+    free = [replica("a", 2), replica("b", 1), replica("c", 3), replica("d", 1)]
+    assert least_loaded(free, numbers(throw)).info.replica_id == expected
+
+
+def test_a_round_robin_gives_each_its_turn():
+    free = [replica(name) for name in "abc"]
+    pick = RoundRobin()
+    turns = "".join(pick(free, numbers(0.5, 0.2, 0.9)).info.replica_id for _ in range(9))
+    assert turns == turns[:3] * 3
+    assert sorted(turns[:3]) == list("abc")
+
+
+def test_a_round_robin_passes_a_busy_one_over_and_does_not_make_up_for_it():
+    a, b, c = (replica(name) for name in "abc")
+    pick = RoundRobin()
+    order = [pick(free, numbers(0.0)) for free in ([a, b, c], [a, c], [a, c], [a, b, c], [a, b, c])]
+    assert [one.info.replica_id for one in order] == ["a", "c", "a", "b", "c"]
+
+
+def test_a_round_robin_begins_at_a_random_one_so_that_callers_do_not_go_in_step():
+    starts = {
+        RoundRobin()([replica(name) for name in "abc"], numbers(*throws)).info.replica_id
+        for throws in ((0.1, 0.5, 0.5), (0.5, 0.1, 0.5), (0.5, 0.5, 0.1))
+    }
+    assert starts == set("abc")
+
+
+def test_a_model_is_found_by_the_choice_that_is_given():
+    free = [replica("a", 0, "m"), replica("b", 3, "m"), replica("c", 1)]
+    last = lambda candidates, random: candidates[-1]  # noqa: E731
+    assert for_model(free, free, "m", patient=True, random=numbers(0.0), pick=last) is free[1]

@@ -1,25 +1,25 @@
 """The router under random histories: nothing is lost, handed out twice, or kept waiting without need."""
 
-from dataclasses import dataclass
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from swerve.routing.calls import Shed, Unavailable
+from swerve.routing.lines import QueueOptions
+from swerve.routing.options import CONSISTENT_HASH, LEAST_LOADED, POWER_OF_TWO, ROUND_ROBIN, RouterOptions
 from swerve.routing.replicas import Replica, ReplicaInfo
-from swerve.routing.router import Router, Shed, Unavailable
+from swerve.routing.router import Router
+from tests.routing.routing_support import Call
 
 MODELS = ["", "", "", "m1", "m2"]
 NAMES = ["a", "b", "c", "d"]
 
 
-@dataclass(eq=False)
-class Call:
-    number: int
-    model_id: str
-
-    def __repr__(self) -> str:
-        return f"{self.number}{self.model_id}"
+QUEUES = [
+    None,
+    QueueOptions(tenant_key="tenant", max_tenants=2),
+    QueueOptions(priority_key="class", priorities=("high", "low"), default_priority="low"),
+]
 
 
 class RouterMachine(RuleBasedStateMachine):
@@ -30,10 +30,17 @@ class RouterMachine(RuleBasedStateMachine):
         self.waiting: list[Call] = []
         self.running: list[tuple[Call, Replica]] = []
 
-    @initialize(random=st.randoms(use_true_random=False), max_queued=st.sampled_from([-1, -1, 0, 3]))
-    def start(self, random, max_queued):
+    @initialize(
+        random=st.randoms(use_true_random=False),
+        max_queued=st.sampled_from([-1, -1, 0, 3]),
+        choice=st.sampled_from([POWER_OF_TWO, POWER_OF_TWO, LEAST_LOADED, ROUND_ROBIN, CONSISTENT_HASH]),
+        queue=st.sampled_from(QUEUES),
+    )
+    def start(self, random, max_queued, choice, queue):
         self.router: Router[Call] = Router(clock=lambda: self.now, rng=random.random)
         self.router.max_queued = max_queued
+        self.options = RouterOptions(choice, {"fallback_replicas": 1}, queue=queue)
+        self.router.configure(self.options)
         self.refused_before: set[Call] = set()
 
     def hand_out(self, assigned: list[tuple[Call, Replica]]) -> None:
@@ -41,11 +48,9 @@ class RouterMachine(RuleBasedStateMachine):
             assert call in self.waiting, "handed out, but it was not waiting"
             self.waiting.remove(call)
             # Among plain calls that nobody refused, the oldest goes first.
-            if not call.model_id and call not in self.refused_before:
+            if self.is_plain(call) and call not in self.refused_before and self.options.queue is None:
                 older = [
-                    c
-                    for c in self.waiting
-                    if not c.model_id and c not in self.refused_before and c.number < call.number
+                    c for c in self.waiting if self.is_plain(c) and c not in self.refused_before and c.name < call.name
                 ]
                 assert not older
             self.run(call, replica)
@@ -56,9 +61,19 @@ class RouterMachine(RuleBasedStateMachine):
         assert replica.ongoing <= replica.limit
         self.running.append((call, replica))
 
-    @rule(model=st.sampled_from(MODELS))
-    def submit(self, model):
-        call = Call(self.count, model)
+    def is_plain(self, call: Call) -> bool:
+        """Whether any replica will do."""
+        hashes = self.options.request_router_class == CONSISTENT_HASH
+        return not call.model_id and not (hashes and call.field(b"session_id"))
+
+    @rule(
+        model=st.sampled_from(MODELS),
+        session=st.sampled_from(["", "s1", "s2"]),
+        tenant=st.sampled_from(["t1", "t2", "t3", ""]),
+        priority=st.sampled_from(["high", "low", ""]),
+    )
+    def submit(self, model, session, tenant, priority):
+        call = Call(self.count, model, {b"session_id": session, b"tenant": tenant, b"class": priority})
         self.count += 1
         try:
             replica = self.router.submit(call)
@@ -72,6 +87,10 @@ class RouterMachine(RuleBasedStateMachine):
                 self.waiting.append(call)
             else:
                 self.run(call, replica)
+            for victim, _ in self.router.pushed_out:
+                assert victim is not call
+                self.waiting.remove(victim)
+            self.router.pushed_out.clear()
 
     def is_free(self, replica: Replica) -> bool:
         return replica.ongoing < replica.limit and not replica.blocked_until
@@ -134,13 +153,20 @@ class RouterMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_plain_call_waits_only_while_no_replica_is_free(self):
-        if any(not call.model_id for call in self.waiting):
+        if any(self.is_plain(call) for call in self.waiting):
             assert not any(self.is_free(replica) for replica in self.router.replicas.values())
 
     @invariant()
     def a_call_with_a_model_waits_only_for_a_holder_or_a_slot_and_not_for_ever(self):
-        if self.waiting and any(self.is_free(replica) for replica in self.router.replicas.values()):
+        with_model = [call for call in self.waiting if call.model_id]
+        if with_model and any(self.is_free(replica) for replica in self.router.replicas.values()):
             assert self.router.wake_at is not None
+
+    @invariant()
+    def the_queue_is_never_longer_than_allowed(self):
+        limit = getattr(self, "router", Router()).max_queued
+        # Calls that a replica turned away come back whatever the queue's length.
+        assert limit < 0 or len([call for call in self.waiting if call not in self.refused_before]) <= limit
 
     @invariant()
     def a_resting_replica_is_woken(self):

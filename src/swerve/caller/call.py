@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -26,8 +26,9 @@ from swerve.exceptions import (
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.timers import TimerWheel
+from swerve.routing.calls import Shed, Unavailable
 from swerve.routing.replicas import Replica
-from swerve.routing.router import Shed, Unavailable
+from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
 from swerve.wire.message import prefix
@@ -116,11 +117,17 @@ class Routed(Protocol):
 
     model_id: str
 
+    def field(self, name: bytes) -> str:
+        """The last value of this field of the call's metadata, "" if it has none."""
+
     def send(self, replica: Replica) -> None:
         """The router chose `replica` and took a slot there."""
 
     def fail(self, error: BaseException) -> None:
         """No replica will be chosen."""
+
+    def shed(self, why: Shed) -> None:
+        """The queue is full."""
 
 
 class Home(Protocol):
@@ -130,6 +137,10 @@ class Home(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop: ...
     @property
     def timers(self) -> TimerWheel: ...
+    @property
+    def queue_keys(self) -> Sequence[bytes]:
+        """The metadata that some deployment's queue goes by, which calls hand on to those that they make."""
+
     def post(self, function: Callable[[], None]) -> None:
         """Run `function` on the loop: now when this is its thread, else soon."""
 
@@ -140,15 +151,15 @@ def admit(call: Routed, target: Target[Routed]) -> None:
     """Let the router decide: `call` is sent, waits, or fails."""
     try:
         replica = target.router.submit(call)
-    except Shed as shed:
-        call.fail(target.shed_error(shed))
+    except Shed as why:
+        call.shed(why)
     except Unavailable:
         call.fail(DeploymentUnavailableError(target.deployment, target.app))
     else:
         if replica is not None:
             call.send(replica)
-        elif target.router.wake_at is not None:
-            target.arm()
+        elif target.router.attention:
+            target.attend()
 
 
 class HandleCall(ClientCall):
@@ -236,6 +247,9 @@ class HandleCall(ClientCall):
             # The connection takes no new streams, so nothing was sent.
             self._turned_away()
 
+    def field(self, name: bytes) -> str:
+        return self.destination.session_id if name == SESSION_FIELD else self._origin.metadata_field(name)
+
     def _take_body(self, pieces: Pieces) -> bool:
         first = pieces[0]
         size = len(first) if len(pieces) == 1 else sum(map(len, pieces))
@@ -258,6 +272,9 @@ class HandleCall(ClientCall):
             extra.append((b"application", origin.app_name.encode()))
         if origin.route:
             extra.append((b"swerve-route", origin.route.encode()))
+        keys = self._home.queue_keys
+        if keys:
+            extra += [(key, value.encode("latin-1")) for key in keys if (value := origin.metadata_field(key))]
         if origin.deadline is not None:
             extra.append((b"grpc-timeout", format_timeout(origin.deadline - time.monotonic())))
         return (*self.destination.headers, *extra)
@@ -361,6 +378,11 @@ class HandleCall(ClientCall):
                 self._leave_replica()
             else:
                 super().cancel()
+
+    def shed(self, why: Shed) -> None:
+        """The queue is full."""
+        assert self._target is not None
+        self.fail(self._target.shed_error(why))
 
     def _cancel(self) -> None:
         self.fail(RequestCancelledError(self._origin.request_id))

@@ -12,13 +12,13 @@ import functools
 import logging
 import os
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import cast
 
 from swerve.caller.call import Destination, HandleCall, Routed, Sink
 from swerve.caller.loop_thread import LoopThread
 from swerve.caller.queues import Queue, QueueReporter
-from swerve.caller.target import Target
+from swerve.caller.target import Target, queue_keys
 from swerve.context import RequestContext
 from swerve.control.client import ControllerClient
 from swerve.exceptions import DeploymentUnavailableError, RayServeException
@@ -49,6 +49,7 @@ class CallerRuntime:
         self.controller = ControllerClient(controller_address)
         self._watcher = (kind, ident)
         self._queues = QueueReporter(self.controller, kind, ident, self._queue)
+        self.queue_keys: Sequence[bytes] = ()
         self._watch_task: asyncio.Task[None] | None = None
         self._thread: LoopThread | None = None
         # Run a function on the loop: now when this is its thread, else soon, in order.
@@ -117,6 +118,7 @@ class CallerRuntime:
 
     async def _watch(self) -> None:
         async for view in self.controller.watch_view(*self._watcher):
+            self.queue_keys = queue_keys(view)
             self._views = {(deployment.app, deployment.name): deployment for deployment in view.deployments}
             for key, target in list(self._targets.items()):
                 self._update(key, target)

@@ -11,7 +11,9 @@ from swerve.caller import waiting
 from swerve.caller.call import Destination, Home, Routed, admit
 from swerve.caller.target import Target
 from swerve.context import RequestContext
+from swerve.routing.calls import Shed
 from swerve.routing.replicas import Replica
+from swerve.routing.sessions import SESSION_FIELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Reservation:
         self.destination = destination
         self.model_id = destination.model_id
         self._home = home
+        self._origin = origin
         self._deadline = origin.deadline
         self._target: Target[Routed] | None = None
         self._replica: Replica | None = None
@@ -67,6 +70,9 @@ class Reservation:
         replica, self._replica = self._replica, None
         return replica
 
+    def field(self, name: bytes) -> str:
+        return self.destination.session_id if name == SESSION_FIELD else self._origin.metadata_field(name)
+
     def release_soon(self) -> None:
         """Give the slot, or the place in the queue, back if no call took it. From any thread."""
         self._home.post(self._release)
@@ -82,6 +88,10 @@ class Reservation:
             if self._target is not None:
                 self._target.router.withdraw(self)
             self._decide()
+
+    def shed(self, why: Shed) -> None:
+        assert self._target is not None
+        self.fail(self._target.shed_error(why))
 
     def expire(self) -> None:
         self.fail(TimeoutError("The request reached its deadline before a replica had a free slot."))

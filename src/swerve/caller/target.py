@@ -18,8 +18,10 @@ from swerve.generated import control_pb2
 from swerve.net.bundles import BundleCaller
 from swerve.net.client import Channel
 from swerve.net.connection import Connection
+from swerve.routing.calls import RoutedCall, Shed
+from swerve.routing.options import RouterOptions
 from swerve.routing.replicas import Replica, ReplicaInfo
-from swerve.routing.router import RoutedCall, Router, Shed
+from swerve.routing.router import Router
 from swerve.wire.http2 import Http2Error
 from swerve.wire.status import RpcError
 
@@ -50,12 +52,15 @@ class Target(Generic[Call]):
         self._wanted: dict[str, ReplicaInfo] = {}
         self._links: dict[str, _Link] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         # Ends a call that found the deployment forgotten; set by `close`.
         self._drop: Callable[[Call], None] | None = None
         self._view = control_pb2.DeploymentView(max_queued_requests=-1)
 
     def update(self, view: control_pb2.DeploymentView) -> None:
         """Take over what the view says of the deployment."""
+        if view.request_router_json != self._view.request_router_json:
+            self.router.configure(RouterOptions.of(view.request_router_json))
         self._view = view
         self.router.max_queued = view.max_queued_requests
         self.router.unavailable = view.unavailable
@@ -87,8 +92,8 @@ class Target(Generic[Call]):
         """A call at `replica` ended; the one that waits longest takes its slot."""
         for call, free in self.router.release(replica):
             self._start(call, free)
-        if self.router.wake_at is not None and self._timer is None:
-            self.arm()
+        if self.router.attention:
+            self.attend()
 
     def refused(self, replica: Replica, call: Call) -> None:
         """`replica` turned `call` away: it goes to another one, or waits in front."""
@@ -97,14 +102,20 @@ class Target(Generic[Call]):
             return
         self._start_all(self.router.refused(replica, call))
 
-    def arm(self) -> None:
-        """Set the timer that the router asked for; also after a `submit` that let a call wait."""
-        wake_at = self.router.wake_at
+    def attend(self) -> None:
+        """See to what the router asks for, also after a `submit` that let a call wait."""
+        router = self.router
+        router.attention = False
+        while router.pushed_out:
+            call, why = router.pushed_out.pop()
+            call.shed(why)
+        wake_at = router.wake_at
+        if wake_at is None or (self._timer is not None and self._timer_at <= wake_at):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if wake_at is not None:
-            self._timer = self._loop.call_later(max(0.0, wake_at - time.monotonic()), self._poll)
+        self._timer_at = wake_at
+        self._timer = self._loop.call_later(max(0.0, wake_at - time.monotonic()), self._wake)
 
     def close(self, drop: Callable[[Call], None]) -> None:
         """Forget the deployment. `drop` ends the calls that wait, and later those that a replica turns away; calls that
@@ -119,6 +130,10 @@ class Target(Generic[Call]):
         self.router.update([])
         for call in self.router.drop_waiting():
             drop(call)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._poll()
 
     def _poll(self) -> None:
         self._start_all(self.router.poll())
@@ -140,7 +155,8 @@ class Target(Generic[Call]):
     def _start_all(self, assigned: list[tuple[Call, Replica]]) -> None:
         for call, replica in assigned:
             self._start(call, replica)
-        self.arm()
+        if self.router.attention:
+            self.attend()
 
 
 def replica_infos(deployment: control_pb2.DeploymentView) -> list[ReplicaInfo]:
@@ -154,6 +170,12 @@ def replica_infos(deployment: control_pb2.DeploymentView) -> list[ReplicaInfo]:
         )
         for replica in deployment.replicas
     ]
+
+
+def queue_keys(view: control_pb2.View) -> tuple[bytes, ...]:
+    """The metadata keys that the queue of some deployment goes by."""
+    options = [RouterOptions.of(deployment.request_router_json) for deployment in view.deployments]
+    return tuple({key for one in options if one.queue is not None for key in one.queue.keys})
 
 
 class _Link:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 from swerve.control.model import Application, Deployment, DeploymentKey, Replica, State
@@ -27,6 +28,7 @@ def view(state: State, options: pb.InstanceOptions, address_of: Callable[[str], 
 
 def _deployment_view(state: State, deployment: Deployment, address_of: Callable[[str], str]) -> pb.DeploymentView:
     serving = [replica for replica in state.replicas_of(deployment.key) if replica.serves]
+    router = deployment.goal.target.config.get("request_router_config")
     backpressure = deployment.goal.target.config.get("backpressure_config") or {}
     return pb.DeploymentView(
         app=deployment.key.app,
@@ -45,6 +47,7 @@ def _deployment_view(state: State, deployment: Deployment, address_of: Callable[
         backpressure_status_code=backpressure.get("status_code", 0),
         backpressure_retry_after_s=backpressure.get("retry_after_s"),
         autoscaled=deployment.goal.target.scaling is not None,
+        request_router_json=json.dumps(router) if router else "",
     )
 
 

@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Deployment(_message.Message):
-    __slots__ = ("name", "code", "code_version", "config_json", "autoscaling_policy")
+    __slots__ = ("name", "code", "code_version", "config_json", "autoscaling_policy", "request_router")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     AUTOSCALING_POLICY_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ROUTER_FIELD_NUMBER: _ClassVar[int]
     name: str
     code: bytes
     code_version: str
     config_json: str
     autoscaling_policy: bytes
-    def __init__(self, name: _Optional[str] = ..., code: _Optional[bytes] = ..., code_version: _Optional[str] = ..., config_json: _Optional[str] = ..., autoscaling_policy: _Optional[bytes] = ...) -> None: ...
+    request_router: bytes
+    def __init__(self, name: _Optional[str] = ..., code: _Optional[bytes] = ..., code_version: _Optional[str] = ..., config_json: _Optional[str] = ..., autoscaling_policy: _Optional[bytes] = ..., request_router: _Optional[bytes] = ...) -> None: ...
 
 class Application(_message.Message):
     __slots__ = ("name", "route_prefix", "ingress", "deployments", "sys_path", "runtime_env_json", "source_json", "source", "logging_config_json", "docs_path", "external_scaler_enabled", "autoscaling_policy")
@@ -82,19 +84,21 @@ class InstanceOptions(_message.Message):
     def __init__(self, grpc_options_json: _Optional[str] = ..., http_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., proxy_location: _Optional[str] = ..., grpc_methods: _Optional[_Iterable[_Union[GrpcMethod, _Mapping]]] = ..., file_descriptors: _Optional[_Iterable[bytes]] = ..., sys_path: _Optional[_Iterable[str]] = ..., num_proxies: _Optional[int] = ..., http_port_required: bool = ...) -> None: ...
 
 class ReplicaView(_message.Message):
-    __slots__ = ("replica_id", "address", "max_ongoing_requests", "multiplexed_model_ids")
+    __slots__ = ("replica_id", "address", "max_ongoing_requests", "multiplexed_model_ids", "routing_stats_json")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MULTIPLEXED_MODEL_IDS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_STATS_JSON_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     address: str
     max_ongoing_requests: int
     multiplexed_model_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, replica_id: _Optional[str] = ..., address: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    routing_stats_json: str
+    def __init__(self, replica_id: _Optional[str] = ..., address: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ..., routing_stats_json: _Optional[str] = ...) -> None: ...
 
 class DeploymentView(_message.Message):
-    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable", "backpressure_status_code", "backpressure_retry_after_s", "autoscaled")
+    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable", "backpressure_status_code", "backpressure_retry_after_s", "autoscaled", "request_router_json", "request_router", "sys_path")
     APP_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +107,9 @@ class DeploymentView(_message.Message):
     BACKPRESSURE_STATUS_CODE_FIELD_NUMBER: _ClassVar[int]
     BACKPRESSURE_RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     AUTOSCALED_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ROUTER_JSON_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ROUTER_FIELD_NUMBER: _ClassVar[int]
+    SYS_PATH_FIELD_NUMBER: _ClassVar[int]
     app: str
     name: str
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaView]
@@ -111,7 +118,10 @@ class DeploymentView(_message.Message):
     backpressure_status_code: int
     backpressure_retry_after_s: float
     autoscaled: bool
-    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ..., backpressure_status_code: _Optional[int] = ..., backpressure_retry_after_s: _Optional[float] = ..., autoscaled: bool = ...) -> None: ...
+    request_router_json: str
+    request_router: bytes
+    sys_path: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ..., backpressure_status_code: _Optional[int] = ..., backpressure_retry_after_s: _Optional[float] = ..., autoscaled: bool = ..., request_router_json: _Optional[str] = ..., request_router: _Optional[bytes] = ..., sys_path: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ApplicationView(_message.Message):
     __slots__ = ("name", "route_prefix", "ingress")
@@ -392,7 +402,7 @@ class ProxySpec(_message.Message):
     def __init__(self, proxy_id: _Optional[str] = ..., controller_address: _Optional[str] = ..., log_dir: _Optional[str] = ..., ready_file: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class ReplicaState(_message.Message):
-    __slots__ = ("phase", "message", "ongoing", "multiplexed_model_ids", "pid", "autoscaling_stats")
+    __slots__ = ("phase", "message", "ongoing", "multiplexed_model_ids", "pid", "autoscaling_stats", "routing_stats_json")
     class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PHASE_UNSPECIFIED: _ClassVar[ReplicaState.Phase]
@@ -418,13 +428,15 @@ class ReplicaState(_message.Message):
     MULTIPLEXED_MODEL_IDS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     AUTOSCALING_STATS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_STATS_JSON_FIELD_NUMBER: _ClassVar[int]
     phase: ReplicaState.Phase
     message: str
     ongoing: int
     multiplexed_model_ids: _containers.RepeatedScalarFieldContainer[str]
     pid: int
     autoscaling_stats: _containers.ScalarMap[str, float]
-    def __init__(self, phase: _Optional[_Union[ReplicaState.Phase, str]] = ..., message: _Optional[str] = ..., ongoing: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ..., autoscaling_stats: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    routing_stats_json: str
+    def __init__(self, phase: _Optional[_Union[ReplicaState.Phase, str]] = ..., message: _Optional[str] = ..., ongoing: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ..., pid: _Optional[int] = ..., autoscaling_stats: _Optional[_Mapping[str, float]] = ..., routing_stats_json: _Optional[str] = ...) -> None: ...
 
 class WatchStateRequest(_message.Message):
     __slots__ = ()

@@ -25,7 +25,8 @@ from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method, not_found
-from swerve.routing.router import Shed, Unavailable
+from swerve.routing.calls import Shed, Unavailable
+from swerve.wire import metadata
 from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
@@ -164,16 +165,20 @@ class ForwardedCall:
             return
         try:
             replica = target.router.submit(self)
-        except Shed as shed:
-            details = str(BackPressureError(shed.queued, shed.limit))
-            self.fail(StatusCode.RESOURCE_EXHAUSTED, details, shed.retry_after_s)
+        except Shed as why:
+            self.shed(why)
         except Unavailable:
             self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
         else:
             if replica is not None:
                 self.start(replica)
-            elif target.router.wake_at is not None:
-                target.arm()
+            elif target.router.attention:
+                target.attend()
+
+    def field(self, name: bytes) -> str:
+        """The last value of a field of the request's metadata, "" if it has none."""
+        value = metadata.get(self._headers, name)
+        return "" if value is None else value.decode("latin-1")
 
     def start(self, replica: Replica) -> None:
         """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
@@ -279,6 +284,11 @@ class ForwardedCall:
         else:
             self.client.send_headers(self.stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
         self._record(code)
+
+    def shed(self, why: Shed) -> None:
+        """The queue is full: the client is told when to try again."""
+        details = str(BackPressureError(why.queued, why.limit))
+        self.fail(StatusCode.RESOURCE_EXHAUSTED, details, why.retry_after_s)
 
     def _fail_without_answer(self, error_code: int) -> None:
         """End the call: its replica, which has begun it, stopped without a status."""

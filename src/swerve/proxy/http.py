@@ -23,7 +23,7 @@ from swerve.proxy.http_routes import HttpRoute, HttpRoutes, Wanted, build_http_r
 from swerve.proxy.http_websocket import WebSocketReply, relay_websocket, upload_messages
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.request_ids import new_request_id, path_for_log
-from swerve.routing.router import Shed, Unavailable
+from swerve.routing.calls import Shed, Unavailable
 from swerve.wire.retry import retry_after
 from swerve.wire.status import RpcError, StatusCode
 
@@ -118,9 +118,7 @@ class HttpIngress:
         try:
             call.submit()
         except Shed as shed:
-            retry = route.retry_after_s
-            extra = [] if retry is None else [(b"retry-after", retry_after(retry).encode())]
-            await reply.text(route.shed_status, str(BackPressureError(shed.queued, shed.limit)), extra)
+            await _answer_shed(reply, route, shed)
             return
         except Unavailable:
             await reply.text(503, str(DeploymentUnavailableError(route.deployment, route.app)))
@@ -140,7 +138,9 @@ class HttpIngress:
             await reply.fail(408, _timed_out(reply.request_id, timeout))
         except RpcError as error:
             code = error.status.code
-            if code == StatusCode.CANCELLED:
+            if call.shed_because is not None:
+                await _answer_shed(reply, route, call.shed_because)
+            elif code == StatusCode.CANCELLED:
                 reply.status = CLIENT_CLOSED_REQUEST
             elif code == StatusCode.NOT_FOUND:
                 # The application was deleted while the request waited.
@@ -190,6 +190,12 @@ def _peer(address: tuple[str, int | None] | None) -> HttpPeer | None:
 
 def _not_found(path: str) -> str:
     return f"Path '{path}' not found. Ping http://.../-/routes for available routes."
+
+
+async def _answer_shed(reply: Reply, route: HttpRoute, shed: Shed) -> None:
+    after = route.retry_after_s
+    extra = [] if after is None else [(b"retry-after", retry_after(after).encode())]
+    await reply.text(route.shed_status, str(BackPressureError(shed.queued, shed.limit)), extra)
 
 
 def _timed_out(request_id: str, timeout: float | None) -> str:

@@ -16,7 +16,9 @@ from swerve.generated.http_pb2 import HttpEvent
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.proxy.ingress import ProxiedCall
+from swerve.routing.calls import Shed
 from swerve.routing.replicas import Replica
+from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import Http2Error
 from swerve.wire.message import frame
@@ -38,6 +40,9 @@ class HttpCall:
 
     def __init__(self, target: Target[ProxiedCall], request: HttpEvent, deadline: float | None) -> None:
         self.model_id = request.request.multiplexed_model_id
+        # Why the router turned the call away, once it has.
+        self.shed_because: Shed | None = None
+        self._request = request.request
         self._target = target
         self._deadline = deadline
         self._headers = _WEBSOCKET_HEADERS if request.request.websocket else _HTTP_HEADERS
@@ -64,8 +69,8 @@ class HttpCall:
         replica = router.submit(self)
         if replica is not None:
             self.start(replica)
-        elif router.wake_at is not None:
-            self._target.arm()
+        elif router.attention:
+            self._target.attend()
 
     async def read(self) -> HttpEvent | None:
         """The replica's next event; None when it has sent all.
@@ -150,9 +155,21 @@ class HttpCall:
         leg.send(b"".join(self._kept), self._request_ended)
         self._wake_writer()
 
+    def field(self, name: bytes) -> str:
+        """The last value of a field of the request's headers, "" if it has none."""
+        if name == SESSION_FIELD:
+            return self._request.session_id
+        found = [field.value for field in self._request.headers if field.name == name]
+        return found[-1].decode("latin-1") if found else ""
+
     def fail(self, code: StatusCode, details: str) -> None:
         """End a call that waits."""
         self._finish(Status(code, details))
+
+    def shed(self, why: Shed) -> None:
+        """End a call that gives way to another."""
+        self.shed_because = why
+        self.fail(StatusCode.RESOURCE_EXHAUSTED, "")
 
     # --- the replica ------------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from swerve.proxy.builtin import BuiltinServices
 from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import RouteTable, build_routes, not_found
+from swerve.routing.calls import RoutedCall
 from swerve.routing.replicas import Replica
-from swerve.routing.router import RoutedCall
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.metadata import size_of
 from swerve.wire.status import Status, StatusCode

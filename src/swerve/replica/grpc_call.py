@@ -62,6 +62,7 @@ class GrpcCall(UserCall):
             "" if model_id is None else model_id.decode("latin-1"),
             "" if session_id is None else session_id.decode("latin-1"),
             None if seconds is None else time.monotonic() + seconds,
+            headers,
         )
         encoding = get(b"grpc-encoding", IDENTITY)
         super().__init__(connection, stream_id, headers, runtime.max_message_size, encoding, runtime, context)

@@ -56,6 +56,7 @@ class HandleCall(UserCall):
             multiplexed_model_id=get(b"multiplexed_model_id", b"").decode(),
             session_id=get(b"session_id", b"").decode(),
             deadline=None if seconds is None else time.monotonic() + seconds,
+            headers=headers,
         )
         super().__init__(connection, stream_id, headers, MAX_MESSAGE_SIZE, IDENTITY, runtime, context)
         self._method = get(b"swerve-method", b"__call__").decode()

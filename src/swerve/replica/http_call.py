@@ -126,6 +126,7 @@ class HttpCall(UserCall):
     def _begin(self, request: HttpRequest) -> None:
         context = self.context
         context.request_id = request.request_id
+        context.headers = tuple((field.name, field.value) for field in request.headers)
         context.route = request.route
         context.multiplexed_model_id = request.multiplexed_model_id
         context.session_id = request.session_id

@@ -22,7 +22,7 @@ class Replica:
     `link` belongs to the caller: how it reaches the replica.
     """
 
-    __slots__ = ("backoff_s", "blocked_until", "info", "limit", "link", "ongoing", "slot")
+    __slots__ = ("backoff_s", "blocked_until", "info", "limit", "link", "ongoing", "slot", "turn")
 
     def __init__(self, info: ReplicaInfo) -> None:
         self.info = info
@@ -33,6 +33,8 @@ class Replica:
         # After a refusal: no new call before this time.
         self.blocked_until = 0.0
         self.backoff_s = 0.0
+        # When it had its last call, of a round robin.
+        self.turn = 0
         self.link: object = None
 
     def __repr__(self) -> str:

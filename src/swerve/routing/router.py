@@ -1,57 +1,35 @@
 """When a call goes to which replica: the admission of one deployment's calls at one caller.
 
 A call waits here, not in a replica, and is bound to one when it has a free slot ("late binding"), so a waiting call can
-still be cancelled, expire or be shed. All methods decide and return; the caller starts what they hand out and arms one
-timer for `wake_at`.
+still be cancelled, expire or be shed. All methods decide and return; the caller starts what they hand out, and sees to
+the rest when there is `attention` to pay.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from swerve.routing.choose import for_model, shorter_of_two
+from swerve.routing.calls import Affinity, RoutedCall, Shed, Unavailable
+from swerve.routing.choose import Pick, for_model, shorter_of_two
 from swerve.routing.drain import DrainRate
+from swerve.routing.lines import FairLine, Fifo, Line
+from swerve.routing.options import RouterOptions
 from swerve.routing.replicas import FreeList, Replica, ReplicaInfo
 
-# After a refusal a replica gets no new call for this long, doubled each time up to the maximum (Ray Serve's
-# initial_backoff_s, backoff_multiplier and max_backoff_s), or until one of this caller's calls there ends.
-_INITIAL_BACKOFF_S = 0.025
-_BACKOFF_MULTIPLIER = 2
-_MAX_BACKOFF_S = 0.5
 # How long a call waits for a busy replica that has its model (RAY_SERVE_MULTIPLEXED_MODEL_ID_MATCHING_TIMEOUT_S).
 _MATCHING_WINDOW_S = 1.0
 
-
-class RoutedCall(Protocol):
-    """What the router looks at. Calls are compared by identity."""
-
-    model_id: str
-
-
 Call = TypeVar("Call", bound=RoutedCall)
-
-
-class Shed(Exception):
-    """The deployment's queue is full; the call was not taken. Those that wait will have left in `retry_after_s`."""
-
-    def __init__(self, queued: int, limit: int, retry_after_s: float) -> None:
-        super().__init__(queued, limit, retry_after_s)
-        self.queued = queued
-        self.limit = limit
-        self.retry_after_s = retry_after_s
-
-
-class Unavailable(Exception):
-    """The deployment failed to deploy and nothing of it runs; the call was not taken."""
 
 
 class Router(Generic[Call]):
     """One deployment's replicas and waiting calls, as one caller sees them.
 
-    Invariant: a call without a model waits only while no replica has a free slot.
+    Invariant: a call without affinity to some replica waits only while no replica has a free slot.
     """
 
     def __init__(
@@ -60,47 +38,64 @@ class Router(Generic[Call]):
         self.max_queued = -1
         self.unavailable = False
         self.replicas: dict[str, Replica] = {}
+        # How many calls wait.
+        self.queued = 0
         # When `poll` should be called next; None when nothing waits for time to pass.
         self.wake_at: float | None = None
+        # Calls that gave way to others in the full queue, for the caller to end.
+        self.pushed_out: list[tuple[Call, Shed]] = []
+        # Whether `wake_at` or `pushed_out` has changed; the caller clears it.
+        self.attention = False
+        self._options = RouterOptions()
+        self._pick: Pick = shorter_of_two
+        self._affinity: Affinity | None = None
         self._free = FreeList()
         self._drain = DrainRate()
         self._clock = clock
         self._random = rng
-        # Waiting calls in order, each with the time until which it insists on a replica that has its model. Calls that
-        # a replica refused stand in front of the others.
-        self._refused: dict[Call, float] = {}
-        self._waiting: dict[Call, float] = {}
+        # Calls that a replica refused stand in front of the others.
+        self._refused: Line[Call] = Fifo()
+        self._waiting: Line[Call] = Fifo()
+        # The time until which a waiting call insists on a replica that has its model.
+        self._patience: dict[Call, float] = {}
 
-    @property
-    def queued(self) -> int:
-        return len(self._waiting) + len(self._refused)
+    def configure(self, options: RouterOptions, affinity: Affinity | None = None) -> None:
+        """Go by `options` from now on; `affinity` is the caller's own, in place of a built-in choice. Calls that wait
+        go on waiting."""
+        self._affinity = affinity or options.affinity()
+        if self._affinity is not None:
+            self._affinity.replicas_changed(self.replicas)
+        if options == self._options:
+            return
+        self._pick = options.pick()
+        if options.queue != self._options.queue:
+            line: Line[Call] = Fifo() if options.queue is None else FairLine(options.queue)
+            for call in self._waiting:
+                line.add(call)
+            self._waiting = line
+        self._options = options
 
     def submit(self, call: Call) -> Replica | None:
         """Take a new call: the replica that it goes to now, or None when it waits.
 
         Raises:
-            Shed: `max_queued` calls are waiting already.
+            Shed: `max_queued` calls are waiting already, and none gives way.
             Unavailable: nothing will ever serve it.
         """
         free = self._free.items
-        if free and not call.model_id:
-            return self._take(shorter_of_two(free, self._random) if len(free) > 1 else free[0])
+        if free and self._affinity is None and not call.model_id:
+            return self._take(self._pick(free, self._random) if len(free) > 1 else free[0])
         full = 0 <= self.max_queued <= self.queued
         if free:
-            # A model is rather loaded once more than its call turned away.
-            found = self._find_model(call, patient=not full)
+            # Better a replica that has not its model or its session than turned away.
+            found = self._find(call, patient=not full)
             if found is not None:
                 return self._take(found)
         elif self.unavailable:
             raise Unavailable
         if full:
-            raise Shed(self.queued, self.max_queued, self.retry_after_s())
-        if not self._waiting:
-            self._drain.begin(self._clock())
-        patience = self._clock() + _MATCHING_WINDOW_S if call.model_id else 0.0
-        self._waiting[call] = patience
-        if free:
-            self._wake_by(patience)
+            self._make_room(call)
+        self._wait(call)
         return None
 
     def retry_after_s(self) -> float:
@@ -115,7 +110,10 @@ class Router(Generic[Call]):
 
     def withdraw(self, call: Call) -> bool:
         """Forget a waiting call (cancelled or expired). False when it was not waiting."""
-        return self._waiting.pop(call, None) is not None or self._refused.pop(call, None) is not None
+        if not (self._waiting.withdraw(call) or self._refused.withdraw(call)):
+            return False
+        self._left(call)
+        return True
 
     def release(self, replica: Replica) -> Sequence[tuple[Call, Replica]]:
         """A call at `replica` ended. Returns the waiting calls that take a slot: several when the replica rested."""
@@ -127,8 +125,8 @@ class Router(Generic[Call]):
             if replica.ongoing >= replica.limit or self.replicas.get(replica.info.replica_id) is not replica:
                 return ()
             self._free.add(replica)
-        if self._waiting or self._refused:
-            if rested:
+        if self.queued:
+            if rested or self._affinity is not None:
                 return list(self._assign())
             for assignment in self._assign():
                 return (assignment,)
@@ -137,12 +135,13 @@ class Router(Generic[Call]):
     def refused(self, replica: Replica, call: Call) -> list[tuple[Call, Replica]]:
         """`replica` turned `call` away before it began: the call is next in line, and the replica rests a little."""
         replica.ongoing -= 1
-        now = self._clock()
-        replica.backoff_s = min(max(replica.backoff_s * _BACKOFF_MULTIPLIER, _INITIAL_BACKOFF_S), _MAX_BACKOFF_S)
-        replica.blocked_until = now + replica.backoff_s
+        options = self._options
+        backoff = max(replica.backoff_s * options.backoff_multiplier, options.initial_backoff_s)
+        replica.backoff_s = min(backoff, options.max_backoff_s)
+        replica.blocked_until = self._clock() + replica.backoff_s
         self._free.remove(replica)
-        self._refused[call] = now + _MATCHING_WINDOW_S if call.model_id else 0.0
         self._wake_by(replica.blocked_until)
+        self._wait(call, refused=True)
         return list(self._assign())
 
     def lost(self, replica: Replica) -> None:
@@ -150,6 +149,8 @@ class Router(Generic[Call]):
         self._free.remove(replica)
         if self.replicas.get(replica.info.replica_id) is replica:
             del self.replicas[replica.info.replica_id]
+            if self._affinity is not None:
+                self._affinity.replicas_changed(self.replicas)
 
     def poll(self) -> list[tuple[Call, Replica]]:
         """Hand out waiting calls: time has passed, or there are new replicas."""
@@ -165,8 +166,8 @@ class Router(Generic[Call]):
                     self._wake_by(replica.blocked_until)
         assigned = list(self._assign())
         if self._free.items:
-            for call, patience in (*self._refused.items(), *self._waiting.items()):
-                if call.model_id and patience > now:
+            for patience in self._patience.values():
+                if patience > now:
                     self._wake_by(patience)
         return assigned
 
@@ -190,14 +191,49 @@ class Router(Generic[Call]):
                 self._free.remove(replica)
             elif not replica.blocked_until:
                 self._free.add(replica)
+        if self._affinity is not None:
+            self._affinity.replicas_changed(self.replicas)
         return added
 
     def drop_waiting(self) -> list[Call]:
         """Take every waiting call out, as when the deployment is deleted."""
         calls = [*self._refused, *self._waiting]
-        self._refused.clear()
-        self._waiting.clear()
+        for call in calls:
+            self.withdraw(call)
         return calls
+
+    # --- calls that wait ---------------------------------------------------------------------------------------------
+
+    def _wait(self, call: Call, *, refused: bool = False) -> None:
+        if not self.queued:
+            self._drain.begin(self._clock())
+        self.queued += 1
+        (self._refused if refused else self._waiting).add(call)
+        if call.model_id and not self._affinity_decides_models:
+            patience = self._patience[call] = self._clock() + _MATCHING_WINDOW_S
+            if self._free.items:
+                self._wake_by(patience)
+
+    def _left(self, call: Call) -> None:
+        """`call` waits no more."""
+        self.queued -= 1
+        self._patience.pop(call, None)
+        if self._affinity is not None:
+            self._affinity.forget(call)
+
+    def _make_room(self, call: Call) -> None:
+        """Let a waiting call give way to `call`.
+
+        Raises:
+            Shed: none does.
+        """
+        shed = Shed(self.queued, self.max_queued, self.retry_after_s())
+        victim = self._waiting.make_room(call)
+        if victim is None:
+            raise shed
+        self._left(victim)
+        self.pushed_out.append((victim, shed))
+        self.attention = True
 
     def _take(self, replica: Replica) -> Replica:
         replica.ongoing += 1
@@ -206,38 +242,55 @@ class Router(Generic[Call]):
         return replica
 
     def _assign(self) -> Iterator[tuple[Call, Replica]]:
-        """Bind waiting calls to free replicas, oldest first, as they are asked for."""
+        """Bind waiting calls to free replicas, the first in line first, as they are asked for."""
         free = self._free.items
         for line in (self._refused, self._waiting):
             while free and line:
-                call = next(iter(line))
-                if call.model_id:
+                call = line.first()
+                if call.model_id or self._affinity is not None:
                     # From here on some may be passed over, so the rest is walked instead of taken from the front.
                     yield from self._assign_some(line)
                     break
-                del line[call]
+                line.take(call)
+                self._left(call)
                 self._drain.count(1)
-                yield call, self._take(shorter_of_two(free, self._random))
+                yield call, self._take(self._pick(free, self._random))
 
-    def _assign_some(self, line: dict[Call, float]) -> Iterator[tuple[Call, Replica]]:
-        for call, patience in list(line.items()):
+    def _assign_some(self, line: Line[Call]) -> Iterator[tuple[Call, Replica]]:
+        now = self._clock()
+        reach = None if self._affinity is None else self._affinity.reach
+        for call in list(itertools.islice(line, reach)):
             if not self._free.items:
                 return
-            if call.model_id:
-                replica = self._find_model(call, patient=patience > self._clock())
-            else:
-                replica = shorter_of_two(self._free.items, self._random)
+            patience = self._patience.get(call)
+            replica = self._find(call, patient=patience is None or patience > now)
             if replica is None:
-                self._wake_by(patience)
-            else:
-                del line[call]
-                self._drain.count(1)
-                yield call, self._take(replica)
+                if patience is not None:
+                    self._wake_by(patience)
+                continue
+            line.take(call)
+            self._left(call)
+            self._drain.count(1)
+            yield call, self._take(replica)
+        wake_at = None if self._affinity is None else self._affinity.wake_at()
+        if wake_at is not None:
+            self._wake_by(wake_at)
 
-    def _find_model(self, call: Call, *, patient: bool) -> Replica | None:
-        everyone = tuple(self.replicas.values())
-        return for_model(self._free.items, everyone, call.model_id, patient=patient, random=self._random)
+    def _find(self, call: Call, *, patient: bool) -> Replica | None:
+        """A replica with a free slot for `call`; None when it had better wait for another one."""
+        free = self._free.items
+        if call.model_id and not self._affinity_decides_models:
+            everyone = tuple(self.replicas.values())
+            return for_model(free, everyone, call.model_id, patient=patient, random=self._random, pick=self._pick)
+        if self._affinity is not None:
+            return self._affinity.find(call, free, self._random, patient=patient)
+        return self._pick(free, self._random)
+
+    @property
+    def _affinity_decides_models(self) -> bool:
+        return self._affinity is not None and self._affinity.decides_models
 
     def _wake_by(self, when: float) -> None:
         if self.wake_at is None or when < self.wake_at:
             self.wake_at = when
+            self.attention = True
