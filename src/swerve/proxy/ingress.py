@@ -74,6 +74,11 @@ class Ingress:
         """The ingress deployments of the applications in the view, by (application, deployment)."""
         return self._targets
 
+    def takes_one_message(self, path: bytes) -> bool:
+        """Whether a request for `path` is one message, and not a stream of them."""
+        method = self._routes.methods.get(path)
+        return method is not None and not method.client_streaming
+
     # --- requests --------------------------------------------------------------------------------------------------
 
     def accept(
