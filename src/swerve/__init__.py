@@ -76,6 +76,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _PUBLIC_MODULES = (
     "autoscaling_policy",
     "batching",
+    "canary",
     "config",
     "context",
     "exceptions",

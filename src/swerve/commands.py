@@ -291,18 +291,33 @@ def _is_from_file(app: control_pb2.ApplicationStatus) -> bool:
 def status(state_dir: Path | None, name: str | None) -> None:
     choose(state_dir)
     connection = running()
-    present = asdict(ServeStatus.from_proto(connection.status()))
-    for app in present["applications"].values():
-        for deployment_name, deployment in app["deployments"].items():
-            # Its message is shown below the deployment, traceback and all.
-            app["message"] = _clean(app["message"].replace(f"\n{deployment_name}: {deployment['message']}", ""))
-            deployment["message"] = _clean(deployment["message"])
+    present = readable(ServeStatus.from_proto(connection.status()))
     if name is None:
         typer.echo(to_yaml(present), nl=False)
     elif name in present["applications"]:
         typer.echo(to_yaml(present["applications"][name]), nl=False)
     else:
         raise CommandError(f"Application '{name}' does not exist.")
+
+
+def readable(status: ServeStatus) -> dict[str, Any]:
+    """A status as plain data, without what is said twice or of nothing."""
+    present = asdict(status)
+    for app in present["applications"].values():
+        _clean_messages(app, "message")
+        if app["canary"] is None:
+            del app["canary"]
+        else:
+            app["canary"]["message"] = _clean(app["canary"]["message"])
+            _clean_messages(app["canary"], "status_message")
+    return present
+
+
+def _clean_messages(app: dict[str, Any], name: str) -> None:
+    for deployment_name, deployment in app["deployments"].items():
+        # Its message is shown below the deployment, traceback and all.
+        app[name] = _clean(app[name].replace(f"\n{deployment_name}: {deployment['message']}", ""))
+        deployment["message"] = _clean(deployment["message"])
 
 
 def _clean(message: str) -> str:

@@ -49,22 +49,30 @@ class Surroundings:
 def build_applications(
     applications: Sequence[ServeApplicationSchema], surroundings: Surroundings
 ) -> list[control_pb2.Application]:
-    """All applications, built side by side.
+    """All applications with their canaries, built side by side.
 
     Raises:
         ConfigError: one cannot be built; the message names it.
     """
     started: list[subprocess.Popen[bytes]] = []
-    with ThreadPoolExecutor(max_workers=max(1, min(len(applications), os.cpu_count() or 1))) as pool:
-        futures = [pool.submit(_build_in_child, app, surroundings, started) for app in applications]
+    with_canary = {app.name: app.canary.options() for app in applications if app.canary is not None}
+    canaries = [app.as_canary() for app in applications if app.canary is not None]
+    schemas = [*applications, *canaries]
+    with ThreadPoolExecutor(max_workers=max(1, min(len(schemas), os.cpu_count() or 1))) as pool:
+        futures = [pool.submit(_build_in_child, app, surroundings, started) for app in schemas]
         try:
-            return [future.result() for future in futures]
+            built = [future.result() for future in futures]
         except BaseException:
             for future in futures:
                 future.cancel()
             for child in started:
                 _end(child)
             raise
+    by_name = {app.name: app for app in built[: len(applications)]}
+    for app in built[len(applications) :]:
+        by_name[app.name].canary.application.CopyFrom(app)
+        by_name[app.name].canary.options_json = with_canary[app.name].model_dump_json()
+    return list(by_name.values())
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

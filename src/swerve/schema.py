@@ -6,6 +6,7 @@ Field names, leniency to unknown keys and messages are Ray Serve's (`ray.serve.s
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from swerve.config import (
     AutoscalingConfig,
     AutoscalingPolicy,
     BackpressureConfig,
+    CanaryOptions,
     ControllerOptions,
     DeploymentActorConfig,
     GangSchedulingConfig,
@@ -33,7 +35,14 @@ from swerve.config import (
     gRPCOptions,
 )
 from swerve.exceptions import RayServeException
-from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
+from swerve.statuses import (
+    ApplicationStatus,
+    CanaryPhase,
+    DeploymentStatus,
+    DeploymentStatusTrigger,
+    ProxyStatus,
+    ReplicaState,
+)
 
 if TYPE_CHECKING:
     from swerve.generated import control_pb2
@@ -42,6 +51,10 @@ __all__ = [
     "APIType",
     "ApplicationStatus",
     "ApplicationStatusOverview",
+    "CallCounts",
+    "CanaryPhase",
+    "CanarySchema",
+    "CanaryStatusOverview",
     "ConfigError",
     "DeploymentSchema",
     "DeploymentStatus",
@@ -127,6 +140,26 @@ class DeploymentSchema(Options):
         return self.model_dump(exclude_unset=True, exclude={"name"})
 
 
+class CanarySchema(CanaryOptions):
+    """A new version beside an application (Swerve's own). What is set here is over the application's own."""
+
+    import_path: str | None = None
+    runtime_env: dict[str, Any] | None = None
+    deployments: list[DeploymentSchema] | None = None
+    autoscaling_policy: AutoscalingPolicy | None = None
+    args: dict[str, Any] | None = None
+    logging_config: LoggingConfig | None = None
+
+    def options(self) -> CanaryOptions:
+        """How it is treated, without what it consists of."""
+        return CanaryOptions.model_validate(self.model_dump(include=set(CanaryOptions.model_fields)))
+
+    def overrides(self) -> dict[str, Any]:
+        """What it consists of where it differs from the application, as plain data."""
+        own = self.model_fields.keys() - CanaryOptions.model_fields.keys()
+        return self.model_dump(mode="json", include=own, exclude_unset=True, exclude_none=True)
+
+
 class ServeApplicationSchema(Options):
     """An application in the file."""
 
@@ -141,6 +174,7 @@ class ServeApplicationSchema(Options):
     args: dict[str, Any] = Field(default_factory=dict)
     logging_config: LoggingConfig | None = None
     external_scaler_enabled: bool = False
+    canary: CanarySchema | None = None
 
     @field_validator("name")
     @classmethod
@@ -186,6 +220,25 @@ class ServeApplicationSchema(Options):
                 f"{', '.join(scaled)}. When using an external autoscaler, Serve's built-in autoscaling must be "
                 "disabled for all deployments in the application."
             )
+        return self
+
+    def as_canary(self) -> ServeApplicationSchema:
+        """The application as its canary has it.
+
+        Raises:
+            ValueError: what that sets does not go with what it does not.
+        """
+        assert self.canary is not None
+        own = self.model_dump(mode="json", exclude_unset=True, exclude={"canary"})
+        try:
+            return ServeApplicationSchema.model_validate({**own, **self.canary.overrides()})
+        except ValidationError as error:
+            raise ValueError(f"The canary of application '{self.name}': {explain(error)}") from error
+
+    @model_validator(mode="after")
+    def _with_a_canary_that_fits(self) -> ServeApplicationSchema:
+        if self.canary is not None:
+            self.as_canary()
         return self
 
     @model_validator(mode="after")
@@ -304,12 +357,42 @@ class DeploymentStatusOverview:
 
 
 @dataclass(frozen=True, slots=True)
+class CallCounts:
+    """Calls that have ended within the window of a canary's `rollback` (60 s without one)."""
+
+    calls: int = 0
+    errors: int = 0
+    error_percent: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryStatusOverview:
+    """A version beside an application (Swerve's own). `status` is that of an application, None when it is rolled back.
+
+    `message` says why it was rolled back, `weight` is in percent, `started_time_s` in seconds since the epoch.
+    """
+
+    phase: CanaryPhase
+    message: str = ""
+    weight: float = 0.0
+    match: dict[str, str] = field(default_factory=dict)
+    sticky_key: str | None = None
+    status: ApplicationStatus | None = None
+    status_message: str = ""
+    started_time_s: float = 0.0
+    deployments: dict[str, DeploymentStatusOverview] = field(default_factory=dict)
+    canary_calls: CallCounts = CallCounts()
+    stable_calls: CallCounts = CallCounts()
+
+
+@dataclass(frozen=True, slots=True)
 class ApplicationStatusOverview:
     status: ApplicationStatus
     message: str = ""
     # Seconds since the epoch.
     last_deployed_time_s: float = 0.0
     deployments: dict[str, DeploymentStatusOverview] = field(default_factory=dict)
+    canary: CanaryStatusOverview | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,13 +417,40 @@ def _application_overview(app: control_pb2.ApplicationStatus) -> ApplicationStat
         status=ApplicationStatus(app.status),
         message=app.message,
         last_deployed_time_s=app.last_deployed_time_s,
-        deployments={
-            deployment.name: DeploymentStatusOverview(
-                status=DeploymentStatus(deployment.status),
-                status_trigger=DeploymentStatusTrigger(deployment.status_trigger),
-                replica_states=dict(Counter(ReplicaState(replica.state) for replica in deployment.replicas)),
-                message=deployment.message,
-            )
-            for deployment in app.deployments
-        },
+        deployments=_deployment_overviews(app.deployments),
+        canary=_canary_overview(app.canary) if app.HasField("canary") else None,
     )
+
+
+def _deployment_overviews(deployments: Iterable[control_pb2.DeploymentStatus]) -> dict[str, DeploymentStatusOverview]:
+    return {
+        deployment.name: DeploymentStatusOverview(
+            status=DeploymentStatus(deployment.status),
+            status_trigger=DeploymentStatusTrigger(deployment.status_trigger),
+            replica_states=dict(Counter(ReplicaState(replica.state) for replica in deployment.replicas)),
+            message=deployment.message,
+        )
+        for deployment in deployments
+    }
+
+
+def _canary_overview(canary: control_pb2.CanaryStatus) -> CanaryStatusOverview:
+    options = CanaryOptions.model_validate_json(canary.options_json)
+    return CanaryStatusOverview(
+        phase=CanaryPhase(canary.phase),
+        message=canary.message,
+        weight=canary.weight,
+        match=options.match,
+        sticky_key=options.sticky_key,
+        status=ApplicationStatus(canary.status) if canary.status else None,
+        status_message=canary.status_message,
+        started_time_s=canary.started_time_s,
+        deployments=_deployment_overviews(canary.deployments),
+        canary_calls=_call_counts(canary.canary),
+        stable_calls=_call_counts(canary.stable),
+    )
+
+
+def _call_counts(side: control_pb2.SideCounts) -> CallCounts:
+    percent = round(100.0 * side.errors / side.calls, 2) if side.calls else 0.0
+    return CallCounts(side.calls, side.errors, percent)

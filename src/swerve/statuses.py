@@ -1,4 +1,4 @@
-"""The names of what applications, deployments, replicas and proxies go through. All are Ray Serve's."""
+"""The names of what applications, deployments, replicas and proxies go through: Ray Serve's, but those of canaries."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ class DeploymentStatusTrigger(StrEnum):
     HEALTH_CHECK_FAILED = "HEALTH_CHECK_FAILED"
     INTERNAL_ERROR = "INTERNAL_ERROR"
     DELETING = "DELETING"
+
+
+class CanaryPhase(StrEnum):
+    """Where a canary is in its life. One that was promoted is the application."""
+
+    # Its replicas start; it gets no calls yet.
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    # By somebody or by itself; its message says why.
+    ROLLED_BACK = "ROLLED_BACK"
 
 
 class ReplicaState(StrEnum):

@@ -1,5 +1,6 @@
 """A world for the controller's decisions: processes that start, answer, fail and end as a test says."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from swerve.autoscaling_policy import default_autoscaling_policy
-from swerve.config import DeploymentConfig
+from swerve.config import CanaryOptions, DeploymentConfig
 from swerve.control.autoscaler import Autoscaler
 from swerve.control.events import (
     CheckHealth,
@@ -17,6 +18,7 @@ from swerve.control.events import (
     Finish,
     HealthChecked,
     Kill,
+    NewCanary,
     Phase,
     ProcessEnded,
     ProcessStarted,
@@ -26,15 +28,16 @@ from swerve.control.events import (
     Recovered,
     ReplicaReported,
     Scale,
+    StartCanary,
     StartProxy,
     StartReplica,
     StopProxy,
     StopReplica,
     TellWorldSize,
     Tick,
-    WarnSlowStart,
+    Warn,
 )
-from swerve.control.model import Application, Deployment, DeploymentKey, Replica, State
+from swerve.control.model import Application, Canary, Deployment, DeploymentKey, Replica, State
 from swerve.control.reconcile import next_wakeup, step
 from swerve.control.store import Store
 from swerve.control.target import DeploymentTarget
@@ -54,6 +57,13 @@ def application(
     targets = targets or {"Model": target()}
     names = tuple(targets)
     return Application(name, route_prefix, names[0], names, source=source), targets
+
+
+def new_canary(name: str = "app", options: dict[str, object] | None = None, **targets: DeploymentTarget) -> NewCanary:
+    """A canary of an application, v2 of its ingress unless said otherwise."""
+    checked = CanaryOptions.model_validate(options or {})
+    made, made_targets = application(name, None, **(targets or {"Model": target("v2")}))
+    return NewCanary(made, made_targets, checked.model_dump_json(), checked.weight)
 
 
 @dataclass
@@ -87,7 +97,7 @@ class World:
                     self.versions[command.id] = command.target.code_version
             elif isinstance(command, Finish):
                 self.finished = True
-            elif not isinstance(command, WarnSlowStart):
+            elif not isinstance(command, Warn):
                 assert command.id in self.alive, f"{command} for what is gone"
             if isinstance(command, StartReplica | ReconfigureReplica | TellWorldSize):
                 self.world_sizes[command.id] = command.world_size
@@ -101,8 +111,14 @@ class World:
         *applications: tuple[Application, dict[str, DeploymentTarget]],
         declarative: bool = False,
         capacity: float | None = None,
+        canaries: tuple[NewCanary, ...] = (),
     ) -> None:
-        self.feed(Deploy(self.now, applications, declarative, '{"applied": true}' if declarative else "", capacity))
+        entries = [{"name": made.name, "import_path": "m:v1", "canary": {}} for made, _ in applications]
+        config = json.dumps({"applications": entries}) if declarative else ""
+        self.feed(Deploy(self.now, applications, declarative, config, capacity, canaries))
+
+    def start_canary(self, canary: NewCanary) -> None:
+        self.feed(StartCanary(self.now, canary))
 
     def end(self, process_id: str, reason: str = "The process was ended by SIGKILL.") -> None:
         if process_id in self.alive:
@@ -112,7 +128,7 @@ class World:
 
     def carry_out(self, command: Command) -> None:
         """Do what a command asks, as the processes would."""
-        if isinstance(command, Finish | WarnSlowStart) or command.id not in self.alive:
+        if isinstance(command, Finish | Warn) or command.id not in self.alive:
             return
         match command:
             case StartReplica():
@@ -168,10 +184,25 @@ class World:
     # -- what tests ask -----------------------------------------------------------------------------------------------
 
     def deployment(self, name: str = "Model", app: str = "app") -> Deployment:
-        return self.state.deployments[DeploymentKey(app, name)]
+        return self.state.deployments[self.key(name, app)]
 
     def replicas(self, name: str = "Model", app: str = "app") -> list[Replica]:
-        return list(self.state.replicas_of(DeploymentKey(app, name)))
+        return list(self.state.replicas_of(self.key(name, app)))
+
+    def key(self, name: str = "Model", app: str = "app") -> DeploymentKey:
+        """Of the release that is the application."""
+        known = self.state.applications.get(app)
+        return DeploymentKey(app, name) if known is None else known.key(name)
+
+    def canary(self, app: str = "app") -> Canary:
+        return self.state.canaries[app]
+
+    def canary_replicas(self, name: str = "Model", app: str = "app") -> list[Replica]:
+        return list(self.state.replicas_of(self.canary(app).application.key(name)))
+
+    def versions_alive(self, app: str = "app") -> list[str]:
+        """Code versions of all replicas of an application, whatever their release, that have not ended."""
+        return sorted(self.versions[item.id] for item in self.state.replicas.values() if item.key.app == app)
 
     def running_versions(self, name: str = "Model", app: str = "app") -> list[str]:
         """Code versions of the replicas that take calls."""
@@ -198,7 +229,7 @@ class ScaledWorld(World):
         self, queued: int, caller: tuple[str, str] = ("driver", "1"), name: str = "Model", app: str = "app"
     ) -> None:
         """So many calls wait in a caller."""
-        self.autoscaler.caller_reported(*caller, {DeploymentKey(app, name): queued}, self.now)
+        self.autoscaler.caller_reported(*caller, {self.key(name, app): queued}, self.now)
 
     def decide(self) -> None:
         """What the controller does ten times a second."""

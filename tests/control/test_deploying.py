@@ -1,5 +1,7 @@
 """Deploying, failing, deleting and shutting down, as sequences of events."""
 
+import json
+
 import pytest
 from control_support import World, application, target
 
@@ -14,7 +16,7 @@ from swerve.control.events import (
     StartReplica,
     StopProxy,
     StopReplica,
-    WarnSlowStart,
+    Warn,
 )
 from swerve.control.model import DeploymentKey, State
 from swerve.control.view import status
@@ -69,21 +71,21 @@ def test_replicas_that_take_long_to_start_are_told_of_again_and_again(world):
     world.deploy(application(Model=target(num_replicas=2)))
     world.run()
     world.pass_time(29)
-    assert not any(isinstance(command, WarnSlowStart) for command in world.commands)
+    assert not any(isinstance(command, Warn) for command in world.commands)
     world.pass_time(2)
     message = (
         "Deployment 'Model' in application 'app' has 2 replicas that have taken more than 30s to initialize.\n"
         "This may be caused by a slow __init__ or reconfigure method."
     )
-    assert [command for command in world.commands if isinstance(command, WarnSlowStart)] == [WarnSlowStart(message)]
+    assert [command for command in world.commands if isinstance(command, Warn)] == [Warn(message)]
     assert world.deployment().message == message
     world.pass_time(60)
-    assert sum(isinstance(command, WarnSlowStart) for command in world.commands) == 3
+    assert sum(isinstance(command, Warn) for command in world.commands) == 3
     for replica in world.replicas():
         world.feed(ReplicaReported(world.now, replica.id, Phase.RUNNING))
     assert world.deployment().message == ""
     world.pass_time(60)
-    assert sum(isinstance(command, WarnSlowStart) for command in world.commands) == 3
+    assert sum(isinstance(command, Warn) for command in world.commands) == 3
 
 
 def test_max_constructor_retry_count_bounds_the_tries(world):
@@ -161,7 +163,7 @@ def test_a_new_file_removes_what_came_from_the_last_one_and_nothing_else(world):
     world.deploy(application("b", "/b", "declarative"), declarative=True)
     world.run()
     assert set(world.state.applications) == {"mine", "b"}
-    assert world.state.config_json == '{"applied": true}'
+    assert [entry["name"] for entry in json.loads(world.state.config_json)["applications"]] == ["b"]
 
 
 def test_deleting_drains_and_then_forgets(world):

@@ -3,16 +3,27 @@
 from contextlib import suppress
 from dataclasses import replace
 
-from control_support import ScaledWorld, application, stored, target
+from control_support import ScaledWorld, application, new_canary, stored, target
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from swerve.control import autoscale, rollout, scale
+from swerve.control import autoscale, canary, rollout, scale
 from swerve.control.deploy import Rejected
-from swerve.control.events import Delete, HealthChecked, Phase, Recovered, ReplicaReported, Scale
-from swerve.control.model import DeploymentKey
-from swerve.statuses import ReplicaState
+from swerve.control.events import (
+    Delete,
+    HealthChecked,
+    Phase,
+    PromoteCanary,
+    Recovered,
+    ReplicaReported,
+    RollBackCanary,
+    Scale,
+    WeighCanary,
+)
+from swerve.control.view import status, view
+from swerve.generated import control_pb2 as pb
+from swerve.statuses import CanaryPhase, ReplicaState
 
 APPS = ("a", "b")
 VERSIONS = ("v1", "v2", "v3")
@@ -48,8 +59,9 @@ class Reconciler(RuleBasedStateMachine):
         more=st.integers(1, 3),
         initial=st.booleans(),
         capacity=st.sampled_from([None, 0, 50]),
+        beside=st.sampled_from([None, *VERSIONS]),
     )
-    def deploy_elastic(self, app, version, low, more, initial, capacity):
+    def deploy_elastic(self, app, version, low, more, initial, capacity, beside):
         config = {
             "min_replicas": low,
             "max_replicas": low + more,
@@ -60,16 +72,44 @@ class Reconciler(RuleBasedStateMachine):
         }
         main = target(version, autoscaling_config=config)
         with suppress(Rejected):
-            self.world.deploy(
-                application(app, f"/{app}", "declarative", Main=main), declarative=True, capacity=capacity
-            )
+            made = application(app, f"/{app}", "declarative", Main=main)
+            canaries = () if beside is None else (new_canary(app, Main=target(beside)),)
+            self.world.deploy(made, declarative=True, capacity=capacity, canaries=canaries)
 
     @rule(app=st.sampled_from(APPS), number=st.integers(0, 5))
     def is_scaled(self, app, number):
-        key = DeploymentKey(app, "Main")
+        key = self.world.key("Main", app)
         with suppress(scale.ScaleRefused):
             scale.check(self.world.state, key)
             self.world.feed(Scale(self.world.now, key, number, autoscaling=False))
+
+    @rule(
+        app=st.sampled_from(APPS),
+        version=st.sampled_from(VERSIONS),
+        number=st.integers(1, 2),
+        two=st.booleans(),
+        weight=st.sampled_from([0, 50]),
+    )
+    def starts_canary(self, app, version, number, two, weight):
+        main = target(version, num_replicas=number)
+        targets = {"Main": main, "Inner": target("inner")} if two else {"Main": main}
+        with suppress(Rejected):
+            self.world.start_canary(new_canary(app, {"weight": weight}, **targets))
+
+    @rule(app=st.sampled_from(APPS), change=st.sampled_from(["weigh", "promote", "roll back"]))
+    def changes_canary(self, app, change):
+        now = self.world.now
+        event = {
+            "weigh": WeighCanary(now, app, 70.0),
+            "promote": PromoteCanary(now, app),
+            "roll back": RollBackCanary(now, app, canary.BY_COMMAND),
+        }[change]
+        with suppress(canary.CanaryRefused):
+            canary.check_change(self.world.state, event)
+            kept = {item.id for item in self.world.canary_replicas("Main", app) if item.state is ReplicaState.RUNNING}
+            self.world.feed(event)
+            if change == "promote":
+                assert kept <= {item.id for item in self.world.replicas("Main", app) if item.serves}
 
     @rule(app=st.sampled_from(APPS), ongoing=st.integers(0, 9), waiting=st.integers(0, 9))
     def has_load(self, app, ongoing, waiting):
@@ -129,6 +169,21 @@ class Reconciler(RuleBasedStateMachine):
             assert replica.key in state.deployments
         for key in state.deployments:
             assert key.app in state.applications
+            assert state.owner(key) is not None
+
+    @invariant()
+    def what_calls_are_sent_to_is_there(self):
+        state = self.world.state
+        seen = view(state, pb.InstanceOptions(), str)
+        published = {(item.app, item.name, item.release): item for item in seen.deployments}
+        for app in seen.applications:
+            assert not published[app.name, app.ingress, app.release].aside
+            if app.canary.ready:
+                beside = published[app.name, app.canary.ingress, app.canary.release]
+                assert beside.aside
+                assert beside.replicas or not state.owner(self.world.canary(app.name).application.key("")).deleting
+        assert len(published) == len(seen.deployments)
+        assert {app.name for app in status(state).applications} == set(state.applications)
 
     @invariant()
     def what_is_decided_is_within_the_bounds(self):
@@ -163,6 +218,9 @@ class Reconciler(RuleBasedStateMachine):
         assert len(state.proxies) == NUM_PROXIES
         for application_ in state.applications.values():
             assert not application_.deleting
+        assert not state.retired
+        for canary_ in state.canaries.values():
+            assert canary_.phase is not CanaryPhase.STARTING
         for key, deployment in state.deployments.items():
             goal = deployment.serving_goal
             if goal is not None:

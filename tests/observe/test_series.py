@@ -125,7 +125,7 @@ def test_grpc_calls_are_counted_by_outcome_and_deployment():
         observer.ended("app", b"/p.S/M", b"id", code, 0.003)
     observer.refused(b"/client/made", b"id", StatusCode.UNIMPLEMENTED)
     observer.begun()
-    text = observer.prometheus_text(PROXY, {"app": "D"})
+    text = observer.prometheus_text(PROXY, {("app", ""): "D"})
     call = {"application": "app", "method": "/p.S/M", "route": "app", "proxy": "p"}
     succeeded = read(text, **call, status_code="OK")
     assert succeeded["ray_serve_num_grpc_requests_total"] == 2

@@ -13,14 +13,13 @@ import uvloop
 from swerve.config import RequestRouterConfig
 from swerve.generated import control_pb2 as pb
 from swerve.net.bundles import BundleServer
-from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
+from swerve.proxy.routes import Upstream
 from swerve.wire import bundle
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode, Http2Limits
 from tests.net.grpc_lab import LabCall
-from tests.net.net_support import Recorder
 
 METHODS = ("Echo", "Repeat", "Collect", "Chat", "Fail", "Hang", "Flood", "Early")
 CLIENT_STREAMING = ("Collect", "Chat", "Early")
@@ -108,7 +107,7 @@ class Observer:
     def begun(self):
         self.begun_count += 1
 
-    def ended(self, app, path, request_id, code, seconds):
+    def ended(self, app, path, request_id, code, seconds, version=""):
         self.ends.append((app, path, request_id, code))
 
     def refused(self, path, request_id, code):
@@ -221,7 +220,7 @@ class ProxyLab:
             self.until(lambda replicas=replicas: all(_knows(replica, self._bundles) for replica in replicas))
 
     def target(self, app: str):
-        return self.ingress._targets[app, "D"]
+        return self.ingress.targets[Upstream(app, "D")]
 
     def until(self, condition, timeout_s: float = 20) -> None:
         async def poll() -> None:
@@ -265,23 +264,3 @@ def proxy_lab(bundles: bool) -> Iterator[ProxyLab]:
             yield made
         finally:
             made.stop()
-
-
-def begin(proxy, *requests, body=b"", end_stream=False):
-    """Calls begun by hand, each with these headers and `body`, on a connection of their own."""
-
-    async def connect():
-        def make():
-            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0))
-
-        _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
-        recorders = []
-        for headers in requests:
-            recorder = Recorder(connection)
-            recorder.stream_id = connection.open_stream(headers, recorder)
-            if body:
-                connection.send_data(recorder.stream_id, body, end_stream=end_stream)
-            recorders.append(recorder)
-        return connection, recorders
-
-    return proxy.run(connect())

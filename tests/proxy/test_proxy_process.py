@@ -17,9 +17,9 @@ INNER = pb.View(deployments=[pb.DeploymentView(app="app", name="Inner", autoscal
 def test_an_autoscaled_deployment_that_is_no_ingress_has_no_queue_here():
     async def ask():
         proxy = Proxy(pb.ProxySpec(controller_address="unix:/nowhere"), asyncio.get_running_loop())
-        assert proxy._queue("app", "Inner") is None
+        assert proxy._queue("app", "Inner", "") is None
         proxy._ingress = Ingress(asyncio.get_running_loop(), None)
-        return proxy._queue("app", "Inner")
+        return proxy._queue("app", "Inner", "")
 
     assert asyncio.run(ask()) is None
 

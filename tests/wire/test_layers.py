@@ -25,7 +25,10 @@ ROOMS: dict[str, set[str]] = {
 # Rooms that no module of the public face reaches into: these know of bytes and processes alone.
 WITHOUT_FACE = {"wire", "net", "routing", "engine"}
 # Modules above all rooms: what users and commands call.
-TOP = {"api", "cli", "commands", "connection", "handle", "ray_compat", "testing", "build", "config_apps"}
+TOP = {
+    *("api", "canary", "canary_command", "cli", "commands", "connection", "handle", "ray_compat", "testing"),
+    *("build", "config_apps"),
+}
 # `wire` and `routing` decide; the world outside is not theirs.
 PURE_ROOMS = {
     "wire": {"asyncio", "socket", "time", "logging", "ssl", "threading", "os", "select", "uvloop"},

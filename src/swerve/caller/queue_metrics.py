@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from swerve.caller.target import Target
 from swerve.observe.metrics import Labels, gauge_text
 
 
-def queue_lines(targets: Iterable[Target[Any]], caller: str) -> list[str]:
-    """The lines of Prometheus' text format; `caller` is the id of the process whose targets these are."""
+def queue_lines(
+    targets: Iterable[Target[Any]], caller: str, version_of: Callable[[Target[Any]], Labels] = lambda target: ()
+) -> list[str]:
+    """The lines of Prometheus' text format; `caller` is the id of the process whose targets these are, `version_of`
+    gives the label of a version for those that need one."""
     queued: dict[Labels, float] = {}
     ongoing: dict[Labels, float] = {}
     for target in targets:
-        labels = (("application", target.app), ("deployment", target.deployment), ("caller", caller))
+        names = (("application", target.app), ("deployment", target.deployment), ("caller", caller))
+        labels = (*names, *version_of(target))
         queued[labels] = target.router.queued
         ongoing[labels] = sum(replica.ongoing for replica in target.router.replicas.values())
     lines = gauge_text("serve_deployment_queued_queries", "Calls of this caller that wait for a replica.", queued)

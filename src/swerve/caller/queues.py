@@ -18,7 +18,8 @@ _INTERVAL_S = 0.1
 # While any call waits it is told again so often: the controller forgets who is silent, and may have started anew.
 _REPEAT_S = 1.0
 
-Key = tuple[str, str]
+# Application, deployment and release.
+Key = tuple[str, str, str]
 
 
 class Queue(Protocol):
@@ -39,7 +40,7 @@ class QueueReporter:
         client: ControllerClient,
         kind: str,
         ident: str,
-        find: Callable[[str, str], Queue | None],
+        find: Callable[[str, str, str], Queue | None],
     ) -> None:
         self._client = client
         self._kind = kind
@@ -51,7 +52,7 @@ class QueueReporter:
 
     def update(self, view: control_pb2.View) -> None:
         """The deployments that are autoscaled now. On the loop that the routers live on."""
-        self._autoscaled = [(item.app, item.name) for item in view.deployments if item.autoscaled]
+        self._autoscaled = [(item.app, item.name, item.release) for item in view.deployments if item.autoscaled]
         if self._autoscaled and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
             self._task.add_done_callback(_ended)
@@ -89,8 +90,8 @@ class QueueReporter:
             kind=self._kind,
             id=self._ident,
             queues=[
-                control_pb2.QueueLength(app=app, deployment=deployment, queued=count)
-                for (app, deployment), count in queues.items()
+                control_pb2.QueueLength(app=app, deployment=deployment, release=release, queued=count)
+                for (app, deployment, release), count in queues.items()
             ],
         )
 

@@ -41,13 +41,22 @@ Key = tuple[str, str]
 class CallerRuntime:
     """Calls deployments of one instance. Create it by `in_replica` or `for_driver`."""
 
-    def __init__(self, controller_address: str, kind: str, ident: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        controller_address: str,
+        kind: str,
+        ident: str,
+        loop: asyncio.AbstractEventLoop,
+        home: tuple[str, str] = ("", ""),
+    ) -> None:
         self.loop = loop
         self.timers = TimerWheel(loop)
         self.closed = False
         self.controller_address = controller_address
         self.controller = ControllerClient(controller_address)
         self._watcher = (kind, ident)
+        # The application and release that calls the deployments of its own release.
+        self._home = home
         self._queues = QueueReporter(self.controller, kind, ident, self._queue)
         self.queue_keys: Sequence[bytes] = ()
         self._watch_task: asyncio.Task[None] | None = None
@@ -59,9 +68,10 @@ class CallerRuntime:
         self._absent: dict[Key, asyncio.TimerHandle] = {}
 
     @classmethod
-    def in_replica(cls, controller_address: str, replica_id: str) -> CallerRuntime:
-        """A runtime on the running event loop. It opens no connection before the first call."""
-        return cls(controller_address, "replica", replica_id, asyncio.get_running_loop())
+    def in_replica(cls, controller_address: str, replica_id: str, app: str = "", release: str = "") -> CallerRuntime:
+        """A runtime on the running event loop, for a replica of that release. It opens no connection before the first
+        call."""
+        return cls(controller_address, "replica", replica_id, asyncio.get_running_loop(), (app, release))
 
     @classmethod
     def for_driver(cls, controller_address: str) -> CallerRuntime:
@@ -119,13 +129,19 @@ class CallerRuntime:
     async def _watch(self) -> None:
         async for view in self.controller.watch_view(*self._watcher):
             self.queue_keys = queue_keys(view)
-            self._views = {(deployment.app, deployment.name): deployment for deployment in view.deployments}
+            self._views = {(item.app, item.name): item for item in view.deployments if self._means(item)}
             for key, target in list(self._targets.items()):
                 self._update(key, target)
             self._queues.update(view)
 
-    def _queue(self, app: str, deployment: str) -> Queue | None:
-        target = self._targets.get((app, deployment))
+    def _means(self, deployment: control_pb2.DeploymentView) -> bool:
+        """Whether this release of the deployment is the one that handles here call."""
+        app, release = self._home
+        return deployment.release == release if deployment.app == app else not deployment.aside
+
+    def _queue(self, app: str, deployment: str, release: str) -> Queue | None:
+        view = self._views.get((app, deployment))
+        target = self._targets.get((app, deployment)) if view is not None and view.release == release else None
         return None if target is None else target.router
 
     def _update(self, key: Key, target: Target[Routed]) -> None:

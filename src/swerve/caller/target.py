@@ -43,9 +43,11 @@ class Target(Generic[Call]):
         deployment: str,
         start: Callable[[Call, Replica], None],
         loop: asyncio.AbstractEventLoop,
+        release_id: str = "",
     ) -> None:
         self.app = app
         self.deployment = deployment
+        self.release_id = release_id
         self.router: Router[Call] = Router()
         self._start = start
         self._loop = loop
@@ -102,6 +104,13 @@ class Target(Generic[Call]):
             return
         self._start_all(self.router.refused(replica, call))
 
+    def adopt(self, call: Call) -> None:
+        """Take a call that another target let wait."""
+        if self._drop is not None:
+            self._drop(call)
+            return
+        self._start_all(self.router.adopt(call))
+
     def attend(self) -> None:
         """See to what the router asks for, also after a `submit` that let a call wait."""
         router = self.router
@@ -118,8 +127,8 @@ class Target(Generic[Call]):
         self._timer = self._loop.call_later(max(0.0, wake_at - time.monotonic()), self._wake)
 
     def close(self, drop: Callable[[Call], None]) -> None:
-        """Forget the deployment. `drop` ends the calls that wait, and later those that a replica turns away; calls that
-        run go on."""
+        """Forget the deployment. `drop` ends the calls that wait, or moves them, and later those that a replica turns
+        away; calls that run go on."""
         self._drop = drop
         if self._timer is not None:
             self._timer.cancel()
@@ -130,6 +139,11 @@ class Target(Generic[Call]):
         self.router.update([])
         for call in self.router.drop_waiting():
             drop(call)
+
+    def drop(self, call: Call) -> None:
+        """What `close` said is to be done with a call that comes too late."""
+        assert self._drop is not None
+        self._drop(call)
 
     def _wake(self) -> None:
         self._timer = None

@@ -47,6 +47,27 @@ class ControllerClient:
         request = pb.ScaleRequest(app=app, deployment=deployment, num_replicas=num_replicas).SerializeToString()
         await self._channel.unary(_SERVICE + "Scale", request, timeout=_TIMEOUT_S)
 
+    async def start_canary(self, canary: pb.Canary) -> None:
+        """Start a canary, or change how the present one is treated; returns when that is stored.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT with what is wrong; nothing has changed.
+        """
+        request = pb.StartCanaryRequest(canary=canary).SerializeToString()
+        await self._channel.unary(_SERVICE + "StartCanary", request, timeout=_TIMEOUT_S)
+
+    async def change_canary(self, request: pb.ChangeCanaryRequest) -> None:
+        """Weigh, promote or roll back a canary; returns when the proxies route so.
+
+        Raises:
+            RpcError: NOT_FOUND, or FAILED_PRECONDITION where the canary is not in the phase for it.
+        """
+        await self._channel.unary(_SERVICE + "ChangeCanary", request.SerializeToString(), timeout=_TIMEOUT_S)
+
+    async def report_calls(self, request: pb.ReportCallsRequest) -> None:
+        """Tell which calls of applications with a canary have ended in this proxy."""
+        await self._channel.unary(_SERVICE + "ReportCalls", request.SerializeToString(), timeout=_TIMEOUT_S)
+
     async def report_queues(self, request: pb.ReportQueuesRequest) -> None:
         """Tell how many calls wait in this process."""
         await self._channel.unary(_SERVICE + "ReportQueues", request.SerializeToString(), timeout=_TIMEOUT_S)

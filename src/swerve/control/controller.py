@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 
 from swerve.control import specs
+from swerve.control.analysis import Analysis, Ended
 from swerve.control.autoscaler import Autoscaler
 from swerve.control.converge import shutdown_time
 from swerve.control.counts import Counts
@@ -29,6 +30,7 @@ from swerve.control.events import (
     ReconfigureReplica,
     Recovered,
     ReplicaReported,
+    RollBackCanary,
     Shutdown,
     StartProxy,
     StartReplica,
@@ -36,7 +38,7 @@ from swerve.control.events import (
     StopReplica,
     TellWorldSize,
     Tick,
-    WarnSlowStart,
+    Warn,
 )
 from swerve.control.links import ReplicaLink
 from swerve.control.model import DeploymentKey, State
@@ -55,6 +57,8 @@ from swerve.wire.status import RpcError
 logger = logging.getLogger("swerve.control")
 
 _PROXY_POLL_S = 0.01
+# How often it is decided whether canaries may stay.
+_ANALYSIS_INTERVAL_S = 0.5
 # How long a deploy request waits for the proxies to know of it.
 _SEEN_TIMEOUT_S = 2.0
 # How much of a process's last output goes into the message about its end.
@@ -83,6 +87,8 @@ class Controller:
         self._loop = asyncio.get_running_loop()
         self._autoscaler = Autoscaler()
         self._counts = Counts()
+        self._analysis = Analysis()
+        self._analysis_timer: asyncio.TimerHandle | None = None
         self._scaling = ScalingLoop(self._autoscaler, lambda: self._state, store.code, self._apply_or_end, tasks)
         self._links: dict[str, tuple[ReplicaLink, asyncio.Task[None]]] = {}
         self._proxy_watches: dict[str, asyncio.Task[None]] = {}
@@ -131,6 +137,8 @@ class Controller:
         self._set_timer()
         self._autoscaler.follow(state, event.now)
         self._scaling.wake()
+        self._analysis.follow(state)
+        self._wake_analysis()
 
     async def until_seen(self) -> None:
         """Wait, for a short time at most, until all proxies that serve route by the present state."""
@@ -145,6 +153,10 @@ class Controller:
         """So many calls wait in a proxy, a replica or a program."""
         self._autoscaler.caller_reported(kind, ident, queues, self._now())
 
+    def calls_ended(self, app: str, release: str, ended: Ended) -> None:
+        """So many calls of an application with a canary have ended in a proxy."""
+        self._analysis.ended(app, release, ended, self._now())
+
     async def shutdown(self, *, forget: bool) -> None:
         """Begin to end the instance; `forget` what was deployed, or keep it for the next start."""
         await self._engine.ending(shutdown_time(self._state))
@@ -156,7 +168,7 @@ class Controller:
             self.apply(Shutdown(self._now()))
 
     def status(self) -> pb.InstanceStatus:
-        answer = status(self._state)
+        answer = status(self._state, self._analysis.counts(self._now()))
         answer.options.CopyFrom(self.options)
         answer.controller_pid = os.getpid()
         answer.agent_pid = int(self._layout.lock.read_text() or 0)
@@ -233,6 +245,18 @@ class Controller:
     def _tick(self) -> None:
         self._apply_or_end(Tick(self._now()))
 
+    def _wake_analysis(self) -> None:
+        if self._analysis_timer is None and self._analysis.active:
+            self._analysis_timer = self._loop.call_later(_ANALYSIS_INTERVAL_S, self._analyse)
+
+    def _analyse(self) -> None:
+        """Roll back the canaries that fail too often."""
+        self._analysis_timer = None
+        now = self._now()
+        for app, release, reason in self._analysis.decide(now):
+            self._apply_or_end(RollBackCanary(now, app, reason, release))
+        self._wake_analysis()
+
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def _carry_out(self, command: Command) -> None:
@@ -250,7 +274,7 @@ class Controller:
                 self._run(self._reconfigure(command))
             case TellWorldSize():
                 self._run(self._tell_world_size(command))
-            case WarnSlowStart():
+            case Warn():
                 logger.warning(command.message)
             case CheckHealth():
                 self._run(self._check_health(command))

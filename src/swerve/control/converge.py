@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from swerve.control import rollout
+from swerve.control import canary, rollout
 from swerve.control.draft import EXIT_GRACE_S, Draft
 from swerve.control.events import Finish
-from swerve.control.model import Application, Deployment, DeploymentKey, State
+from swerve.control.model import Application, Deployment, State
 from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 # A proxy that has not listened after this long is killed and started again.
@@ -30,6 +30,7 @@ _COMPLETED = {
 def converge(draft: Draft) -> None:
     """Order what the state wants now."""
     draft.run_timers()
+    canary.roll_back_failed(draft)
     _converge_proxies(draft)
     for deployment in tuple(draft.deployments.values()):
         if _must_stop(draft, deployment):
@@ -37,6 +38,7 @@ def converge(draft: Draft) -> None:
                 draft.stop_replica(replica)
         else:
             _converge_deployment(draft, deployment)
+    canary.begin_to_serve(draft)
     _forget_what_is_gone(draft)
     if draft.state.stopping and not (draft.replicas or draft.proxies or draft.state.finished):
         draft.state = replace(draft.state, finished=True)
@@ -53,13 +55,13 @@ def _must_stop(draft: Draft, deployment: Deployment) -> bool:
     The instance drains its proxies first. An application ends with its ingress: what that calls must outlive it. A
     deployment that an update removed serves the old replicas of the others until those are gone.
     """
-    application = draft.applications.get(deployment.key.app)
+    application = draft.owner(deployment.key)
     if draft.state.stopping:
         return not draft.proxies and _is_ingress_or_last(draft, application, deployment)
     if application is None or application.deleting:
         return _is_ingress_or_last(draft, application, deployment)
     if deployment.deleting:
-        kept = (draft.deployments[DeploymentKey(application.name, name)] for name in application.deployments)
+        kept = (draft.deployments[application.key(name)] for name in application.deployments)
         return all(other.reached for other in kept)
     return False
 
@@ -67,7 +69,7 @@ def _must_stop(draft: Draft, deployment: Deployment) -> bool:
 def _is_ingress_or_last(draft: Draft, application: Application | None, deployment: Deployment) -> bool:
     if application is None or deployment.key.name == application.ingress:
         return True
-    return not draft.replicas_of(DeploymentKey(application.name, application.ingress))
+    return not draft.replicas_of(application.key(application.ingress))
 
 
 def _converge_deployment(draft: Draft, deployment: Deployment) -> None:
@@ -128,7 +130,10 @@ def _forget_what_is_gone(draft: Draft) -> None:
     for deployment in tuple(draft.deployments.values()):
         if deployment.key not in used and deployment.deleting and _must_stop(draft, deployment):
             del draft.deployments[deployment.key]
-    apps = {key.app for key in draft.deployments}
+    releases = {(key.app, key.release) for key in draft.deployments}
+    for retired in draft.retired.keys() - releases:
+        del draft.retired[retired]
+    apps = {app for app, _ in releases}
     for application in tuple(draft.applications.values()):
         if application.deleting and application.name not in apps:
             del draft.applications[application.name]

@@ -6,7 +6,7 @@ from collections import Counter
 
 from swerve.control.model import DeploymentKey, State
 from swerve.control.view import status
-from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text
+from swerve.observe.metrics import CANARY, Histogram, Labels, counter_text, gauge_text, histogram_text, version_label
 from swerve.statuses import ApplicationStatus, DeploymentStatus, ProxyStatus, ReplicaState
 
 # Ray Serve's numbers; 0 is what it knows nothing of.
@@ -49,7 +49,7 @@ class Counts:
 
     def lines(self, state: State) -> list[str]:
         """The lines of Prometheus' text format, for the deployments that exist."""
-        present = {key: _labels(key) for key in state.deployments}
+        present = {key: labels for key in state.deployments if (labels := _labels(state, key))}
         lines = counter_text(
             "serve_deployment_replica_starts",
             "Replicas that were started.",
@@ -84,7 +84,11 @@ def state_lines(state: State) -> list[str]:
     lines += gauge_text(
         "serve_deployment_status",
         "1 DEPLOY_FAILED, 2 UNHEALTHY, 3 UPDATING, 4 UPSCALING, 5 DOWNSCALING, 6 HEALTHY.",
-        {_labels(key): _DEPLOYMENT[deployment.status] for key, deployment in state.deployments.items()},
+        {
+            labels: _DEPLOYMENT[deployment.status]
+            for key, deployment in state.deployments.items()
+            if (labels := _labels(state, key))
+        },
     )
     lines += gauge_text(
         "serve_proxy_status",
@@ -95,22 +99,28 @@ def state_lines(state: State) -> list[str]:
         "serve_deployment_replica_healthy",
         "1 when the last health check of a replica that serves succeeded, else 0.",
         {
-            (*_labels(replica.key), ("replica", replica.id)): float(replica.serves and not replica.strikes)
+            (*labels, ("replica", replica.id)): float(replica.serves and not replica.strikes)
             for replica in state.replicas.values()
-            if replica.state is not ReplicaState.STOPPING
+            if replica.state is not ReplicaState.STOPPING and (labels := _labels(state, replica.key))
         },
     )
     lines += gauge_text(
         "serve_autoscaling_target_replicas",
         "Replicas that an autoscaled deployment should have.",
         {
-            _labels(key): deployment.goal.num_replicas
+            labels: deployment.goal.num_replicas
             for key, deployment in state.deployments.items()
-            if deployment.goal.target.scaling is not None
+            if deployment.goal.target.scaling is not None and (labels := _labels(state, key))
         },
     )
     return lines
 
 
-def _labels(key: DeploymentKey) -> Labels:
-    return (("application", key.app), ("deployment", key.name))
+def _labels(state: State, key: DeploymentKey) -> Labels:
+    """A deployment's labels; none for one of a release that drains, whose place another one has."""
+    labels = (("application", key.app), ("deployment", key.name))
+    if (key.app, key.release) in state.retired:
+        return ()
+    canary = state.canaries.get(key.app)
+    is_canary = canary is not None and canary.application.release == key.release
+    return (*labels, *version_label(CANARY)) if is_canary else labels

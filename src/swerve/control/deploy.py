@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from swerve.control import autoscale, scale
+from swerve.control import canary, release
 from swerve.control.draft import Draft
-from swerve.control.events import Deploy
-from swerve.control.model import DECLARATIVE, Application, Deployment, DeploymentKey, Goal, State
+from swerve.control.events import Deploy, NewCanary
+from swerve.control.model import DECLARATIVE, Application, State
 from swerve.control.target import DeploymentTarget
-from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger
 
 
 class Rejected(Exception):
@@ -41,6 +40,8 @@ def check(state: State, event: Deploy) -> None:
                 "Please ensure each application's route_prefix is unique."
             )
         prefixes.update(() if prefix is None else (prefix,))
+    for new in event.canaries:
+        _check_application(new.application, new.targets)
     leaving = set(_leaving(state, event))
     owners: dict[str | None, str] = {
         other.route_prefix: other.name
@@ -86,6 +87,22 @@ def _leaving(state: State, event: Deploy) -> list[str]:
     ]
 
 
+def check_canary(state: State, new: NewCanary) -> None:
+    """Refuse a canary that contradicts itself, or of an application that is not there.
+
+    Raises:
+        Rejected: with what is wrong.
+    """
+    if state.stopping:
+        raise Rejected("The instance is shutting down; nothing can be deployed.")
+    name = new.application.name
+    application = state.applications.get(name)
+    if application is None or application.deleting:
+        raise Rejected(f"Application '{name}' does not exist. A canary is a new version of an application that runs.")
+    promoted = replace(new.application, external_scaler_enabled=application.external_scaler_enabled)
+    _check_application(promoted, new.targets)
+
+
 def apply(draft: Draft, event: Deploy) -> None:
     """Make the checked request the new goal."""
     for name in _leaving(draft.state, event):
@@ -93,67 +110,18 @@ def apply(draft: Draft, event: Deploy) -> None:
     before = draft.state.target_capacity
     if event.declarative:
         draft.state = replace(draft.state, config_json=event.config_json, target_capacity=event.target_capacity)
+    same_capacity = draft.state.target_capacity == before
     for application, targets in event.applications:
-        _apply_application(draft, application, targets, same_capacity=draft.state.target_capacity == before)
+        old = draft.applications.get(application.name)
+        application = application if old is None else replace(application, release=old.release)
+        draft.applications[application.name] = application
+        release.apply(draft, application, targets, same_capacity=same_capacity)
+        if event.declarative:
+            new = next((item for item in event.canaries if item.application.name == application.name), None)
+            canary.follow_file(draft, application, new)
 
 
 def delete(draft: Draft, name: str) -> None:
-    """Begin to drain and remove an application."""
-    draft.applications[name] = replace(draft.applications[name], deleting=True)
-    for key, deployment in draft.deployments.items():
-        if key.app == name:
-            draft.deployments[key] = _marked_deleted(deployment)
-
-
-def _apply_application(
-    draft: Draft, application: Application, targets: Mapping[str, DeploymentTarget], *, same_capacity: bool
-) -> None:
-    draft.applications[application.name] = application
-    capacity = draft.state.target_capacity if application.source == DECLARATIVE else None
-    for name in application.deployments:
-        key = DeploymentKey(application.name, name)
-        target = targets[name]
-        old = draft.deployments.get(key)
-        goal = Goal(target, _num_replicas(target, old, capacity, same_capacity=same_capacity))
-        draft.deployments[key] = Deployment(key, goal) if old is None else _updated(old, goal)
-    for key, deployment in tuple(draft.deployments.items()):
-        if key.app == application.name and key.name not in targets:
-            draft.deployments[key] = _marked_deleted(deployment)
-
-
-def _num_replicas(
-    target: DeploymentTarget, old: Deployment | None, capacity: float | None, *, same_capacity: bool
-) -> int:
-    """How many replicas to run; what autoscaling or somebody outside has set stays if nothing else changes."""
-    current = 0 if old is None or old.deleting else old.goal.num_replicas
-    changed = old is None or old.deleting or not _is_same(old.goal.target, target)
-    if target.scaling is not None:
-        limits = autoscale.bounds(target.scaling, capacity)
-        return autoscale.initial_replicas(target.scaling, limits, current, changed=changed)
-    if not changed and same_capacity:
-        return current
-    return autoscale.at_capacity(target.num_replicas, capacity)
-
-
-def _is_same(one: DeploymentTarget, other: DeploymentTarget) -> bool:
-    return (one.version, one.config_json) == (other.version, other.config_json)
-
-
-def _updated(old: Deployment, goal: Goal) -> Deployment:
-    before = old.goal
-    updated = Deployment(old.key, goal, previous=None if old.deleting else before if old.reached else old.previous)
-    same = (before.target.version, before.target.config_version) == (goal.target.version, goal.target.config_version)
-    if not same or goal.num_replicas == before.num_replicas:
-        return updated
-    healthy = replace(updated, status=DeploymentStatus.HEALTHY)
-    return scale.transition(healthy, before.num_replicas, goal.num_replicas, autoscaling=False)
-
-
-def _marked_deleted(deployment: Deployment) -> Deployment:
-    return replace(
-        deployment,
-        deleting=True,
-        status=DeploymentStatus.UPDATING,
-        trigger=DeploymentStatusTrigger.DELETING,
-        message="",
-    )
+    """Begin to drain and remove an application, and its canary."""
+    canary.withdraw(draft, name)
+    release.delete(draft, draft.applications[name])

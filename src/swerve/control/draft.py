@@ -17,9 +17,9 @@ from swerve.control.events import (
     StopProxy,
     StopReplica,
     TellWorldSize,
-    WarnSlowStart,
+    Warn,
 )
-from swerve.control.model import Deployment, DeploymentKey, Goal, Proxy, Replica, State
+from swerve.control.model import Application, Deployment, DeploymentKey, Goal, Proxy, Replica, State, owner
 from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 # A replica that served this long was no failed start; see Draft.count_failure.
@@ -69,6 +69,8 @@ class Draft:
         self.state = state
         self.now = now
         self.applications = dict(state.applications)
+        self.canaries = dict(state.canaries)
+        self.retired = dict(state.retired)
         self.deployments = dict(state.deployments)
         self.replicas = dict(state.replicas)
         self.proxies = dict(state.proxies)
@@ -78,11 +80,17 @@ class Draft:
         state = replace(
             self.state,
             applications=self.applications,
+            canaries=self.canaries,
+            retired=self.retired,
             deployments=self.deployments,
             replicas=self.replicas,
             proxies=self.proxies,
         )
         return state, tuple(self.commands)
+
+    def owner(self, key: DeploymentKey) -> Application | None:
+        """The release that a deployment belongs to."""
+        return owner(key, self.applications, self.canaries, self.retired)
 
     def replicas_of(self, key: DeploymentKey) -> list[Replica]:
         return [replica for replica in self.replicas.values() if replica.key == key]
@@ -200,7 +208,7 @@ class Draft:
             slow_start_told_at=self.now,
             message=deployment.message if troubled else message,
         )
-        self.commands.append(WarnSlowStart(message))
+        self.commands.append(Warn(message))
 
     # -- failures -----------------------------------------------------------------------------------------------------
 

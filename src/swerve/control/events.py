@@ -24,14 +24,59 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class NewCanary:
+    """A canary as asked for: of the application of the same name. `weight` is that of its options, in percent."""
+
+    application: Application
+    targets: Mapping[str, DeploymentTarget]
+    options_json: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Deploy:
-    """Apply these applications, all or none; `declarative` also deletes the declarative ones that are not named."""
+    """Apply these applications, all or none; `declarative` also deletes the declarative ones that are not named, and
+    withdraws the canaries that the file named before and does not now."""
 
     now: float
     applications: tuple[tuple[Application, Mapping[str, DeploymentTarget]], ...]
     declarative: bool = False
     config_json: str = ""
     target_capacity: float | None = None
+    canaries: tuple[NewCanary, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StartCanary:
+    now: float
+    canary: NewCanary
+
+
+@dataclass(frozen=True, slots=True)
+class WeighCanary:
+    """Give a canary `weight` percent of the calls."""
+
+    now: float
+    app: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteCanary:
+    """Make a canary the application."""
+
+    now: float
+    app: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollBackCanary:
+    """End a canary. `release`: only if it is this one, "" for whichever runs."""
+
+    now: float
+    app: str
+    reason: str
+    release: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +178,10 @@ class Tick:
 
 Event = (
     Deploy
+    | StartCanary
+    | WeighCanary
+    | PromoteCanary
+    | RollBackCanary
     | Delete
     | Scale
     | Shutdown
@@ -188,7 +237,7 @@ class TellWorldSize:
 
 
 @dataclass(frozen=True, slots=True)
-class WarnSlowStart:
+class Warn:
     """Log `message`."""
 
     message: str
@@ -227,7 +276,7 @@ Command = (
     | StopReplica
     | ReconfigureReplica
     | TellWorldSize
-    | WarnSlowStart
+    | Warn
     | CheckHealth
     | StartProxy
     | StopProxy

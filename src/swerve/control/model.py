@@ -10,15 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from swerve.control.target import DeploymentTarget
-from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
+from swerve.statuses import CanaryPhase, DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 # The source of an application that came from a configuration file.
 DECLARATIVE = "declarative"
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentKey:
+    """Names a deployment within the instance. Releases of one application run side by side (`Application.release`)."""
+
+    app: str
+    name: str
+    release: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
-    """An application as deployed. `deployments` are names."""
+    """One release of an application as deployed. `deployments` are names.
+
+    `release` tells it from the others of its name, for as long as it lives: that of an application which had no canary
+    is "", a canary's is an id of its own, which it keeps when it is promoted.
+    """
 
     name: str
     route_prefix: str | None
@@ -33,14 +46,36 @@ class Application:
     external_scaler_enabled: bool = False
     # Finds the code of a policy that decides for all its deployments in the store, "" if each has its own.
     policy_digest: str = ""
+    release: str = ""
+
+    def key(self, deployment: str) -> DeploymentKey:
+        """The key of one of its deployments."""
+        return DeploymentKey(self.name, deployment, self.release)
 
 
 @dataclass(frozen=True, slots=True)
-class DeploymentKey:
-    """Names a deployment within the instance."""
+class Canary:
+    """A new release of an application, beside the present one.
 
-    app: str
-    name: str
+    `application` is what the application will be when the canary is promoted. `options_json` is a complete
+    `swerve.config.CanaryOptions` as given; `weight`, in percent, may have been changed since. `content` is the same
+    for canaries of the same code and configuration.
+    """
+
+    application: Application
+    options_json: str
+    weight: float
+    content: str
+    # The configuration file names it.
+    declared: bool = False
+    phase: CanaryPhase = CanaryPhase.STARTING
+    # Why it was rolled back.
+    message: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it has replicas, or will."""
+        return self.phase is not CanaryPhase.ROLLED_BACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +181,10 @@ class State:
     serial: int = 0
     num_proxies: int = 0
     applications: Mapping[str, Application] = field(default_factory=dict)
+    # By the name of their application.
+    canaries: Mapping[str, Canary] = field(default_factory=dict)
+    # Releases that drain while another one is the application, by name and release.
+    retired: Mapping[tuple[str, str], Application] = field(default_factory=dict)
     deployments: Mapping[DeploymentKey, Deployment] = field(default_factory=dict)
     replicas: Mapping[str, Replica] = field(default_factory=dict)
     proxies: Mapping[str, Proxy] = field(default_factory=dict)
@@ -162,6 +201,26 @@ class State:
         """Percent of its replicas that an application gets, None for all; only a configuration file says so."""
         return self.target_capacity if self.applications[app].source == DECLARATIVE else None
 
+    def owner(self, key: DeploymentKey) -> Application | None:
+        """The release that a deployment belongs to."""
+        return owner(key, self.applications, self.canaries, self.retired)
+
     def replicas_of(self, key: DeploymentKey) -> tuple[Replica, ...]:
         """The deployment's replicas in the order they were ordered."""
         return tuple(replica for replica in self.replicas.values() if replica.key == key)
+
+
+def owner(
+    key: DeploymentKey,
+    applications: Mapping[str, Application],
+    canaries: Mapping[str, Canary],
+    retired: Mapping[tuple[str, str], Application],
+) -> Application | None:
+    """The release that a deployment belongs to; None: none knows it any more."""
+    application = applications.get(key.app)
+    if application is not None and application.release == key.release:
+        return application
+    canary = canaries.get(key.app)
+    if canary is not None and canary.active and canary.application.release == key.release:
+        return canary.application
+    return retired.get((key.app, key.release))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from swerve.control import deploy, scale
+from swerve.control import canary, deploy, scale
 from swerve.control.converge import PROXY_START_TIMEOUT_S, converge
 from swerve.control.draft import Draft, backoff, slow_start_due
 from swerve.control.events import (
@@ -17,13 +17,17 @@ from swerve.control.events import (
     Phase,
     ProcessEnded,
     ProcessStarted,
+    PromoteCanary,
     ProxyReported,
     Reconfigured,
     Recovered,
     ReplicaReported,
+    RollBackCanary,
     Scale,
     Shutdown,
+    StartCanary,
     Tick,
+    WeighCanary,
 )
 from swerve.control.model import Proxy, Replica, State
 from swerve.statuses import ProxyStatus, ReplicaState
@@ -40,10 +44,12 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What `event` leads to.
 
     Raises:
-        Rejected: a Deploy that cannot be applied. The state stays as it is.
+        Rejected: a Deploy or a StartCanary that cannot be applied. The state stays as it is.
     """
     if isinstance(event, Deploy):
         deploy.check(state, event)
+    elif isinstance(event, StartCanary):
+        deploy.check_canary(state, event.canary)
     draft = Draft(state, event.now)
     _apply(draft, event)
     converge(draft)
@@ -70,6 +76,14 @@ def _apply(draft: Draft, event: Event) -> None:
             for name in names:
                 if name in draft.applications:
                     deploy.delete(draft, name)
+        case StartCanary(canary=new):
+            canary.start(draft, new)
+        case WeighCanary():
+            canary.weigh(draft, event)
+        case PromoteCanary():
+            canary.promote(draft, event)
+        case RollBackCanary():
+            canary.roll_back(draft, event)
         case Scale():
             scale.apply(draft, event)
         case Shutdown():

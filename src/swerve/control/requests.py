@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 
+from swerve.control.analysis import Limits
 from swerve.control.deploy import Rejected
-from swerve.control.events import Deploy
+from swerve.control.events import Deploy, NewCanary
 from swerve.control.model import Application
 from swerve.control.target import DeploymentTarget
 from swerve.generated import control_pb2 as pb
@@ -19,14 +22,43 @@ def deploy_event(request: pb.DeployRequest, now: float, time_s: float) -> tuple[
     """
     code: dict[str, bytes] = {}
     applications = []
+    canaries = []
     for app in request.applications:
-        targets = {deployment.name: _target(app, deployment) for deployment in app.deployments}
-        code.update((targets[deployment.name].code_digest, deployment.code) for deployment in app.deployments)
-        policies = (app.autoscaling_policy, *(deployment.autoscaling_policy for deployment in app.deployments))
-        code.update((_digest(policy), policy) for policy in policies if policy)
-        applications.append((_application(app, time_s), targets))
+        applications.append(_read(app, time_s, code))
+        if app.HasField("canary"):
+            canary, its_code = new_canary(app.canary, time_s)
+            canaries.append(canary)
+            code |= its_code
     capacity = request.target_capacity if request.HasField("target_capacity") else None
-    return Deploy(now, tuple(applications), request.declarative, request.config_json, capacity), code
+    config = request.config_json
+    return Deploy(now, tuple(applications), request.declarative, config, capacity, tuple(canaries)), code
+
+
+def new_canary(canary: pb.Canary, time_s: float) -> tuple[NewCanary, dict[str, bytes]]:
+    """The canary that a message asks for, and the code that it speaks of by digest.
+
+    Raises:
+        Rejected: its options, or a deployment's configuration, cannot be read.
+    """
+    code: dict[str, bytes] = {}
+    application, targets = _read(canary.application, time_s, code)
+    try:
+        weight = float(json.loads(canary.options_json)["weight"])
+        Limits.of(canary.options_json)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Rejected(f'The options of the canary of "{application.name}" are not complete: {error}.') from error
+    return NewCanary(application, targets, canary.options_json, weight), code
+
+
+def _read(
+    app: pb.Application, time_s: float, code: dict[str, bytes]
+) -> tuple[Application, Mapping[str, DeploymentTarget]]:
+    """An application and its targets; the code that they speak of is added to `code`."""
+    targets = {deployment.name: _target(app, deployment) for deployment in app.deployments}
+    code.update((targets[deployment.name].code_digest, deployment.code) for deployment in app.deployments)
+    policies = (app.autoscaling_policy, *(deployment.autoscaling_policy for deployment in app.deployments))
+    code.update((_digest(policy), policy) for policy in policies if policy)
+    return _application(app, time_s), targets
 
 
 def _application(app: pb.Application, time_s: float) -> Application:

@@ -52,8 +52,8 @@ class ScalingLoop:
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        # The users' policies by whom they decide for: an application (name, "") or a deployment (application, name).
-        self._policies: dict[tuple[str, str], _Policy] = {}
+        # The users' policies by whom they decide for: a deployment, or all of an application (its name is "" then).
+        self._policies: dict[DeploymentKey, _Policy] = {}
 
     def wake(self) -> None:
         if self._timer is None and self._autoscaler.active:
@@ -62,14 +62,14 @@ class ScalingLoop:
     def _turn(self) -> None:
         self._timer = None
         state = self._get_state()
-        asked: dict[tuple[str, str], list[DeploymentKey]] = {}
+        asked: dict[DeploymentKey, list[DeploymentKey]] = {}
         for key in self._autoscaler.due(state):
-            application = state.applications[key.app]
+            application = state.owner(key)
             target = state.deployments[key].goal.target
-            if application.policy_digest:
-                asked.setdefault((key.app, ""), []).append(key)
+            if application is not None and application.policy_digest:
+                asked.setdefault(application.key(""), []).append(key)
             elif target.policy_digest:
-                asked[key.app, key.name] = [key]
+                asked[key] = [key]
             else:
                 ctx = self._context(key)
                 self._settle(key, ctx, default_autoscaling_policy(ctx))
@@ -99,19 +99,20 @@ class ScalingLoop:
 
     # -- users' policies ----------------------------------------------------------------------------------------------
 
-    def _ask(self, unit: tuple[str, str], keys: Sequence[DeploymentKey]) -> None:
+    def _ask(self, unit: DeploymentKey, keys: Sequence[DeploymentKey]) -> None:
         state = self._get_state()
         targets = {key: state.deployments[key].goal.target for key in keys}
         policy = self._policies.get(unit)
         if policy is None or not policy.is_for(targets):
-            whole = not unit[1]
-            digest = state.applications[unit[0]].policy_digest if whole else targets[keys[0]].policy_digest
+            whole, application = not unit.name, state.owner(unit)
+            assert application is not None
+            digest = application.policy_digest if whole else targets[keys[0]].policy_digest
             policy = self._policies[unit] = _Policy(self._get_code(digest), targets, whole=whole)
         if not policy.busy:
             policy.busy = True
             self._tasks.create_task(self._wait_for(unit, policy, {key: self._context(key) for key in keys}))
 
-    async def _wait_for(self, unit: tuple[str, str], policy: _Policy, contexts: Contexts) -> None:
+    async def _wait_for(self, unit: DeploymentKey, policy: _Policy, contexts: Contexts) -> None:
         try:
             answers = await _in_thread(functools.partial(policy.ask, contexts))
             if self._policies.get(unit) is policy:
@@ -121,7 +122,9 @@ class ScalingLoop:
             # The user's code may raise anything. It is asked again soon; the same failure is told once.
             if str(error) != policy.failure:
                 policy.failure = str(error)
-                logger.exception("the autoscaling policy of %s failed; the number of replicas stays", ":".join(unit))
+                logger.exception(
+                    "the autoscaling policy of %s:%s failed; the number of replicas stays", unit.app, unit.name
+                )
         else:
             policy.failure = ""
         finally:

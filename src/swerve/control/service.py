@@ -7,11 +7,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 
+from swerve.control.analysis import Ended
+from swerve.control.canary import BY_COMMAND, CanaryNotFound, CanaryRefused, check_change
 from swerve.control.controller import Controller
 from swerve.control.deploy import Rejected
-from swerve.control.events import Delete, Scale
+from swerve.control.events import Delete, PromoteCanary, RollBackCanary, Scale, StartCanary, WeighCanary
 from swerve.control.model import DeploymentKey
-from swerve.control.requests import deploy_event
+from swerve.control.requests import deploy_event, new_canary
 from swerve.control.scale import ScaleNotFound, ScaleRefused, check
 from swerve.generated import control_pb2 as pb
 from swerve.net.server import Method, ServerStream, Unary
@@ -29,6 +31,9 @@ def methods(controller: Controller) -> Mapping[str, Method]:
         SERVICE + "Deploy": Unary(service.deploy),
         SERVICE + "Delete": Unary(service.delete),
         SERVICE + "Scale": Unary(service.scale),
+        SERVICE + "StartCanary": Unary(service.start_canary),
+        SERVICE + "ChangeCanary": Unary(service.change_canary),
+        SERVICE + "ReportCalls": Unary(service.report_calls),
         SERVICE + "ReportQueues": Unary(service.report_queues),
         SERVICE + "SawView": Unary(service.saw_view),
         SERVICE + "GetStatus": Unary(service.get_status),
@@ -64,7 +69,9 @@ class _Service:
 
     async def scale(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         message = pb.ScaleRequest.FromString(request)
-        key = DeploymentKey(message.app, message.deployment)
+        application = self._controller.state.applications.get(message.app)
+        release = "" if application is None else application.release
+        key = DeploymentKey(message.app, message.deployment, release)
         try:
             check(self._controller.state, key)
         except ScaleNotFound as error:
@@ -75,9 +82,39 @@ class _Service:
         self._controller.apply(Scale(asyncio.get_running_loop().time(), key, message.num_replicas, autoscaling=False))
         return pb.ScaleResponse().SerializeToString()
 
+    async def start_canary(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        message = pb.StartCanaryRequest.FromString(request)
+        try:
+            canary, code = new_canary(message.canary, time.time())
+            self._controller.apply(StartCanary(asyncio.get_running_loop().time(), canary), code)
+        except Rejected as error:
+            raise RpcError(Status(StatusCode.INVALID_ARGUMENT, str(error))) from error
+        logger.info("a canary of %s starts", canary.application.name)
+        await self._controller.until_seen()
+        return pb.StartCanaryResponse().SerializeToString()
+
+    async def change_canary(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        message = pb.ChangeCanaryRequest.FromString(request)
+        event = _change(message, asyncio.get_running_loop().time())
+        try:
+            check_change(self._controller.state, event)
+        except CanaryNotFound as error:
+            raise RpcError(Status(StatusCode.NOT_FOUND, str(error))) from error
+        except CanaryRefused as error:
+            raise RpcError(Status(StatusCode.FAILED_PRECONDITION, str(error))) from error
+        logger.info("the canary of %s: %s by command", event.app, message.WhichOneof("change"))
+        self._controller.apply(event)
+        await self._controller.until_seen()
+        return pb.ChangeCanaryResponse().SerializeToString()
+
+    async def report_calls(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        for item in pb.ReportCallsRequest.FromString(request).ended:
+            self._controller.calls_ended(item.app, item.release, Ended(item.calls, item.errors))
+        return pb.ReportCallsResponse().SerializeToString()
+
     async def report_queues(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         message = pb.ReportQueuesRequest.FromString(request)
-        queues = {DeploymentKey(queue.app, queue.deployment): queue.queued for queue in message.queues}
+        queues = {DeploymentKey(item.app, item.deployment, item.release): item.queued for item in message.queues}
         self._controller.queues_reported(message.kind, message.id, queues)
         return pb.ReportQueuesResponse().SerializeToString()
 
@@ -104,3 +141,19 @@ class _Service:
         logger.debug("%s %s watches", message.kind, message.id)
         async for view in self._controller.publisher.watch():
             yield view
+
+
+def _change(message: pb.ChangeCanaryRequest, now: float) -> WeighCanary | PromoteCanary | RollBackCanary:
+    """The event that a request asks for.
+
+    Raises:
+        RpcError: it asks for none that there is.
+    """
+    match message.WhichOneof("change"):
+        case "weight" if 0 <= message.weight <= 100:
+            return WeighCanary(now, message.app, message.weight)
+        case "promote":
+            return PromoteCanary(now, message.app)
+        case "rollback":
+            return RollBackCanary(now, message.app, BY_COMMAND)
+    raise RpcError(Status(StatusCode.INVALID_ARGUMENT, "A canary's weight is a number from 0 to 100."))

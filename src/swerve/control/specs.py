@@ -31,6 +31,7 @@ def replica_process(layout: Layout, options: pb.InstanceOptions, command: StartR
         rank=command.rank,
         world_size=command.world_size,
         is_ingress=target.is_ingress,
+        release=command.key.release,
     )
     return ProcessSpec(
         id=command.id,

@@ -14,12 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from swerve.control.model import Application, Deployment, DeploymentKey, Goal, Proxy, Replica, State
+from swerve.control.model import Application, Canary, Deployment, DeploymentKey, Goal, Proxy, Replica, State
 from swerve.control.target import DeploymentTarget
-from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from swerve.statuses import CanaryPhase, DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 
 # Changes when what is stored cannot be read by another release.
-_FORMAT = 2
+_FORMAT = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS code (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
@@ -67,6 +67,8 @@ class Store:
             config_json=meta.get("config", ""),
             target_capacity=json.loads(meta.get("target_capacity", "null")),
             applications={item.name: item for item in self._read("application", _application)},
+            canaries={item.application.name: item for item in self._read("canary", _canary)},
+            retired={(item.name, item.release): item for item in self._read("retired", _application)},
             deployments={item.key: item for item in self._read("deployment", _deployment)},
             replicas={item.id: item for item in self._read("replica", _replica)},
             proxies={item.id: item for item in self._read("proxy", _proxy)},
@@ -129,6 +131,7 @@ def _digests(state: State) -> set[str]:
     policies = {
         *(goal.target.policy_digest for goal in goals),
         *(app.policy_digest for app in state.applications.values()),
+        *(canary.application.policy_digest for canary in state.canaries.values()),
     }
     return {goal.target.code_digest for goal in goals} | (policies - {""})
 
@@ -144,9 +147,15 @@ def _records(state: State, other: State) -> dict[tuple[str, str], str]:
     for name, application in state.applications.items():
         if other.applications.get(name) is not application:
             records["application", name] = json.dumps(asdict(application))
+    for name, canary in state.canaries.items():
+        if other.canaries.get(name) is not canary:
+            records["canary", name] = json.dumps(asdict(canary))
+    for release, application in state.retired.items():
+        if other.retired.get(release) is not application:
+            records["retired", json.dumps(release)] = json.dumps(asdict(application))
     for key, deployment in state.deployments.items():
         if other.deployments.get(key) is not deployment:
-            records["deployment", json.dumps([key.app, key.name])] = _encode_deployment(deployment)
+            records["deployment", json.dumps(_encode_key(key))] = _encode_deployment(deployment)
     for replica_id, replica in state.replicas.items():
         if other.replicas.get(replica_id) is not replica:
             records["replica", replica_id] = _encode_replica(replica)
@@ -163,10 +172,19 @@ def _application(values: dict[str, Any]) -> Application:
     return Application(**{**values, "deployments": tuple(values["deployments"])})
 
 
+def _canary(values: dict[str, Any]) -> Canary:
+    phase = CanaryPhase(values["phase"])
+    return Canary(**{**values, "application": _application(values["application"]), "phase": phase})
+
+
+def _encode_key(key: DeploymentKey) -> list[str]:
+    return [key.app, key.name, key.release]
+
+
 def _encode_deployment(deployment: Deployment) -> str:
     return json.dumps(
         {
-            "key": [deployment.key.app, deployment.key.name],
+            "key": _encode_key(deployment.key),
             "goal": _encode_goal(deployment.goal),
             "previous": None if deployment.previous is None else _encode_goal(deployment.previous),
             "status": deployment.status,
@@ -213,7 +231,7 @@ _REPLICA_FIELDS = (
 
 def _encode_replica(replica: Replica) -> str:
     values = {name: getattr(replica, name) for name in _REPLICA_FIELDS}
-    return json.dumps({**values, "key": [replica.key.app, replica.key.name]})
+    return json.dumps({**values, "key": _encode_key(replica.key)})
 
 
 def _replica(values: dict[str, Any]) -> Replica:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from swerve.control.model import Application, Deployment, DeploymentKey, Replica, State
+from swerve.control.analysis import Ended
+from swerve.control.canary import takes_calls
+from swerve.control.model import Application, Canary, Deployment, Replica, State
 from swerve.generated import control_pb2 as pb
 from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
 
@@ -13,7 +15,13 @@ from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatu
 def view(state: State, options: pb.InstanceOptions, address_of: Callable[[str], str]) -> pb.View:
     """What to route by now, without a version."""
     applications = [
-        pb.ApplicationView(name=app.name, route_prefix=app.route_prefix, ingress=app.ingress)
+        pb.ApplicationView(
+            name=app.name,
+            route_prefix=app.route_prefix,
+            ingress=app.ingress,
+            release=app.release,
+            canary=_canary_view(state, app.name),
+        )
         for app in state.applications.values()
         if not app.deleting
     ]
@@ -26,10 +34,26 @@ def view(state: State, options: pb.InstanceOptions, address_of: Callable[[str], 
     )
 
 
+def _canary_view(state: State, app: str) -> pb.CanaryView | None:
+    canary = state.canaries.get(app)
+    if canary is None or not canary.active:
+        return None
+    options = json.loads(canary.options_json)
+    return pb.CanaryView(
+        release=canary.application.release,
+        ingress=canary.application.ingress,
+        weight=canary.weight,
+        match=options["match"],
+        sticky_key=options["sticky_key"] or "",
+        ready=takes_calls(state, canary),
+    )
+
+
 def _deployment_view(state: State, deployment: Deployment, address_of: Callable[[str], str]) -> pb.DeploymentView:
     serving = [replica for replica in state.replicas_of(deployment.key) if replica.serves]
     router = deployment.goal.target.config.get("request_router_config")
     backpressure = deployment.goal.target.config.get("backpressure_config") or {}
+    application = state.applications.get(deployment.key.app)
     return pb.DeploymentView(
         app=deployment.key.app,
         name=deployment.key.name,
@@ -48,11 +72,17 @@ def _deployment_view(state: State, deployment: Deployment, address_of: Callable[
         backpressure_retry_after_s=backpressure.get("retry_after_s"),
         autoscaled=deployment.goal.target.scaling is not None,
         request_router_json=json.dumps(router) if router else "",
+        release=deployment.key.release,
+        aside=application is not None and application.release != deployment.key.release,
     )
 
 
-def status(state: State) -> pb.InstanceStatus:
-    """How everything does, without what only the shell knows (options and process ids of controller and agent)."""
+def status(state: State, ended: Mapping[str, tuple[Ended, Ended]] | None = None) -> pb.InstanceStatus:
+    """How everything does, without what only the shell knows (options and process ids of controller and agent).
+
+    `ended` are the calls of the canaries' windows, by application: the canary's, then the others.
+    """
+    counts = ended or {}
     return pb.InstanceStatus(
         proxies=[
             pb.ProxyStatus(
@@ -65,31 +95,65 @@ def status(state: State) -> pb.InstanceStatus:
             )
             for proxy in state.proxies.values()
         ],
-        applications=[_application_status(state, app) for app in state.applications.values()],
+        applications=[
+            _application_status(state, app, counts.get(app.name, (Ended(), Ended())))
+            for app in state.applications.values()
+        ],
         target_capacity=state.target_capacity,
     )
 
 
-def _application_status(state: State, app: Application) -> pb.ApplicationStatus:
-    deployments = [deployment for deployment in state.deployments.values() if deployment.key.app == app.name]
-    kept = [
-        state.deployments[key]
-        for name in app.deployments
-        if (key := DeploymentKey(app.name, name)) in state.deployments
-    ]
-    summary, message = summarize(app, kept)
+def _application_status(state: State, app: Application, ended: tuple[Ended, Ended]) -> pb.ApplicationStatus:
+    summary, message = summarize(app, _deployments_of(state, app))
+    canary = state.canaries.get(app.name)
+    # What drains is shown where it was shown before it was retired.
+    releases = {app.release, *(release for name, release in state.retired if name == app.name)}
     return pb.ApplicationStatus(
         name=app.name,
         route_prefix=app.route_prefix,
         status=summary,
         message=message,
         last_deployed_time_s=app.last_deployed_time_s,
-        deployments=[_deployment_status(state, deployment) for deployment in deployments],
+        deployments=_deployment_statuses(state, app, releases),
         source=app.source,
         source_json=app.source_json,
         ingress=app.ingress,
         external_scaler_enabled=app.external_scaler_enabled,
+        canary=None if canary is None else _canary_status(state, canary, *ended),
     )
+
+
+def _deployments_of(state: State, app: Application) -> list[Deployment]:
+    return [state.deployments[key] for name in app.deployments if (key := app.key(name)) in state.deployments]
+
+
+def _canary_status(state: State, canary: Canary, ended: Ended, stable: Ended) -> pb.CanaryStatus:
+    app = canary.application
+    summary, message = summarize(app, _deployments_of(state, app)) if canary.active else ("", "")
+    return pb.CanaryStatus(
+        phase=canary.phase,
+        message=canary.message,
+        weight=canary.weight,
+        options_json=canary.options_json,
+        status=summary,
+        status_message=message,
+        started_time_s=app.last_deployed_time_s,
+        deployments=_deployment_statuses(state, app, {app.release}) if canary.active else [],
+        canary=pb.SideCounts(calls=ended.calls, errors=ended.errors),
+        stable=pb.SideCounts(calls=stable.calls, errors=stable.errors),
+    )
+
+
+def _deployment_statuses(state: State, app: Application, releases: Iterable[str]) -> list[pb.DeploymentStatus]:
+    """One for each name, of the release `app` where that has it; with the replicas of all these `releases`."""
+    found: dict[str, Deployment] = {}
+    replicas: dict[str, list[Replica]] = {}
+    for key, deployment in state.deployments.items():
+        if key.app == app.name and key.release in releases:
+            if key.name not in found or key.release == app.release:
+                found[key.name] = deployment
+            replicas.setdefault(key.name, []).extend(state.replicas_of(key))
+    return [_deployment_status(deployment, replicas[name]) for name, deployment in found.items()]
 
 
 def summarize(app: Application, deployments: Sequence[Deployment]) -> tuple[ApplicationStatus, str]:
@@ -112,13 +176,13 @@ def summarize(app: Application, deployments: Sequence[Deployment]) -> tuple[Appl
     return ApplicationStatus.DEPLOYING, ""
 
 
-def _deployment_status(state: State, deployment: Deployment) -> pb.DeploymentStatus:
+def _deployment_status(deployment: Deployment, replicas: Sequence[Replica]) -> pb.DeploymentStatus:
     return pb.DeploymentStatus(
         name=deployment.key.name,
         status=deployment.status,
         status_trigger=deployment.trigger,
         message=deployment.message,
-        replicas=[_replica_status(replica) for replica in state.replicas_of(deployment.key)],
+        replicas=[_replica_status(replica) for replica in replicas],
         target_num_replicas=0 if deployment.deleting else (deployment.serving_goal or deployment.goal).num_replicas,
         config_json=deployment.goal.target.config_json,
     )

@@ -24,7 +24,7 @@ class Deployment(_message.Message):
     def __init__(self, name: _Optional[str] = ..., code: _Optional[bytes] = ..., code_version: _Optional[str] = ..., config_json: _Optional[str] = ..., autoscaling_policy: _Optional[bytes] = ..., request_router: _Optional[bytes] = ...) -> None: ...
 
 class Application(_message.Message):
-    __slots__ = ("name", "route_prefix", "ingress", "deployments", "sys_path", "runtime_env_json", "source_json", "source", "logging_config_json", "docs_path", "external_scaler_enabled", "autoscaling_policy")
+    __slots__ = ("name", "route_prefix", "ingress", "deployments", "sys_path", "runtime_env_json", "source_json", "source", "logging_config_json", "docs_path", "external_scaler_enabled", "autoscaling_policy", "canary")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class Application(_message.Message):
     DOCS_PATH_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_SCALER_ENABLED_FIELD_NUMBER: _ClassVar[int]
     AUTOSCALING_POLICY_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     ingress: str
@@ -49,7 +50,16 @@ class Application(_message.Message):
     docs_path: str
     external_scaler_enabled: bool
     autoscaling_policy: bytes
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., sys_path: _Optional[_Iterable[str]] = ..., runtime_env_json: _Optional[str] = ..., source_json: _Optional[str] = ..., source: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., docs_path: _Optional[str] = ..., external_scaler_enabled: bool = ..., autoscaling_policy: _Optional[bytes] = ...) -> None: ...
+    canary: Canary
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., deployments: _Optional[_Iterable[_Union[Deployment, _Mapping]]] = ..., sys_path: _Optional[_Iterable[str]] = ..., runtime_env_json: _Optional[str] = ..., source_json: _Optional[str] = ..., source: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., docs_path: _Optional[str] = ..., external_scaler_enabled: bool = ..., autoscaling_policy: _Optional[bytes] = ..., canary: _Optional[_Union[Canary, _Mapping]] = ...) -> None: ...
+
+class Canary(_message.Message):
+    __slots__ = ("application", "options_json")
+    APPLICATION_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    application: Application
+    options_json: str
+    def __init__(self, application: _Optional[_Union[Application, _Mapping]] = ..., options_json: _Optional[str] = ...) -> None: ...
 
 class GrpcMethod(_message.Message):
     __slots__ = ("path", "client_streaming", "server_streaming")
@@ -98,7 +108,7 @@ class ReplicaView(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., address: _Optional[str] = ..., max_ongoing_requests: _Optional[int] = ..., multiplexed_model_ids: _Optional[_Iterable[str]] = ..., routing_stats_json: _Optional[str] = ...) -> None: ...
 
 class DeploymentView(_message.Message):
-    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable", "backpressure_status_code", "backpressure_retry_after_s", "autoscaled", "request_router_json", "request_router", "sys_path")
+    __slots__ = ("app", "name", "replicas", "max_queued_requests", "unavailable", "backpressure_status_code", "backpressure_retry_after_s", "autoscaled", "request_router_json", "request_router", "sys_path", "release", "aside")
     APP_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +120,8 @@ class DeploymentView(_message.Message):
     REQUEST_ROUTER_JSON_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ROUTER_FIELD_NUMBER: _ClassVar[int]
     SYS_PATH_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    ASIDE_FIELD_NUMBER: _ClassVar[int]
     app: str
     name: str
     replicas: _containers.RepeatedCompositeFieldContainer[ReplicaView]
@@ -121,17 +133,46 @@ class DeploymentView(_message.Message):
     request_router_json: str
     request_router: bytes
     sys_path: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ..., backpressure_status_code: _Optional[int] = ..., backpressure_retry_after_s: _Optional[float] = ..., autoscaled: bool = ..., request_router_json: _Optional[str] = ..., request_router: _Optional[bytes] = ..., sys_path: _Optional[_Iterable[str]] = ...) -> None: ...
+    release: str
+    aside: bool
+    def __init__(self, app: _Optional[str] = ..., name: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaView, _Mapping]]] = ..., max_queued_requests: _Optional[int] = ..., unavailable: bool = ..., backpressure_status_code: _Optional[int] = ..., backpressure_retry_after_s: _Optional[float] = ..., autoscaled: bool = ..., request_router_json: _Optional[str] = ..., request_router: _Optional[bytes] = ..., sys_path: _Optional[_Iterable[str]] = ..., release: _Optional[str] = ..., aside: bool = ...) -> None: ...
+
+class CanaryView(_message.Message):
+    __slots__ = ("release", "ingress", "weight", "match", "sticky_key", "ready")
+    class MatchEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    INGRESS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    STICKY_KEY_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    release: str
+    ingress: str
+    weight: float
+    match: _containers.ScalarMap[str, str]
+    sticky_key: str
+    ready: bool
+    def __init__(self, release: _Optional[str] = ..., ingress: _Optional[str] = ..., weight: _Optional[float] = ..., match: _Optional[_Mapping[str, str]] = ..., sticky_key: _Optional[str] = ..., ready: bool = ...) -> None: ...
 
 class ApplicationView(_message.Message):
-    __slots__ = ("name", "route_prefix", "ingress")
+    __slots__ = ("name", "route_prefix", "ingress", "release", "canary")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     ingress: str
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ...) -> None: ...
+    release: str
+    canary: CanaryView
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., release: _Optional[str] = ..., canary: _Optional[_Union[CanaryView, _Mapping]] = ...) -> None: ...
 
 class View(_message.Message):
     __slots__ = ("version", "options", "applications", "deployments", "draining")
@@ -178,7 +219,7 @@ class DeploymentStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., status: _Optional[str] = ..., status_trigger: _Optional[str] = ..., message: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[ReplicaStatus, _Mapping]]] = ..., target_num_replicas: _Optional[int] = ..., config_json: _Optional[str] = ...) -> None: ...
 
 class ApplicationStatus(_message.Message):
-    __slots__ = ("name", "route_prefix", "status", "message", "last_deployed_time_s", "deployments", "source", "source_json", "ingress", "external_scaler_enabled")
+    __slots__ = ("name", "route_prefix", "status", "message", "last_deployed_time_s", "deployments", "source", "source_json", "ingress", "external_scaler_enabled", "canary")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROUTE_PREFIX_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +230,7 @@ class ApplicationStatus(_message.Message):
     SOURCE_JSON_FIELD_NUMBER: _ClassVar[int]
     INGRESS_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_SCALER_ENABLED_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
     name: str
     route_prefix: str
     status: str
@@ -199,7 +241,40 @@ class ApplicationStatus(_message.Message):
     source_json: str
     ingress: str
     external_scaler_enabled: bool
-    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., last_deployed_time_s: _Optional[float] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., source: _Optional[str] = ..., source_json: _Optional[str] = ..., ingress: _Optional[str] = ..., external_scaler_enabled: bool = ...) -> None: ...
+    canary: CanaryStatus
+    def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., status: _Optional[str] = ..., message: _Optional[str] = ..., last_deployed_time_s: _Optional[float] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., source: _Optional[str] = ..., source_json: _Optional[str] = ..., ingress: _Optional[str] = ..., external_scaler_enabled: bool = ..., canary: _Optional[_Union[CanaryStatus, _Mapping]] = ...) -> None: ...
+
+class SideCounts(_message.Message):
+    __slots__ = ("calls", "errors")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    calls: int
+    errors: int
+    def __init__(self, calls: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
+
+class CanaryStatus(_message.Message):
+    __slots__ = ("phase", "message", "weight", "options_json", "status", "status_message", "started_time_s", "deployments", "canary", "stable")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_TIME_S_FIELD_NUMBER: _ClassVar[int]
+    DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    STABLE_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    message: str
+    weight: float
+    options_json: str
+    status: str
+    status_message: str
+    started_time_s: float
+    deployments: _containers.RepeatedCompositeFieldContainer[DeploymentStatus]
+    canary: SideCounts
+    stable: SideCounts
+    def __init__(self, phase: _Optional[str] = ..., message: _Optional[str] = ..., weight: _Optional[float] = ..., options_json: _Optional[str] = ..., status: _Optional[str] = ..., status_message: _Optional[str] = ..., started_time_s: _Optional[float] = ..., deployments: _Optional[_Iterable[_Union[DeploymentStatus, _Mapping]]] = ..., canary: _Optional[_Union[SideCounts, _Mapping]] = ..., stable: _Optional[_Union[SideCounts, _Mapping]] = ...) -> None: ...
 
 class ProxyStatus(_message.Message):
     __slots__ = ("proxy_id", "status", "pid", "message", "grpc_address", "http_address")
@@ -275,15 +350,65 @@ class ScaleResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class StartCanaryRequest(_message.Message):
+    __slots__ = ("canary",)
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    canary: Canary
+    def __init__(self, canary: _Optional[_Union[Canary, _Mapping]] = ...) -> None: ...
+
+class StartCanaryResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ChangeCanaryRequest(_message.Message):
+    __slots__ = ("app", "weight", "promote", "rollback")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    weight: float
+    promote: bool
+    rollback: bool
+    def __init__(self, app: _Optional[str] = ..., weight: _Optional[float] = ..., promote: bool = ..., rollback: bool = ...) -> None: ...
+
+class ChangeCanaryResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class EndedCalls(_message.Message):
+    __slots__ = ("app", "release", "calls", "errors")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    release: str
+    calls: int
+    errors: int
+    def __init__(self, app: _Optional[str] = ..., release: _Optional[str] = ..., calls: _Optional[int] = ..., errors: _Optional[int] = ...) -> None: ...
+
+class ReportCallsRequest(_message.Message):
+    __slots__ = ("ended",)
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    ended: _containers.RepeatedCompositeFieldContainer[EndedCalls]
+    def __init__(self, ended: _Optional[_Iterable[_Union[EndedCalls, _Mapping]]] = ...) -> None: ...
+
+class ReportCallsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class QueueLength(_message.Message):
-    __slots__ = ("app", "deployment", "queued")
+    __slots__ = ("app", "deployment", "queued", "release")
     APP_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     app: str
     deployment: str
     queued: int
-    def __init__(self, app: _Optional[str] = ..., deployment: _Optional[str] = ..., queued: _Optional[int] = ...) -> None: ...
+    release: str
+    def __init__(self, app: _Optional[str] = ..., deployment: _Optional[str] = ..., queued: _Optional[int] = ..., release: _Optional[str] = ...) -> None: ...
 
 class ReportQueuesRequest(_message.Message):
     __slots__ = ("kind", "id", "queues")
@@ -352,7 +477,7 @@ class MetricsResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class ReplicaSpec(_message.Message):
-    __slots__ = ("replica_id", "app", "deployment", "code", "config_json", "address", "controller_address", "sys_path", "grpc_servicer_functions", "grpc_options_json", "logging_config_json", "log_dir", "code_version", "rank", "world_size", "is_ingress")
+    __slots__ = ("replica_id", "app", "deployment", "code", "config_json", "address", "controller_address", "sys_path", "grpc_servicer_functions", "grpc_options_json", "logging_config_json", "log_dir", "code_version", "rank", "world_size", "is_ingress", "release")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENT_FIELD_NUMBER: _ClassVar[int]
@@ -369,6 +494,7 @@ class ReplicaSpec(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     IS_INGRESS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     app: str
     deployment: str
@@ -385,7 +511,8 @@ class ReplicaSpec(_message.Message):
     rank: int
     world_size: int
     is_ingress: bool
-    def __init__(self, replica_id: _Optional[str] = ..., app: _Optional[str] = ..., deployment: _Optional[str] = ..., code: _Optional[bytes] = ..., config_json: _Optional[str] = ..., address: _Optional[str] = ..., controller_address: _Optional[str] = ..., sys_path: _Optional[_Iterable[str]] = ..., grpc_servicer_functions: _Optional[_Iterable[str]] = ..., grpc_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., log_dir: _Optional[str] = ..., code_version: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., is_ingress: bool = ...) -> None: ...
+    release: str
+    def __init__(self, replica_id: _Optional[str] = ..., app: _Optional[str] = ..., deployment: _Optional[str] = ..., code: _Optional[bytes] = ..., config_json: _Optional[str] = ..., address: _Optional[str] = ..., controller_address: _Optional[str] = ..., sys_path: _Optional[_Iterable[str]] = ..., grpc_servicer_functions: _Optional[_Iterable[str]] = ..., grpc_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., log_dir: _Optional[str] = ..., code_version: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., is_ingress: bool = ..., release: _Optional[str] = ...) -> None: ...
 
 class ProxySpec(_message.Message):
     __slots__ = ("proxy_id", "controller_address", "log_dir", "ready_file", "address")

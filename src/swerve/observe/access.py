@@ -23,12 +23,13 @@ def _name(code: int) -> str:
     return _CODE_NAMES[code] if code < len(_CODE_NAMES) else str(code)
 
 
-# (wall clock time of the end, request id, method, route, gRPC status code or HTTP status, seconds)
-Entry = tuple[float, str, str, str, int, float]
+# (wall clock time of the end, request id, method, route, gRPC status code or HTTP status, seconds, version)
+Entry = tuple[float, str, str, str, int, float, str]
 
 
 class AccessLog:
-    """Ray Serve's access lines: `{METHOD} {ROUTE} {STATUS} {latency}ms`, through the process's log handler."""
+    """Ray Serve's access lines: `{METHOD} {ROUTE} {STATUS} {latency}ms`, through the process's log handler. Those of a
+    canary's calls end with its version."""
 
     def __init__(self, handler: logging.Handler, component: str, ident: str, loop: asyncio.AbstractEventLoop) -> None:
         self._handler = handler
@@ -37,10 +38,10 @@ class AccessLog:
         self._timer: asyncio.TimerHandle | None = None
         self._format = self._formatter(isinstance(handler.formatter, JsonFormatter), component, ident)
 
-    def add(self, request_id: str, method: str, route: str, code: int, seconds: float) -> None:
+    def add(self, request_id: str, method: str, route: str, code: int, seconds: float, version: str = "") -> None:
         """Log a call that ended just now. `seconds` is its duration."""
         entries = self._entries
-        entries.append((time.time(), request_id, method, route, code, seconds))
+        entries.append((time.time(), request_id, method, route, code, seconds, version))
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_INTERVAL_S, self.flush)
         elif len(entries) >= _MAX_LINES:
@@ -69,7 +70,7 @@ class AccessLog:
         base = {"component_name": component, "component_id": ident}
 
         def as_json(entry: Entry) -> str:
-            created, request_id, method, route, code, seconds = entry
+            created, request_id, method, route, code, seconds, version = entry
             fields = {
                 "asctime": timestamp(created),
                 "levelname": "INFO",
@@ -82,6 +83,8 @@ class AccessLog:
                 "serve_access_log": True,
                 "message": f"{method} {route} {_name(code)} {seconds * 1000:.1f}ms",
             }
+            if version:
+                fields["version"] = version
             return json.dumps(fields)
 
         last_second, prefix = 0, ""
@@ -89,12 +92,13 @@ class AccessLog:
 
         def as_text(entry: Entry) -> str:
             nonlocal last_second, prefix
-            created, request_id, method, route, code, seconds = entry
+            created, request_id, method, route, code, seconds, version = entry
             second = int(created)
             if second != last_second:
                 last_second, prefix = second, "INFO " + timestamp(second)[:-3]
             millis = int((created - second) * 1000)
             name = _name(code)
-            return f"{prefix}{millis:03d} {label} {request_id} -- {method} {route} {name} {seconds * 1000:.1f}ms"
+            end = f" {version}" if version else ""
+            return f"{prefix}{millis:03d} {label} {request_id} -- {method} {route} {name} {seconds * 1000:.1f}ms{end}"
 
         return as_json if json_lines else as_text

@@ -19,6 +19,15 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[tuple[str, str], ...]
 
+# What the series of a canary have besides those of its application.
+CANARY = "canary"
+
+
+def version_label(version: str) -> Labels:
+    """The label of a version, none for the application's own: its series stay the same with and without a canary."""
+    return (("version", version),) if version else ()
+
+
 # Modules of user code that count by themselves (batches, models) put a function here that gives their lines with the
 # labels of their replica. So a replica whose code imports none of them imports none either.
 collectors: list[Callable[[Labels], list[str]]] = []

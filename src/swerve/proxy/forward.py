@@ -24,7 +24,7 @@ from swerve.net.bundles import BundleCaller
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.proxy.request_ids import is_usable, new_request_id
-from swerve.proxy.routes import Method, not_found
+from swerve.proxy.routes import Method
 from swerve.routing.calls import Shed, Unavailable
 from swerve.wire import metadata
 from swerve.wire.bundle import MAX_BODY
@@ -58,7 +58,7 @@ class CallObserver(Protocol):
 
     def begun(self) -> None: ...
 
-    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float) -> None: ...
+    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float, version: str = "") -> None: ...
 
     def refused(self, path: bytes, request_id: bytes, code: int) -> None: ...
 
@@ -161,7 +161,7 @@ class ForwardedCall:
         self._incomplete = False
         target = self._target
         if target.closed:
-            self.fail(StatusCode.NOT_FOUND, not_found(target.app.encode()))
+            target.drop(self)
             return
         try:
             replica = target.router.submit(self)
@@ -223,6 +223,11 @@ class ForwardedCall:
             self._credited = len(parts)
             self.client.acknowledge(self.stream_id, self._body_size)
 
+    def move(self, target: Target[ProxiedCall], observer: CallObserver) -> None:
+        """Wait for another release of the application, in front of its other calls."""
+        self._target, self._observer = target, observer
+        target.adopt(self)
+
     # --- the client's stream ---------------------------------------------------------------------------------------
 
     def on_headers(self, headers: Headers, end_stream: bool) -> None:
@@ -235,8 +240,8 @@ class ForwardedCall:
             self.client.acknowledge(self.stream_id, len(data))
             return
         body, leg = self._body, self._leg
-        self._body_size += len(data)
         if body is not None:
+            self._body_size += len(data)
             if self._body_size <= _REPLAY_LIMIT or leg is None:
                 body.append(data)
             else:
@@ -261,23 +266,6 @@ class ForwardedCall:
             self._abandon()
             self._record(StatusCode.CANCELLED)
 
-    # --- what limits ask for ---------------------------------------------------------------------------------------
-
-    @property
-    def received(self) -> int:
-        """Bytes of the request that have come."""
-        return self._body_size
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the request's bytes are here because no replica has the call."""
-        return self._replica is None and not self.done
-
-    @property
-    def awaits_client(self) -> bool:
-        """Whether more of the request is to come and the client may send it."""
-        return not self.done and not self._request_ended and self.client.http2.may_receive(self.stream_id)
-
     # --- ending ----------------------------------------------------------------------------------------------------
 
     @property
@@ -287,12 +275,8 @@ class ForwardedCall:
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self.give_up(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
-
-    def give_up(self, code: StatusCode, details: str) -> None:
-        """End the call wherever it is."""
         self._abandon()
-        self.fail(code, details)
+        self.fail(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
 
     def fail(self, code: StatusCode, details: str, retry_after_s: float | None = None) -> None:
         """End the call with a status of the proxy's own; `retry_after_s` tells the client when to try again."""

@@ -17,7 +17,7 @@ from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpReques
 from swerve.observe.metrics import CONTENT_TYPE
 from swerve.proxy.http_call import HttpCall
 from swerve.proxy.http_exchange import relay_response, upload_body
-from swerve.proxy.http_observer import CLIENT_CLOSED_REQUEST, HttpObserver
+from swerve.proxy.http_observer import CLIENT_CLOSED_REQUEST, HttpObserver, is_server_error
 from swerve.proxy.http_reply import Receive, Reply, Send
 from swerve.proxy.http_routes import HttpRoute, HttpRoutes, Wanted, build_http_routes, read_wanted
 from swerve.proxy.http_websocket import WebSocketReply, relay_websocket, upload_messages
@@ -68,21 +68,35 @@ class HttpIngress:
             await own(reply)
             return
         route = self._routes.match(path)
+        call: HttpCall | None = None
         self._observer.ongoing += 1
         try:
             if route is None:
                 await reply.text(404, _not_found(path))
             else:
                 timeout = self._timeout_s if wanted.timeout_s is None else wanted.timeout_s
-                await self._forward(scope, receive, reply, route, wanted, timeout)
+                call = self._call(scope, reply, route, wanted, timeout)
+                await self._forward(scope, receive, reply, route, call, timeout, detached=wanted.detached)
         finally:
             self._observer.ongoing -= 1
-            app, deployment, prefix = (route.app, route.deployment, route.prefix) if route else ("", "", "")
             seconds = time.monotonic() - started_at
-            status = reply.status or CLIENT_CLOSED_REQUEST
-            method = scope.get("method", "WEBSOCKET")
-            asked = path_for_log(scope.get("raw_path") or b"")
-            self._observer.ended(app, deployment, prefix, method, status, request_id, asked, seconds)
+            self._record(scope, reply, route, call, seconds)
+
+    def _record(
+        self, scope: Scope, reply: Reply, route: HttpRoute | None, call: HttpCall | None, seconds: float
+    ) -> None:
+        """Count and log a request that has been answered."""
+        app, deployment, prefix, version = "", "", "", ""
+        status = reply.status or CLIENT_CLOSED_REQUEST
+        if route is not None and call is not None:
+            app, deployment, prefix = route.app, call.target.deployment, route.prefix
+            side = self._ingress.side(call.target)
+            if side is not None:
+                version = side.version
+                side.tally.add(error=is_server_error(status))
+        method = scope.get("method", "WEBSOCKET")
+        asked = path_for_log(scope.get("raw_path") or b"")
+        self._observer.ended(app, deployment, prefix, method, status, reply.request_id, asked, seconds, version)
 
     # --- routes of the proxy ----------------------------------------------------------------------------------------
 
@@ -107,26 +121,36 @@ class HttpIngress:
 
     # --- requests for applications ----------------------------------------------------------------------------------
 
-    async def _forward(
-        self, scope: Scope, receive: Receive, reply: Reply, route: HttpRoute, wanted: Wanted, timeout: float | None
-    ) -> None:
-        target = self._ingress.target(route.app, route.deployment)
+    def _call(self, scope: Scope, reply: Reply, route: HttpRoute, wanted: Wanted, timeout: float | None) -> HttpCall:
+        target = self._ingress.target(route.upstream, scope["headers"])
         # A WebSocket has its time to open, and then no end.
         bounded = None if isinstance(reply, WebSocketReply) else timeout
         deadline = None if bounded is None else time.monotonic() + bounded
-        call = HttpCall(target, HttpEvent(request=request_of(scope, route, wanted, reply.request_id)), deadline)
+        return HttpCall(target, HttpEvent(request=request_of(scope, route, wanted, reply.request_id)), deadline)
+
+    async def _forward(
+        self,
+        scope: Scope,
+        receive: Receive,
+        reply: Reply,
+        route: HttpRoute,
+        call: HttpCall,
+        timeout: float | None,
+        *,
+        detached: bool,
+    ) -> None:
         try:
             call.submit()
         except Shed as shed:
             await _answer_shed(reply, route, shed)
             return
         except Unavailable:
-            await reply.text(503, str(DeploymentUnavailableError(route.deployment, route.app)))
+            await reply.text(503, str(DeploymentUnavailableError(call.target.deployment, route.app)))
             return
         if isinstance(reply, WebSocketReply):
             upload = upload_messages(receive, call, reply)
         else:
-            upload = upload_body(receive, call, detached=wanted.detached)
+            upload = upload_body(receive, call, detached=detached)
         uploading = asyncio.get_running_loop().create_task(upload)
         try:
             async with asyncio.timeout(timeout) as limit:

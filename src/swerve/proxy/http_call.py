@@ -15,6 +15,7 @@ from swerve.caller.target import Target
 from swerve.generated.http_pb2 import HttpEvent
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.proxy.forward import CallObserver
 from swerve.proxy.ingress import ProxiedCall
 from swerve.routing.calls import Shed
 from swerve.routing.replicas import Replica
@@ -43,7 +44,7 @@ class HttpCall:
         # Why the router turned the call away, once it has.
         self.shed_because: Shed | None = None
         self._request = request.request
-        self._target = target
+        self.target = target
         self._deadline = deadline
         self._headers = _WEBSOCKET_HEADERS if request.request.websocket else _HTTP_HEADERS
         self._kept: list[bytes] | None = [frame(request.SerializeToString())]
@@ -65,12 +66,12 @@ class HttpCall:
             Shed: the deployment's queue is full.
             Unavailable: nothing will ever serve it.
         """
-        router = self._target.router
+        router = self.target.router
         replica = router.submit(self)
         if replica is not None:
             self.start(replica)
         elif router.attention:
-            self._target.attend()
+            self.target.attend()
 
     async def read(self) -> HttpEvent | None:
         """The replica's next event; None when it has sent all.
@@ -129,7 +130,7 @@ class HttpCall:
         """Abandon the call, if it has not ended."""
         if self._status is None:
             if self._leg is None:
-                self._target.router.withdraw(self)
+                self.target.router.withdraw(self)
             self._finish(Status(StatusCode.CANCELLED, "The call was cancelled."))
             if self._leg is not None:
                 self._leg.cancel()
@@ -149,7 +150,7 @@ class HttpCall:
             leg.open(connection, headers)
         except Http2Error:
             # The connection is going away; the target hears of it by itself and finds another replica.
-            self._target.refused(replica, self)
+            self.target.refused(replica, self)
             return
         self._leg = leg
         leg.send(b"".join(self._kept), self._request_ended)
@@ -171,6 +172,11 @@ class HttpCall:
         self.shed_because = why
         self.fail(StatusCode.RESOURCE_EXHAUSTED, "")
 
+    def move(self, target: Target[ProxiedCall], observer: CallObserver) -> None:
+        """Wait for another release of the application. Who waits for the reply counts it, by its last target."""
+        self.target = target
+        target.adopt(self)
+
     # --- the replica ------------------------------------------------------------------------------------------------
 
     def event_received(self, message: bytes) -> None:
@@ -188,9 +194,9 @@ class HttpCall:
     def leg_ended(self, replica: Replica, status: Status, *, refused: bool) -> None:
         if refused and self._kept is not None and self._status is None:
             self._leg = None
-            self._target.refused(replica, self)
+            self.target.refused(replica, self)
             return
-        self._target.release(replica)
+        self.target.release(replica)
         self._finish(status)
 
     def _finish(self, status: Status) -> None:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from swerve.observe.access import AccessLog
-from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text, text_of
+from swerve.observe.metrics import (
+    Histogram,
+    Labels,
+    counter_text,
+    gauge_text,
+    histogram_text,
+    text_of,
+    version_label,
+)
 
 # What a request whose client went away is recorded as; nobody gets it as an answer.
 CLIENT_CLOSED_REQUEST = 499
+# Faults of the server's below 500 and above: a request that was not done in time, a WebSocket whose handler failed.
+_REQUEST_TIMEOUT, _WEBSOCKET_FAILED = 408, 1011
 # Methods are the client's words: those that HTTP does not define share a label.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "WEBSOCKET"))
 # Codes of WebSockets that ended as they should (RFC 6455, section 7.4.1: normal, going away, no code).
 _CLOSED_WELL = (1000, 1001, 1005)
+
+
+def is_server_error(status: int) -> bool:
+    """Whether a status tells of a fault of the server's; that of a request that was too slow counts as gRPC's does."""
+    return 500 <= status < 600 or status in (_REQUEST_TIMEOUT, _WEBSOCKET_FAILED)
 
 
 class HttpObserver:
@@ -19,8 +34,8 @@ class HttpObserver:
     def __init__(self, access_log: AccessLog | None) -> None:
         self.ongoing = 0
         self._access_log = access_log
-        # By (application, deployment, route, method, status).
-        self._requests: dict[tuple[str, str, str, str, int], Histogram] = {}
+        # By (application, deployment, route, method, status, version).
+        self._requests: dict[tuple[str, str, str, str, int, str], Histogram] = {}
 
     def ended(
         self,
@@ -32,15 +47,16 @@ class HttpObserver:
         request_id: str,
         path: str,
         seconds: float,
+        version: str = "",
     ) -> None:
         """A request has been answered. `app`, `deployment` and `route` are "" when no application got it."""
-        key = (app, deployment, route, method if method in _METHODS else "OTHER", status)
+        key = (app, deployment, route, method if method in _METHODS else "OTHER", status, version)
         histogram = self._requests.get(key)
         if histogram is None:
             histogram = self._requests[key] = Histogram()
         histogram.observe(seconds * 1000.0)
         if self._access_log is not None:
-            self._access_log.add(request_id, method, path, status, seconds)
+            self._access_log.add(request_id, method, path, status, seconds, version)
 
     def prometheus_text(self, own: Labels) -> str:
         """All series in Prometheus' text format; `own` are this proxy's labels."""
@@ -48,8 +64,8 @@ class HttpObserver:
         errors: dict[Labels, int] = {}
         deployment_errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
-        for (app, deployment, route, method, status), histogram in self._requests.items():
-            base = (("application", app), ("method", method), ("route", route))
+        for (app, deployment, route, method, status, version), histogram in self._requests.items():
+            base = (("application", app), ("method", method), ("route", route), *version_label(version))
             labels = (*base, ("status_code", str(status)), *own)
             count = histogram.count
             requests[labels] = count

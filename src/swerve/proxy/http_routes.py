@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from swerve.generated import control_pb2
 from swerve.proxy.request_ids import is_usable
+from swerve.proxy.routes import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +16,13 @@ class HttpRoute:
     """An application's ingress deployment and what a request that it sheds is answered. Times in seconds."""
 
     prefix: str
-    app: str
-    deployment: str
+    upstream: Upstream
     shed_status: int = 503
     retry_after_s: float | None = None
+
+    @property
+    def app(self) -> str:
+        return self.upstream.app
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,16 @@ class HttpRoutes:
 
 def build_http_routes(view: control_pb2.View) -> HttpRoutes:
     """The routes of a view: applications with a route prefix."""
-    deployments = {(deployment.app, deployment.name): deployment for deployment in view.deployments}
+    deployments = {Upstream(item.app, item.name, item.release): item for item in view.deployments}
     routes = []
     for app in view.applications:
         if not app.HasField("route_prefix"):
             continue
-        ingress = deployments.get((app.name, app.ingress), control_pb2.DeploymentView())
+        upstream = Upstream(app.name, app.ingress, app.release)
+        ingress = deployments.get(upstream, control_pb2.DeploymentView())
         after = ingress.backpressure_retry_after_s if ingress.HasField("backpressure_retry_after_s") else None
         status = ingress.backpressure_status_code or 503
-        routes.append(HttpRoute(app.route_prefix, app.name, app.ingress, status, after))
+        routes.append(HttpRoute(app.route_prefix, upstream, status, after))
     return HttpRoutes(tuple(sorted(routes, key=lambda route: len(route.prefix), reverse=True)))
 
 

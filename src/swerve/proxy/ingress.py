@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from swerve.caller.target import Target
@@ -12,10 +12,12 @@ from swerve.generated import control_pb2
 from swerve.net.connection import Connection, Headers, StreamHandler
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.net.timers import TimerWheel
+from swerve.observe.metrics import CANARY
 from swerve.proxy.builtin import BuiltinServices
 from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall
+from swerve.proxy.observer import SideObserver, Tally
 from swerve.proxy.request_ids import is_usable, new_request_id
-from swerve.proxy.routes import RouteTable, build_routes, not_found
+from swerve.proxy.routes import RouteTable, Upstream, build_routes, not_found
 from swerve.routing.calls import RoutedCall
 from swerve.routing.replicas import Replica
 from swerve.wire.deadline import parse_timeout
@@ -35,6 +37,9 @@ class ProxiedCall(RoutedCall, Protocol):
     def fail(self, code: StatusCode, details: str) -> None:
         """End, while it waits."""
 
+    def move(self, target: Target[ProxiedCall], observer: CallObserver) -> None:
+        """Wait for another release instead."""
+
 
 class Ingress:
     """Routes requests by the last view that it was given."""
@@ -45,39 +50,71 @@ class Ingress:
         self._observer = observer
         self._timers = TimerWheel(loop)
         self._routes = RouteTable()
-        self._targets: dict[tuple[str, str], Target[ProxiedCall]] = {}
+        self._targets: dict[Upstream, Target[ProxiedCall]] = {}
+        # Of the applications that have a canary.
+        self._sides: dict[Upstream, SideObserver] = {}
 
     # --- the view --------------------------------------------------------------------------------------------------
 
     def update(self, view: control_pb2.View) -> None:
         """Route by `view` from now on. Calls that wait for a deployment that is gone end NOT_FOUND."""
         self._routes = build_routes(view)
-        wanted = set(self._routes.ingresses.values())
-        deployments = {(deployment.app, deployment.name): deployment for deployment in view.deployments}
+        self._follow_canaries(view)
+        wanted = {*self._routes.ingresses.values(), *(canary.upstream for canary in self._routes.canaries.values())}
+        deployments = {Upstream(item.app, item.name, item.release): item for item in view.deployments}
         for key in wanted:
             target = self._targets.get(key)
             if target is None:
-                target = self._targets[key] = Target(*key, _start, self._loop)
+                target = self._targets[key] = Target(key.app, key.deployment, _start, self._loop, key.release)
             deployment = deployments.get(key)
             if deployment is not None:
                 target.update(deployment)
         for key in [known for known in self._targets if known not in wanted]:
-            self._targets.pop(key).close(functools.partial(_drop, details=not_found(key[0].encode())))
+            heir = self._routes.ingresses.get(key.app.encode())
+            if heir is None:
+                drop = functools.partial(_drop, details=not_found(key.app.encode()))
+            else:
+                drop = functools.partial(_move, target=self._targets[heir], observer=self._observer_of(heir))
+            self._targets.pop(key).close(drop)
         self.builtin.update(self._routes.applications, view)
 
-    def target(self, app: str, deployment: str) -> Target[ProxiedCall]:
-        """The ingress deployment of an application in the view, for the other protocols of this proxy."""
-        return self._targets[app, deployment]
+    def _follow_canaries(self, view: control_pb2.View) -> None:
+        """Count the calls of both sides where there is a canary, also while it gets none."""
+        versions: dict[Upstream, str] = {}
+        for app in view.applications:
+            if app.HasField("canary"):
+                versions[Upstream(app.name, app.ingress, app.release)] = ""
+                versions[Upstream(app.name, app.canary.ingress, app.canary.release)] = CANARY
+        known = self._sides
+        self._sides = {
+            key: side
+            if (side := known.get(key)) is not None and side.version == version
+            else SideObserver(self._observer, version)
+            for key, version in versions.items()
+        }
+
+    def _observer_of(self, ingress: Upstream) -> CallObserver:
+        return self._sides.get(ingress, self._observer)
+
+    def target(self, ingress: Upstream, headers: Iterable[Sequence[bytes]]) -> Target[ProxiedCall]:
+        """Where a request with these headers goes, for the other protocols of this proxy."""
+        if self._sides:
+            ingress = self._routes.side(ingress, {name: value for name, value in headers})  # noqa: C416
+        return self._targets[ingress]
+
+    def side(self, target: Target[ProxiedCall]) -> SideObserver | None:
+        """What counts a target's calls where the application has a canary."""
+        return self._sides.get(Upstream(target.app, target.deployment, target.release_id))
 
     @property
-    def targets(self) -> Mapping[tuple[str, str], Target[ProxiedCall]]:
-        """The ingress deployments of the applications in the view, by (application, deployment)."""
+    def targets(self) -> Mapping[Upstream, Target[ProxiedCall]]:
+        """The ingress deployments of the applications in the view."""
         return self._targets
 
-    def takes_one_message(self, path: bytes) -> bool:
-        """Whether a request for `path` is one message, and not a stream of them."""
-        method = self._routes.methods.get(path)
-        return method is not None and not method.client_streaming
+    @property
+    def tallies(self) -> dict[tuple[str, str], Tally]:
+        """The calls that have ended of applications with a canary, by application and release."""
+        return {(key.app, key.release): side.tally for key, side in self._sides.items()}
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -107,7 +144,11 @@ class Ingress:
         if ingress is None:
             details = not_found(fields.get(b"application"))
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.NOT_FOUND, details)
-        call = ForwardedCall(connection, stream_id, headers, fields, self._targets[ingress], self._observer)
+        observer = self._observer
+        if self._sides:
+            ingress = routes.side(ingress, fields)
+            observer = self._observer_of(ingress)
+        call = ForwardedCall(connection, stream_id, headers, fields, self._targets[ingress], observer)
         requested = fields.get(b"grpc-timeout")
         untimed = requested is None and routes.limits.request_timeout_s is None
         if untimed or self._limit_time(call, requested):
@@ -150,6 +191,10 @@ class Ingress:
 
 def _drop(call: ProxiedCall, details: str) -> None:
     call.fail(StatusCode.NOT_FOUND, details)
+
+
+def _move(call: ProxiedCall, target: Target[ProxiedCall], observer: CallObserver) -> None:
+    call.move(target, observer)
 
 
 def _start(call: ProxiedCall, replica: Replica) -> None:

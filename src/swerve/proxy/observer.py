@@ -5,10 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from swerve.observe.access import AccessLog
-from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text, text_of
+from swerve.observe.metrics import (
+    Histogram,
+    Labels,
+    counter_text,
+    gauge_text,
+    histogram_text,
+    text_of,
+    version_label,
+)
+from swerve.proxy.forward import CallObserver
 from swerve.proxy.request_ids import path_for_log
 from swerve.wire.status import StatusCode
 
+# Errors that are the server's (OpenTelemetry's semantic conventions for gRPC); others may be the client's own.
+SERVER_ERRORS = frozenset(
+    (
+        StatusCode.UNKNOWN,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.UNIMPLEMENTED,
+        StatusCode.INTERNAL,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+    )
+)
 _CODE_NAMES = tuple(code.name for code in StatusCode)
 
 
@@ -18,15 +38,16 @@ class ProxyObserver:
     def __init__(self, access_log: AccessLog | None) -> None:
         self.ongoing = 0
         self._access_log = access_log
-        self._calls: dict[tuple[str, bytes, int], Histogram] = {}
+        # By (application, path, code, version).
+        self._calls: dict[tuple[str, bytes, int, str], Histogram] = {}
         self._names: dict[bytes, str] = {}
 
     def begun(self) -> None:
         self.ongoing += 1
 
-    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float) -> None:
+    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float, version: str = "") -> None:
         self.ongoing -= 1
-        key = (app, path, code)
+        key = (app, path, code, version)
         histogram = self._calls.get(key)
         if histogram is None:
             histogram = self._calls[key] = Histogram()
@@ -35,11 +56,11 @@ class ProxyObserver:
             name = self._names.get(path)
             if name is None:
                 name = self._names[path] = path.decode("latin-1")
-            self._access_log.add(request_id.decode("latin-1"), name, app, code, seconds)
+            self._access_log.add(request_id.decode("latin-1"), name, app, code, seconds, version)
 
     def refused(self, path: bytes, request_id: bytes, code: int) -> None:
         """A request that no application got. Its path is the client's invention, so it is no label."""
-        key = ("", b"", code)
+        key = ("", b"", code, "")
         histogram = self._calls.get(key)
         if histogram is None:
             histogram = self._calls[key] = Histogram()
@@ -47,22 +68,24 @@ class ProxyObserver:
         if self._access_log is not None:
             self._access_log.add(request_id.decode("latin-1"), path_for_log(path), "", code, 0.0)
 
-    def prometheus_text(self, own: Labels, ingresses: Mapping[str, str]) -> str:
-        """All series in Prometheus' text format; `own` are this proxy's labels, `ingresses` deployments by app."""
+    def prometheus_text(self, own: Labels, ingresses: Mapping[tuple[str, str], str]) -> str:
+        """All series in Prometheus' text format; `own` are this proxy's labels, `ingresses` the deployments by
+        application and version."""
         requests: dict[Labels, int] = {}
         errors: dict[Labels, int] = {}
         deployment_errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
-        for (app, path, code), histogram in self._calls.items():
-            base = (("application", app), ("method", path.decode("latin-1")), ("route", app))
+        for (app, path, code, version), histogram in self._calls.items():
+            base = (("application", app), ("method", path.decode("latin-1")), ("route", app), *version_label(version))
             labels = (*base, ("status_code", _CODE_NAMES[code]), *own)
             requests[labels] = histogram.count
             latencies[labels] = histogram
             if code != StatusCode.OK:
                 failed = (*base, ("error_code", _CODE_NAMES[code]), *own)
                 errors[failed] = histogram.count
-                if app in ingresses:
-                    deployment_errors[(*failed, ("deployment", ingresses[app]))] = histogram.count
+                deployment = ingresses.get((app, version))
+                if deployment is not None:
+                    deployment_errors[(*failed, ("deployment", deployment))] = histogram.count
         lines = counter_text("serve_num_grpc_requests", "gRPC requests that the proxy answered.", requests)
         lines += counter_text("serve_num_grpc_error_requests", "gRPC requests that ended with an error.", errors)
         lines += counter_text(
@@ -73,3 +96,36 @@ class ProxyObserver:
         lines += histogram_text("serve_grpc_request_latency_ms", "Time from a request's headers to its end.", latencies)
         lines += gauge_text("serve_num_ongoing_grpc_requests", "gRPC requests under way.", {own: self.ongoing})
         return text_of(lines)
+
+
+class Tally:
+    """Calls that have ended since somebody took the numbers, and how many of them with an error of the server's."""
+
+    __slots__ = ("calls", "errors")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.errors = 0
+
+    def add(self, *, error: bool) -> None:
+        self.calls += 1
+        self.errors += error
+
+
+class SideObserver:
+    """Counts the calls of one side of a split, for the controller and as all calls are."""
+
+    def __init__(self, observer: CallObserver, version: str) -> None:
+        self.version = version
+        self.tally = Tally()
+        self._observer = observer
+
+    def begun(self) -> None:
+        self._observer.begun()
+
+    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float, version: str = "") -> None:
+        self.tally.add(error=code in SERVER_ERRORS)
+        self._observer.ended(app, path, request_id, code, seconds, self.version)
+
+    def refused(self, path: bytes, request_id: bytes, code: int) -> None:
+        self._observer.refused(path, request_id, code)

@@ -10,7 +10,6 @@ import os
 import signal
 import ssl
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +17,25 @@ import uvloop
 
 from swerve.caller.queue_metrics import queue_lines
 from swerve.caller.queues import Queue, QueueReporter
+from swerve.caller.target import Target
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2
 from swerve.net.address import Address
-from swerve.net.listener import Listener, bind_tcp
+from swerve.net.listener import Listener, ListenOptions, bind_tcp
 from swerve.net.server import MetadataDict, Unary, serve
 from swerve.net.tls import TlsError
 from swerve.observe.access import AccessLog
 from swerve.observe.collector import settle
 from swerve.observe.logs import configure
-from swerve.observe.metrics import Labels, text_of
+from swerve.observe.metrics import Labels, text_of, version_label
 from swerve.port_tls import PortTls, grpc_tls, http_tls
-from swerve.proxy import client_limits
+from swerve.proxy.call_reporter import CallReporter
 from swerve.proxy.certificates import CHECK_S, Certificate
-from swerve.proxy.ingress import Ingress
+from swerve.proxy.forward import CLIENT_WINDOW
+from swerve.proxy.ingress import Ingress, ProxiedCall
 from swerve.proxy.observer import ProxyObserver
-from swerve.proxy.request_watch import RequestWatch
+from swerve.proxy.routes import Upstream
+from swerve.wire.http2 import Http2Limits
 from swerve.wire.status import RpcError
 
 if TYPE_CHECKING:
@@ -58,7 +60,6 @@ class Proxy:
         self._spec = spec
         self._loop = loop
         self._listener: Listener | None = None
-        self._request_watch: RequestWatch | None = None
         # Whether other proxies take new connections while this one drains.
         self._shared = False
         self._ingress: Ingress | None = None
@@ -94,8 +95,6 @@ class Proxy:
                 self._checking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
-            if self._request_watch is not None:
-                self._request_watch.close()
             await private.close(_CLOSE_GRACE_S)
             if self._access_log is not None:
                 self._access_log.flush()
@@ -103,6 +102,7 @@ class Proxy:
     async def _follow(self) -> None:
         client = self._controller
         queues = QueueReporter(client, "proxy", self._spec.proxy_id, self._queue)
+        calls = CallReporter(client)
         async for view in client.watch_view("proxy", self._spec.proxy_id):
             if self._ingress is None:
                 self._ingress = self._make_ingress(view)
@@ -110,6 +110,7 @@ class Proxy:
             if self._http_ingress is not None:
                 self._http_ingress.update(view)
             queues.update(view)
+            calls.update(self._ingress.tallies)
             with contextlib.suppress(RpcError):
                 await client.saw_view(self._spec.proxy_id, view.version)
             if not self._serving:
@@ -122,9 +123,10 @@ class Proxy:
                     return
                 settle()
 
-    def _queue(self, app: str, deployment: str) -> Queue | None:
+    def _queue(self, app: str, deployment: str, release: str) -> Queue | None:
         # The view names all deployments that are autoscaled, the proxy calls ingresses alone.
-        target = self._ingress.targets.get((app, deployment)) if self._ingress is not None else None
+        key = Upstream(app, deployment, release)
+        target = self._ingress.targets.get(key) if self._ingress is not None else None
         return None if target is None else target.router
 
     def _make_ingress(self, view: control_pb2.View) -> Ingress:
@@ -149,10 +151,18 @@ class Proxy:
         host, port = options.get("host") or "", int(options.get("port", 0))
         if port <= 0 or not view.options.grpc_methods:
             return None
-        listen_options = replace(
-            client_limits.room_for(client_limits.listen_options(options)), tls=self._context_of(grpc_tls(options))
+        listener = Listener(
+            ingress.accept,
+            ListenOptions(
+                limits=Http2Limits(
+                    max_concurrent_streams=int(options.get("max_concurrent_streams", 1000)),
+                    stream_window=CLIENT_WINDOW,
+                ),
+                max_connections=int(options.get("max_connections", 10_000)),
+                handshake_timeout_s=float(options.get("handshake_timeout_s", 10.0)),
+                tls=self._context_of(grpc_tls(options)),
+            ),
         )
-        listener = Listener(ingress.accept, listen_options)
         try:
             self._shared = view.options.num_proxies > 1
             sockets = bind_tcp(host, port, share=self._shared)
@@ -162,9 +172,6 @@ class Proxy:
         for sock in sockets:
             await listener.listen_on(sock)
         self._listener = listener
-        self._request_watch = RequestWatch(
-            self._loop, listener.connections, ingress, client_limits.request_limits(options)
-        )
         bound = sockets[0].getsockname()
         logger.info("Serving gRPC at %s", Address(host=bound[0], port=bound[1]))
         return f"{host or bound[0]}:{bound[1]}"
@@ -223,10 +230,17 @@ class Proxy:
         if self._ingress is None or self._observer is None:
             return ""
         own: Labels = (("proxy", self._spec.proxy_id),)
-        text = self._observer.prometheus_text(own, dict(self._ingress.targets.keys()))
+        targets = {target: self._version(target) for target in self._ingress.targets.values()}
+        ingresses = {(target.app, version): target.deployment for target, version in targets.items()}
+        text = self._observer.prometheus_text(own, ingresses)
         if self._http_observer is not None:
             text += self._http_observer.prometheus_text(own)
-        return text + text_of(queue_lines(self._ingress.targets.values(), self._spec.proxy_id))
+        lines = queue_lines(targets, self._spec.proxy_id, lambda target: version_label(targets[target]))
+        return text + text_of(lines)
+
+    def _version(self, target: Target[ProxiedCall]) -> str:
+        side = self._ingress.side(target) if self._ingress is not None else None
+        return "" if side is None else side.version
 
     async def _answer_metrics(self, request: bytes, metadata: MetadataDict) -> bytes:
         return control_pb2.MetricsResponse(text=self._own_metrics()).SerializeToString()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from swerve.generated import control_pb2
+from swerve.routing.split import Split
 
 _SEE_LIST = "Ping /ray.serve.RayServeAPIService/ListApplications for available applications."
 
@@ -18,6 +20,21 @@ class GrpcLimits:
     request_timeout_s: float | None = None
     strict_application: bool = False
     max_metadata_size: int = 16 * 1024
+
+
+class Upstream(NamedTuple):
+    """The ingress deployment of one release of an application."""
+
+    app: str
+    deployment: str
+    release: str = ""
+
+
+class CanaryRoute(NamedTuple):
+    """Where the calls go that `split` says."""
+
+    split: Split
+    upstream: Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +50,22 @@ class RouteTable:
     """One view's routes.
 
     `methods` maps an RPC's path to what it is, `ingresses` an application's name, as it stands in metadata, to its
-    ingress deployment's (app, name).
+    ingress deployment. `canaries` are those that take calls, by the other side.
     """
 
     methods: Mapping[bytes, Method] = field(default_factory=dict)
-    ingresses: Mapping[bytes, tuple[str, str]] = field(default_factory=dict)
+    ingresses: Mapping[bytes, Upstream] = field(default_factory=dict)
     limits: GrpcLimits = GrpcLimits()
     # The ingress of the single application; None where there are none or several.
-    only: tuple[str, str] | None = None
+    only: Upstream | None = None
+    canaries: Mapping[Upstream, CanaryRoute] = field(default_factory=dict)
 
-    def find(self, application: bytes | None) -> tuple[str, str] | None:
+    def side(self, ingress: Upstream, fields: Mapping[bytes, bytes]) -> Upstream:
+        """Which release of the application with this ingress gets a call with these header fields."""
+        canary = self.canaries.get(ingress)
+        return canary.upstream if canary is not None and canary.split.takes(fields) else ingress
+
+    def find(self, application: bytes | None) -> Upstream | None:
         """The ingress deployment for a call that names `application`.
 
         A single application takes every call, whatever name it brings (as in Ray Serve), unless
@@ -55,7 +78,7 @@ class RouteTable:
     @property
     def applications(self) -> list[str]:
         """Names of the applications, in the view's order."""
-        return [app for app, _ in self.ingresses.values()]
+        return [ingress.app for ingress in self.ingresses.values()]
 
 
 def not_found(application: bytes | None) -> str:
@@ -79,7 +102,7 @@ def limits_of(options: Mapping[str, object]) -> GrpcLimits:
 def build_routes(view: control_pb2.View) -> RouteTable:
     """The route table of a view."""
     grpc_options = json.loads(view.options.grpc_options_json or "{}")
-    ingresses = {app.name.encode(): (app.name, app.ingress) for app in view.applications}
+    ingresses = {app.name.encode(): Upstream(app.name, app.ingress, app.release) for app in view.applications}
     return RouteTable(
         methods={
             method.path.encode(): Method(
@@ -91,4 +114,15 @@ def build_routes(view: control_pb2.View) -> RouteTable:
         ingresses=ingresses,
         limits=limits_of(grpc_options),
         only=next(iter(ingresses.values())) if len(ingresses) == 1 else None,
+        canaries={
+            ingresses[app.name.encode()]: _canary_route(app.name, app.canary)
+            for app in view.applications
+            if app.canary.ready
+        },
     )
+
+
+def _canary_route(app: str, canary: control_pb2.CanaryView) -> CanaryRoute:
+    match = {name.encode(): value.encode() for name, value in canary.match.items()}
+    split = Split(canary.weight, match, canary.sticky_key.encode(), canary.release.encode())
+    return CanaryRoute(split, Upstream(app, canary.ingress, canary.release))

@@ -42,7 +42,7 @@ async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:
     access_log = AccessLog(handler, component, spec.replica_id, loop) if enabled else None
     observer = ReplicaObserver(spec.app, spec.deployment, spec.replica_id, access_log)
     replica = Replica(spec, loop, observer)
-    set_runtime(CallerRuntime.in_replica(spec.controller_address, spec.replica_id))
+    set_runtime(CallerRuntime.in_replica(spec.controller_address, spec.replica_id, spec.app, spec.release))
     replica.private = method_acceptor(replica_methods(replica, observer))
     listener = await listen(spec.address, replica.accept, ListenOptions(limits=_LIMITS))
     replica.connections = listener.connections

@@ -144,6 +144,11 @@ class Router(Generic[Call]):
         self._wait(call, refused=True)
         return list(self._assign())
 
+    def adopt(self, call: Call) -> list[tuple[Call, Replica]]:
+        """Take a call that waited for another deployment: it is next in line, and not turned away."""
+        self._wait(call, refused=True)
+        return list(self._assign())
+
     def lost(self, replica: Replica) -> None:
         """`replica` cannot be reached: no call goes there until the view lists it anew."""
         self._free.remove(replica)

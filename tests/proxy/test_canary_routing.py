@@ -1,0 +1,163 @@
+"""A proxy between two releases of an application: which one gets a call, and what becomes of calls that wait."""
+
+import grpc
+import pytest
+
+from swerve.generated import control_pb2 as pb
+from swerve.proxy.routes import Upstream
+
+
+class Sides:
+    """The application `app` on replica "old", and its canary on "new"."""
+
+    def __init__(self, proxy, limit=100):
+        self.proxy = proxy
+        self.replicas = {"old": proxy.add_replica("old", limit), "new": proxy.add_replica("new", limit)}
+
+    def publish(self, **canary):
+        """Route by these options of the canary; no options: without one."""
+        view = self.proxy.view()
+        view.applications.add(name="app", ingress="D")
+        if canary:
+            view.applications[0].canary.CopyFrom(pb.CanaryView(release="r", ingress="E", **canary))
+            self._add(view, "E", "r", "new")
+        self._add(view, "D", "", "old")
+        self.proxy.publish(view)
+        self.settle()
+
+    def promote(self):
+        view = self.proxy.view()
+        view.applications.add(name="app", ingress="E", release="r")
+        self._add(view, "E", "r", "new")
+        self.proxy.publish(view)
+        self.settle()
+
+    def _add(self, view, name, release, replica):
+        fake = self.replicas[replica]
+        one = pb.ReplicaView(replica_id=replica, address=fake.address, max_ongoing_requests=fake.limit)
+        view.deployments.add(app="app", name=name, release=release, max_queued_requests=-1, replicas=[one])
+
+    def settle(self):
+        for target in list(self.proxy.ingress.targets.values()):
+            self.proxy.until(lambda target=target: target.settled)
+
+    def queued(self, deployment="D", release=""):
+        return self.proxy.ingress.targets[Upstream("app", deployment, release)].router.queued
+
+    def seen(self):
+        return {name: len(fake.seen) for name, fake in self.replicas.items()}
+
+
+@pytest.fixture
+def sides(proxy):
+    return Sides(proxy, limit=1)
+
+
+def begin(channel, method="Echo", message=b"x", timeout=20, **metadata):
+    fields = [(name.replace("_", "-"), value) for name, value in metadata.items()]
+    return channel.unary_unary(f"/t.Lab/{method}").future(message, timeout=timeout, metadata=fields)
+
+
+def test_calls_go_by_weight_and_match(proxy, channel, sides):
+    sides.publish(ready=True, weight=0, match={"x-version": "new"})
+    begin(channel).result()
+    begin(channel, x_version="new").result()
+    begin(channel, x_version="old").result()
+    assert sides.seen() == {"old": 2, "new": 1}
+    sides.publish(ready=True, weight=100)
+    begin(channel).result()
+    assert sides.seen() == {"old": 2, "new": 2}
+
+
+def test_a_canary_that_is_not_ready_gets_no_call(proxy, channel, sides):
+    sides.publish(ready=False, weight=100, match={"x-version": "new"})
+    begin(channel, x_version="new").result()
+    assert sides.seen() == {"old": 1, "new": 0}
+
+
+def test_the_calls_of_both_sides_are_counted_while_there_is_a_canary(proxy, channel, sides):
+    sides.publish(ready=True, weight=0, match={"x-version": "new"})
+    begin(channel).result()
+    with pytest.raises(grpc.RpcError):
+        begin(channel, "Fail", x_version="new").result()
+    proxy.until(lambda: len(proxy.observer.ends) == 2)
+    tallies = {release: (one.calls, one.errors) for (_, release), one in proxy.ingress.tallies.items()}
+    assert tallies[""] == (1, 0)
+    assert tallies["r"][0] == 1
+    # They are kept while the canary has no replica: its calls may be failing just then.
+    sides.publish(ready=False, weight=0)
+    assert proxy.ingress.tallies["app", "r"].calls == 1
+    sides.publish()
+    assert proxy.ingress.tallies == {}
+
+
+def test_calls_that_wait_for_the_old_release_move_to_the_promoted_one(proxy, channel, sides):
+    sides.publish(ready=True, weight=0)
+    holding = begin(channel, "Hang")
+    proxy.until(lambda: sides.seen()["old"] == 1)
+    waiting = [begin(channel) for _ in range(3)]
+    proxy.until(lambda: sides.queued() == 3)
+    sides.promote()
+    for call in waiting:
+        assert call.result() == b"x"
+    assert sides.seen() == {"old": 1, "new": 3}
+    holding.cancel()
+
+
+def test_calls_that_wait_for_a_canary_move_back_when_it_goes(proxy, channel, sides):
+    sides.publish(ready=True, weight=100)
+    holding = begin(channel, "Hang")
+    proxy.until(lambda: sides.seen()["new"] == 1)
+    waiting = [begin(channel) for _ in range(3)]
+    proxy.until(lambda: sides.queued("E", "r") == 3)
+    sides.publish()
+    for call in waiting:
+        assert call.result() == b"x"
+    assert sides.seen() == {"old": 3, "new": 1}
+    holding.cancel()
+
+
+def test_a_call_that_waits_for_its_body_finds_the_other_release(proxy, channel, sides):
+    sides.publish(ready=True, weight=100)
+    many = [bytes(200_000)] * 2
+    stream = channel.stream_unary("/t.Lab/Collect")
+    begun, go_on = [], []
+
+    def parts():
+        yield many[0]
+        begun.append(True)
+        proxy.until(lambda: bool(go_on))
+        yield many[1]
+
+    call = stream.future(parts(), timeout=20)
+    proxy.until(lambda: bool(begun))
+    sides.publish()
+    go_on.append(True)
+    call.result()
+
+
+def test_a_call_that_a_draining_canary_turns_away_goes_to_the_application(proxy, channel, sides):
+    sides.publish(ready=True, weight=100)
+    holding = begin(channel, "Hang")
+    proxy.until(lambda: sides.seen()["new"] == 1)
+    # The replica has been told to stop, and turns away what the proxy, which does not know yet, sends it.
+    sides.replicas["new"].limit = 0
+    target = proxy.ingress.targets[Upstream("app", "E", "r")]
+    proxy.call(lambda: target.router.replicas["new"].__setattr__("limit", 2))
+    holding.cancel()
+    call = begin(channel)
+    proxy.until(lambda: sides.replicas["new"].refused > 0)
+    sides.publish()
+    assert call.result() == b"x"
+    assert sides.seen()["old"] == 1
+
+
+def test_calls_of_an_application_that_is_gone_end_although_it_had_a_canary(proxy, channel, sides):
+    sides.publish(ready=True, weight=100)
+    holding = begin(channel, "Hang")
+    proxy.until(lambda: sides.seen()["new"] == 1)
+    waiting = begin(channel)
+    proxy.until(lambda: sides.queued("E", "r") == 1)
+    proxy.publish(proxy.view())
+    assert waiting.exception().code() is grpc.StatusCode.NOT_FOUND
+    holding.cancel()
