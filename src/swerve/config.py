@@ -146,12 +146,6 @@ class gRPCOptions(Options):
     max_message_size: Annotated[int, Field(gt=0, le=MAX_MESSAGE_SIZE)] = MAX_MESSAGE_SIZE
     # Bytes of all header fields of one call, counted as HTTP/2 does (RFC 9113, section 6.5.2).
     max_metadata_size: Annotated[int, Field(gt=0, le=MAX_METADATA_LIMIT)] = MAX_METADATA_SIZE
-    # Calls at a time on one connection.
-    max_concurrent_streams: PositiveInt = 1000
-    # Client connections at a time, over one proxy.
-    max_connections: PositiveInt = 10_000
-    # Seconds that a new connection may take to send HTTP/2's preface; TLS's handshake may take as long before.
-    handshake_timeout_s: PositiveFloat = 10.0
     # Processes that share the port.
     num_proxies: Annotated[int, Field(gt=0, le=64)] = 1
     # PEM files: with a key and a certificate the port speaks TLS.
@@ -161,6 +155,32 @@ class gRPCOptions(Options):
     # Authorities of clients' certificates; where they are named, clients need one unless it is optional (mutual TLS).
     ssl_ca_certs: str | None = None
     ssl_client_certificate: Literal["required", "optional"] | None = None
+
+    # Limits on clients, of one proxy each. docs/limits.md says what a client sees at each and why the default; None
+    # switches one off. The names are gRPC's where it has them.
+    # Connections at a time, in all and of one client address.
+    max_connections: PositiveInt = 10_000
+    max_connections_per_client: PositiveInt | None = None
+    # Calls of one connection: at a time, and in its life.
+    max_concurrent_streams: PositiveInt = 1000
+    max_calls_per_connection: PositiveInt | None = None
+    # Seconds until a new connection has sent HTTP/2's preface and settings; TLS's handshake may take as long before.
+    handshake_timeout_s: PositiveFloat = 10.0
+    # Seconds without a call, and since the connection was made, after which it is asked to end, and that its calls have
+    # then.
+    max_connection_idle_s: PositiveFloat | None = 1800.0
+    max_connection_age_s: PositiveFloat | None = None
+    max_connection_age_grace_s: PositiveFloat | None = None
+    # Seconds of silence after which a client is asked whether it is there, and that it has to say anything.
+    keepalive_time_s: PositiveFloat | None = 60.0
+    keepalive_timeout_s: PositiveFloat = 20.0
+    # Seconds within which 16 KiB of what a call waits for have to move: of its request, or of a response to be read.
+    stall_timeout_s: PositiveFloat | None = 60.0
+    # Bytes of requests that are held for calls that wait.
+    max_buffered_request_bytes: PositiveInt | None = 512 * 1024 * 1024
+    # Calls that a connection may cancel in a second, and PING, SETTINGS and tiny DATA frames that it may send.
+    max_resets_per_s: Annotated[int, Field(gt=0, le=1_000_000)] = 2_000
+    max_control_frames_per_s: PositiveInt = 10_000
 
     _timeout = field_validator("request_timeout_s")(_none_if_negative)
     _paths = field_validator("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")(_absolute)

@@ -94,6 +94,9 @@ class Transport:
             self.owner.resume_writing()
         return data
 
+    def get_write_buffer_size(self) -> int:
+        return len(self.buffer)
+
     def set_write_buffer_limits(self, high) -> None:
         pass
 

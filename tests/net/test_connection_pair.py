@@ -375,6 +375,18 @@ def test_a_lost_connection_takes_no_stream(pair):
         pair.call()
 
 
+def test_who_waits_for_a_large_body_of_a_stream_that_is_gone_is_called(pair):
+    call = pair.call()
+    pair.run()
+    pair.client.reset(call.stream_id)
+    pair.run()
+    stream_id, called = pair.served[0].stream_id, []
+    pair.server.send_data(stream_id, bytes(200_000))
+    pair.server.when_drained(stream_id, lambda: called.append(True))
+    pair.run()
+    assert called == [True]
+
+
 def test_what_is_sent_after_a_stream_or_connection_ended_goes_nowhere(pair):
     call = pair.call()
     pair.run()

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from grpc_lab import Lab, lab
 
+from swerve.net.limits import ConnectionLimits
 from swerve.net.listener import ListenOptions
 from swerve.net.server import ServerStream
 from swerve.wire.http2 import Http2Limits
@@ -18,7 +19,7 @@ from tests.conftest import wait_for
 
 TIMEOUT_S = 20
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 8, 9
 END_STREAM, END_HEADERS = 1, 4
 MIB = 1 << 20
 # More than what sockets, one connection's streams and the allocator's habits take; much less than what is thrown at it.
@@ -55,10 +56,13 @@ def message(size: int) -> bytes:
 
 
 class Peer:
-    """A raw connection."""
+    """A raw connection, from the address `source`."""
 
-    def __init__(self, running: Lab, *, settings: bytes = b"", receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, running: Lab, *, settings: bytes = b"", receive_buffer: int | None = None, source: str = "127.0.0.1"
+    ) -> None:
         self.socket = socket.socket()
+        self.socket.bind((source, 0))
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(TIMEOUT_S)
@@ -113,8 +117,11 @@ endless.made = 0
 @pytest.fixture
 def server():
     endless.made = 0
-    limits = Http2Limits(max_concurrent_streams=100, stream_window=256 * 1024)
-    options = ListenOptions(limits=limits, max_connections=60, handshake_timeout_s=0.5)
+    options = ListenOptions(
+        limits=Http2Limits(max_concurrent_streams=100, stream_window=256 * 1024),
+        connection_limits=ConnectionLimits(handshake_timeout_s=0.5),
+        max_connections=60,
+    )
     with lab(options, {"/t/Endless": ServerStream(endless)}) as running:
         yield running
 
@@ -206,6 +213,23 @@ def test_connections_over_the_limit_are_hung_up_on_and_those_that_are_served_sta
     for peer in peers:
         peer.socket.close()
     wait_for(lambda: server.run(server.count())[0] == 1)
+
+
+def test_one_client_cannot_take_the_connections_of_others(peers):
+    with lab(ListenOptions(max_connections=60, max_connections_per_client=10)) as server:
+        for _ in range(20):
+            peers.append(Peer(server, source="127.0.0.2"))
+            peers[-1].greet()
+        wait_for(lambda: server.run(server.count())[0] == 10)
+        assert peers[-1].hung_up()
+        other = Peer(server, source="127.0.0.3")
+        peers.append(other)
+        other.greet()
+        wait_for(lambda: server.run(server.count())[0] == 11)
+        peers[0].socket.close()
+        wait_for(lambda: server.run(server.count())[0] == 10)
+        peers.append(Peer(server, source="127.0.0.2"))
+        wait_for(lambda: server.run(server.count())[0] == 11)
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["read", "not read"])
@@ -308,6 +332,25 @@ def test_refusals_that_nobody_reads_do_not_pile_up(server, bystander, peers):
             break
     bystander()
     server.hanging.clear()
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1)),
+        frame(PRIORITY, 0, 1, struct.pack(">IB", 0, 16)),
+        frame(0xFA, 0, 0, b"unknown"),
+    ],
+    ids=["window update", "priority", "unknown kind"],
+)
+def test_a_flood_of_frames_that_ask_for_nothing_stops_nobody(server, bystander, peers, unit):
+    peer = Peer(server)
+    peers.append(peer)
+    peer.greet()
+    for _ in range(20):
+        if not peer.send(unit * 5000):
+            break
+        bystander()
 
 
 def test_tiny_data_frames_end_their_connection(server, bystander, peers):

@@ -20,6 +20,7 @@ from grpc_lab import Lab, lab
 
 from swerve.net.auth_context import auth_context
 from swerve.net.client import Channel
+from swerve.net.limits import ConnectionLimits
 from swerve.net.listener import ListenOptions
 from swerve.net.server import Unary, serve
 from swerve.net.tls import RenewableContext, TlsError, TlsFiles, h2_client_context, h2_server_context
@@ -117,14 +118,15 @@ def test_a_client_without_tls_is_hung_up_on_and_others_are_served(authority):
 
 def test_a_handshake_that_does_not_go_on_is_given_up(authority):
     with (
-        tls_lab(authority, handshake_timeout_s=0.2) as running,
+        tls_lab(authority, connection_limits=ConnectionLimits(handshake_timeout_s=0.2)) as running,
         socket.create_connection(("127.0.0.1", running.port), TIMEOUT_S) as peer,
     ):
         assert hung_up(peer)
 
 
-def test_handshakes_count_against_the_limit_of_connections(authority):
-    with tls_lab(authority, max_connections=2) as running:
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_client"])
+def test_handshakes_count_against_the_limits_of_connections(authority, limit):
+    with tls_lab(authority, **{limit: 2}) as running:
         silent = [socket.create_connection(("127.0.0.1", running.port), TIMEOUT_S) for _ in range(2)]
         wait_for(lambda: len(running.listener._tls_ports[0].under_way) == 2)
         with socket.create_connection(("127.0.0.1", running.port), TIMEOUT_S) as third:
@@ -391,7 +393,7 @@ def test_new_handshakes_use_a_renewed_context_and_open_connections_live_on(autho
         assert served_name() == "old"
         context.current = context_for("new")
         assert served_name() == "new"
-        (connection,) = [one for one in running.listener.connections if one._established]
+        (connection,) = [one for one in running.listener.connections if one.established]
         assert echo(channel) == b"hello"
         assert connection in running.listener.connections
 

@@ -13,6 +13,7 @@ import uvloop
 from swerve.config import RequestRouterConfig
 from swerve.generated import control_pb2 as pb
 from swerve.net.bundles import BundleServer
+from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
@@ -20,6 +21,7 @@ from swerve.proxy.routes import Upstream
 from swerve.wire import bundle
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode, Http2Limits
 from tests.net.grpc_lab import LabCall
+from tests.net.net_support import Recorder
 
 METHODS = ("Echo", "Repeat", "Collect", "Chat", "Fail", "Hang", "Flood", "Early")
 CLIENT_STREAMING = ("Collect", "Chat", "Early")
@@ -264,3 +266,23 @@ def proxy_lab(bundles: bool) -> Iterator[ProxyLab]:
             yield made
         finally:
             made.stop()
+
+
+def begin(proxy, *requests, body=b"", end_stream=False):
+    """Calls begun by hand, each with these headers and `body`, on a connection of their own."""
+
+    async def connect():
+        def make():
+            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0))
+
+        _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
+        recorders = []
+        for headers in requests:
+            recorder = Recorder(connection)
+            recorder.stream_id = connection.open_stream(headers, recorder)
+            if body:
+                connection.send_data(recorder.stream_id, body, end_stream=end_stream)
+            recorders.append(recorder)
+        return connection, recorders
+
+    return proxy.run(connect())

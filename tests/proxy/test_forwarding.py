@@ -14,6 +14,7 @@ from swerve.wire.deadline import parse_timeout
 from swerve.wire.http2 import Http2Limits
 from swerve.wire.message import frame
 from tests.net.net_support import Recorder
+from tests.proxy.proxy_lab import begin
 
 TIMEOUT_S = 20
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -250,26 +251,6 @@ def test_streams_that_nobody_reads_do_not_stop_other_clients(proxy, channel):
 
 
 # --- requests that do not end -----------------------------------------------------------------------------------------
-
-
-def begin(proxy, *requests, body=b"", end_stream=False):
-    """Calls begun by hand, each with these headers and `body`, on a connection of their own."""
-
-    async def connect():
-        def make():
-            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0))
-
-        _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
-        recorders = []
-        for headers in requests:
-            recorder = Recorder(connection)
-            recorder.stream_id = connection.open_stream(headers, recorder)
-            if body:
-                connection.send_data(recorder.stream_id, body, end_stream=end_stream)
-            recorders.append(recorder)
-        return connection, recorders
-
-    return proxy.run(connect())
 
 
 ECHO = request_headers("/t.Lab/Echo", "test")

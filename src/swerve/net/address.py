@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 # sockaddr_un holds 108 bytes, the last of them a NUL.
@@ -51,3 +52,15 @@ def peer_name(socket_name: object) -> str:
     if len(socket_name) == 4:
         return f"ipv6:%5B{socket_name[0]}%5D:{socket_name[1]}"
     return f"ipv4:{socket_name[0]}:{socket_name[1]}"
+
+
+def client_of(peer: str) -> str:
+    """The part of a `peer_name` that one client has for itself: its IPv4 address, or the network (of 64 bits, RFC 4291,
+    section 2.5.1) that its IPv6 address is in, where it has all the others too. "" for a unix socket."""
+    family, _, rest = peer.partition(":")
+    host = rest.rpartition(":")[0]
+    if family != "ipv6":
+        return host
+    # A scope belongs to this machine's interfaces.
+    address = ipaddress.IPv6Address(host.removeprefix("%5B").removesuffix("%5D").partition("%")[0])
+    return address.exploded[:19]

@@ -31,6 +31,7 @@ from swerve.wire.http2 import (
     Http2Error,
     Http2Limits,
     OversizedHeaders,
+    PingAcknowledged,
     PingReceived,
     RequestReceived,
     ResponseReceived,
@@ -117,19 +118,25 @@ class Connection(asyncio.Protocol):
         self._accept = accept
         self._on_made = on_made
         self._on_lost = on_lost
-        self._established = False
+        # For limits on connections (`net.sweeper`): the peer's SETTINGS have come, it has sent something, and the last
+        # stream that it opened.
+        self.established = False
+        self.heard = False
+        self.last_request = 0
         self._unusable: asyncio.Future[None] | None = None
         self._closed = False
         self._abort_timer: asyncio.TimerHandle | None = None
         self._draining = False
         self._paused = False
+        # Stands for the bytes that wait while the transport is paused.
+        self._pause = object()
         self._flush_due = False
         self._unacknowledged = 0
         # A reset of ours may have cost connection window; see `Http2.repair_window`.
         self._window_suspect = False
         self._calls_queued = 0
-        self._flood_guard = FloodGuard()
-        self._handshake_timer: asyncio.TimerHandle | None = None
+        self._flood_guard = FloodGuard(limits.max_control_frames_per_s)
+        self._drain_timer: asyncio.TimerHandle | None = None
         self._held: dict[int, HeldBody] = {}
         # By stream here: where to give credit, the stream there, and the bytes.
         self._owed: dict[int, tuple[CreditSource, int, int]] = {}
@@ -150,6 +157,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closed:
             return
+        self.heard = True
         # Writes that handlers make below are flushed at the end of this turn, not by a callback of their own.
         self._flush_due = True
         try:
@@ -168,12 +176,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._fail()
-        for timer in (self._abort_timer, self._handshake_timer):
+        for timer in (self._abort_timer, self._drain_timer):
             if timer is not None:
                 timer.cancel()
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._pause = object()
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -368,8 +377,9 @@ class Connection(asyncio.Protocol):
                 progress |= self._dispatch()
                 if self._held or self._owed or self._drain_callbacks:
                     progress |= self._settle()
-                # What handlers and callbacks queued just now must not wait for somebody else's flush.
-                progress = progress and not self._paused and self.http2.want_write
+                # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for
+                # somebody else's flush.
+                progress = progress and not self._paused and (self.http2.want_write or bool(self._drain_callbacks))
         except Http2Error as error:
             logger.info("Closing connection of %s: %s", self.peer or "peer", error)
             self._fail()
@@ -440,8 +450,10 @@ class Connection(asyncio.Protocol):
                     callback()
         refilled = False
         if self._held and not self._paused:
-            for stream_id in list(self._held):
-                refilled |= self._refill(stream_id)
+            for stream_id, held in list(self._held.items()):
+                refilled |= held.move_chunk(self.http2, stream_id)
+                if not held.parts:
+                    del self._held[stream_id]
         return refilled
 
     def _waiting(self, stream_id: int) -> bool:
@@ -451,29 +463,6 @@ class Connection(asyncio.Protocol):
             return self.http2.queued_body_size(stream_id) > 0
         except StreamGone:
             return False
-
-    def _refill(self, stream_id: int) -> bool:
-        """Move the stream's next chunk into the engine when its last one has been written."""
-        held = self._held[stream_id]
-        moved = 0
-        try:
-            if self.http2.queued_body_size(stream_id):
-                return False
-            while held.parts and moved < CHUNK:
-                part = held.parts.popleft()
-                if part is None:
-                    self.http2.end_stream(stream_id)
-                elif isinstance(part, tuple):
-                    self.http2.send_trailers(stream_id, part)
-                else:
-                    self.http2.send_data(stream_id, part)
-                    moved += len(part)
-        except StreamGone:
-            held.parts.clear()
-        held.size -= moved
-        if not held.parts:
-            del self._held[stream_id]
-        return True
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -519,7 +508,7 @@ class Connection(asyncio.Protocol):
                         handler.on_headers(event.headers, event.end_stream)
                 elif kind is RequestReceived:
                     assert self._accept is not None
-                    stream_id = event.stream_id
+                    self.last_request = stream_id = event.stream_id
                     handler = self._accept(self, stream_id, event.headers, event.end_stream)
                     if handler is not None:
                         streams[stream_id] = handler
@@ -538,23 +527,26 @@ class Connection(asyncio.Protocol):
     def _on_control(self, event: object) -> None:
         """A frame that belongs to no stream."""
         if isinstance(event, SettingsReceived):
-            self._established = True
-            # A timer that is left running would keep the connection in memory after its end.
-            if self._handshake_timer is not None:
-                self._handshake_timer.cancel()
+            self.established = True
             self._strike()
         elif isinstance(event, PingReceived):
-            self._strike()
+            # What gRPC clients look for before they ask less often ("gRPC Keepalive").
+            self._strike(b"too_many_pings")
+        elif isinstance(event, PingAcknowledged):
+            if event.opaque_data == _LAST_CALL:
+                self.loop.call_soon(self._finish_drain)
         elif isinstance(event, GoAwayReceived):
             self._stop_using()
             self._draining = True
         elif isinstance(event, ConnectionClosed):
             self.loop.call_soon(self._fail)
 
-    def _strike(self) -> None:
+    def _strike(self, why: bytes = b"too_many_frames") -> None:
         if self._flood_guard.strike(self.loop.time):
-            logger.info("Closing connection of %s: it floods", self.peer or "peer")
-            self.http2.terminate(ErrorCode.ENHANCE_YOUR_CALM)
+            logger.info("Closing connection of %s: it floods (%s)", self.peer or "peer", why.decode())
+            with contextlib.suppress(Http2Error):
+                self.http2.go_away(ErrorCode.ENHANCE_YOUR_CALM, why)
+            self.loop.call_soon(self.close)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -573,9 +565,14 @@ class Connection(asyncio.Protocol):
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def unacknowledged(self) -> int:
+        """Received bytes that handlers hold, or have passed on and that have not left yet."""
+        return self._unacknowledged
+
     def drain(self) -> None:
         """Ask the peer to open no more streams; the connection closes when the last one ends."""
-        if self._closed or self._draining:
+        if self._closed or self._draining or self._drain_timer is not None:
             return
         if self._accept is None:
             self._stop_using()
@@ -584,22 +581,21 @@ class Connection(asyncio.Protocol):
             return
         with contextlib.suppress(Http2Error):
             self.http2.announce_shutdown()
+            self.http2.ping(_LAST_CALL)
+        # The second stage follows when requests that crossed the notice have arrived: with the answer to the ping.
+        self._drain_timer = self.loop.call_later(_LAST_CALL_TIMEOUT_S, self._finish_drain)
         self.flush()
-        # The second stage follows when requests that crossed the notice have arrived.
-        self.loop.call_later(_GOAWAY_DELAY_S, self._finish_drain)
 
     def _finish_drain(self) -> None:
-        if not self._closed:
-            self._draining = True
-            self._stop_using()
-            with contextlib.suppress(Http2Error):
-                self.http2.go_away()
-            self.flush()
-
-    def expect_handshake(self, timeout_s: float) -> None:
-        """Close when the peer has not even sent its SETTINGS by then: it does not speak HTTP/2, or says nothing."""
-        if not self._established:
-            self._handshake_timer = self.loop.call_later(timeout_s, self._fail)
+        if self._closed or self._draining:
+            return
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+        self._draining = True
+        self._stop_using()
+        with contextlib.suppress(Http2Error):
+            self.http2.go_away()
+        self.flush()
 
     def close(self) -> None:
         """Write what is queued and close. Streams that still run end with CONNECTION_LOST."""
@@ -641,5 +637,7 @@ class Connection(asyncio.Protocol):
 
 
 _CLOSE_TIMEOUT_S = 5.0
-# Time for requests that were under way when the shutdown notice left. RFC 9113, section 6.8 asks for one round trip.
-_GOAWAY_DELAY_S = 0.1
+# What the ping says that asks whether the peer has heard that this side is going.
+_LAST_CALL = b"swerve-l"
+# A peer that does not answer in a second has had many round trips of time (RFC 9113, section 6.8 asks for one).
+_LAST_CALL_TIMEOUT_S = 1.0

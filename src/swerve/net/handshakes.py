@@ -34,10 +34,11 @@ class TlsPort:
         context: ssl.SSLContext,
         make: Callable[[], Connection],
         *,
-        has_room: Callable[[], bool],
+        has_room: Callable[[str], bool],
         timeout_s: float | None,
     ) -> None:
-        self.under_way: set[asyncio.Task[None]] = set()
+        # The handshakes, and with whom.
+        self.under_way: dict[asyncio.Task[None], str] = {}
         self._socket = sock
         self._context = context
         self._make = make
@@ -56,12 +57,13 @@ class TlsPort:
                     logger.warning("No connection can be accepted for %s s: %s", _RETRY_S, error.strerror)
                     await asyncio.sleep(_RETRY_S)
                 continue
-            if not self._has_room():
+            peer = peer_name(address)
+            if not self._has_room(peer):
                 sock.close()
                 continue
-            task = self._loop.create_task(self._shake_hands(sock, peer_name(address)))
-            self.under_way.add(task)
-            task.add_done_callback(self.under_way.discard)
+            task = self._loop.create_task(self._shake_hands(sock, peer))
+            self.under_way[task] = peer
+            task.add_done_callback(self.under_way.pop)
 
     async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
         try:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from swerve.wire.http2 import Http2, StreamGone
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 # Bytes of one stream's body that wait in the engine at a time.
@@ -30,3 +32,23 @@ class HeldBody:
         else:
             view = memoryview(data)
             self.parts.extend(view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+
+    def move_chunk(self, http2: Http2, stream_id: int) -> bool:
+        """Move the next chunk into the engine, when it has written the last one. False when it has not."""
+        moved = 0
+        try:
+            if http2.queued_body_size(stream_id):
+                return False
+            while self.parts and moved < CHUNK:
+                part = self.parts.popleft()
+                if part is None:
+                    http2.end_stream(stream_id)
+                elif isinstance(part, tuple):
+                    http2.send_trailers(stream_id, part)
+                else:
+                    http2.send_data(stream_id, part)
+                    moved += len(part)
+        except StreamGone:
+            self.parts.clear()
+        self.size -= moved
+        return True

@@ -7,16 +7,21 @@ import contextlib
 import errno
 import logging
 import os
+import random
 import socket
 import ssl
 import stat
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from swerve.net.address import Address, parse_address
+from swerve.net.address import Address, client_of, parse_address
 from swerve.net.auth_context import auth_context
 from swerve.net.connection import Acceptor, Connection
 from swerve.net.handshakes import TlsPort
+from swerve.net.limits import ConnectionLife, ConnectionLimits
+from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.net.tls import H2
 from swerve.wire.http2 import Http2Limits
 from swerve.wire.peer import encode_peer
@@ -32,14 +37,18 @@ KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 2
 
 
+# gRPC ends connections at 0.9 to 1.1 times their age (proposal A9).
+_AGE_JITTER = (0.9, 1.1)
+
+
 @dataclass(frozen=True, slots=True)
 class ListenOptions:
-    """How a listener treats its peers. Times are in seconds; None switches a limit off."""
+    """How a listener treats its peers. None switches a limit off."""
 
     limits: Http2Limits = field(default_factory=Http2Limits)
+    connection_limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     max_connections: int | None = None
-    # A peer that sends nothing useful for this long after connecting is dropped; TLS's handshake may take as long too.
-    handshake_timeout_s: float | None = None
+    max_connections_per_client: int | None = None
     # TCP connections speak TLS by this context, which must offer h2 by ALPN (`net.tls.h2_server_context`).
     tls: ssl.SSLContext | None = None
 
@@ -48,13 +57,20 @@ class Listener:
     """Open sockets and the connections that came through them."""
 
     def __init__(self, accept: Acceptor, options: ListenOptions) -> None:
-        self.connections: set[Connection] = set()
+        self._connections: dict[Connection, WatchedConnection] = {}
+        self._per_client: Counter[str] = Counter()
         self._accept = accept
         self._options = options
         self._servers: list[asyncio.Server] = []
         self._tls_ports: list[TlsPort] = []
+        self._sweeper: Sweeper | None = None
         self._unix_path = ""
         self._lost = asyncio.Event()
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """Those that are open now."""
+        return self._connections.keys()
 
     async def listen_unix(self, address: Address) -> None:
         """Listen on a unix socket that only this user may connect to. A stale socket file is replaced."""
@@ -79,7 +95,7 @@ class Listener:
         elif self._options.tls is not None:
             sock.listen(_BACKLOG)
             sock.setblocking(False)
-            timeout_s = self._options.handshake_timeout_s
+            timeout_s = self._options.connection_limits.handshake_timeout_s
             port = TlsPort(sock, self._options.tls, self._make, has_room=self._has_room, timeout_s=timeout_s)
             self._tls_ports.append(port)
             return
@@ -96,31 +112,46 @@ class Listener:
             on_lost=self._forget,
         )
 
-    def _has_room(self) -> bool:
-        """Whether one more connection may begin. Those that are in TLS's handshake count."""
-        limit = self._options.max_connections
-        count = len(self.connections) + sum(len(port.under_way) for port in self._tls_ports)
-        return limit is None or count < limit
+    def _has_room(self, peer: str) -> bool:
+        """Whether `peer` may begin one more connection. Those that are in TLS's handshake count."""
+        most, most_per_client = self._options.max_connections, self._options.max_connections_per_client
+        if most is not None:
+            count = len(self._connections) + sum(len(port.under_way) for port in self._tls_ports)
+            if count >= most:
+                return False
+        client = client_of(peer)
+        if most_per_client is None or not client:
+            return True
+        shaking = sum(client_of(other) == client for port in self._tls_ports for other in port.under_way.values())
+        return self._per_client[client] + shaking < most_per_client
 
     def _admit(self, connection: Connection) -> bool:
         assert connection.transport is not None
         tls: ssl.SSLObject | None = connection.transport.get_extra_info("ssl_object")
         if tls is None:
-            if not self._has_room():
+            if not self._has_room(connection.peer):
                 return False
         elif not _identify(connection, tls):
             return False
-        self.connections.add(connection)
-        if self._options.handshake_timeout_s is not None:
-            connection.expect_handshake(self._options.handshake_timeout_s)
+        self._per_client[client_of(connection.peer)] += 1
+        loop, limits = asyncio.get_running_loop(), self._options.connection_limits
+        life = ConnectionLife(limits, loop.time(), random.uniform(*_AGE_JITTER))
+        self._connections[connection] = WatchedConnection(life)
+        if self._sweeper is None:
+            self._sweeper = Sweeper(loop, self._connections, limits)
+        self._sweeper.start()
         return True
 
     def _forget(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        if self._connections.pop(connection, None) is not None:
+            client = client_of(connection.peer)
+            self._per_client[client] -= 1
+            if not self._per_client[client]:
+                del self._per_client[client]
         self._lost.set()
 
     async def _until_closed(self, connections: set[Connection]) -> None:
-        while not connections.isdisjoint(self.connections):
+        while not connections.isdisjoint(self._connections):
             self._lost.clear()
             await self._lost.wait()
 

@@ -123,6 +123,11 @@ class ServerCall:
             self.done = True
             self.cancelled()
 
+    @property
+    def in_message(self) -> bool:
+        """Whether a part of a message has come and the rest is awaited."""
+        return self._reader.pending and not self.done
+
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def start(self, extra: Headers = ()) -> None:

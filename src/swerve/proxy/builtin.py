@@ -19,7 +19,7 @@ from swerve.proxy.reflection import Reflection
 from swerve.wire.message import IDENTITY
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
-_MAX_MESSAGE_SIZE = 64 * 1024
+_MAX_MESSAGE_SIZE = 8 * 1024
 # Health watchers of one proxy; a client needs one a connection.
 _MAX_WATCHERS = 10_000
 # Bytes of reflection's answers that may wait for their reader before the next request is looked at.

@@ -240,8 +240,8 @@ class ForwardedCall:
             self.client.acknowledge(self.stream_id, len(data))
             return
         body, leg = self._body, self._leg
+        self._body_size += len(data)
         if body is not None:
-            self._body_size += len(data)
             if self._body_size <= _REPLAY_LIMIT or leg is None:
                 body.append(data)
             else:
@@ -266,6 +266,23 @@ class ForwardedCall:
             self._abandon()
             self._record(StatusCode.CANCELLED)
 
+    # --- what limits ask for ---------------------------------------------------------------------------------------
+
+    @property
+    def received(self) -> int:
+        """Bytes of the request that have come."""
+        return self._body_size
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the request's bytes are here because no replica has the call."""
+        return self._replica is None and not self.done
+
+    @property
+    def awaits_client(self) -> bool:
+        """Whether more of the request is to come and the client may send it."""
+        return not self.done and not self._request_ended and self.client.http2.may_receive(self.stream_id)
+
     # --- ending ----------------------------------------------------------------------------------------------------
 
     @property
@@ -275,8 +292,12 @@ class ForwardedCall:
 
     def expire(self) -> None:
         """The deadline has passed."""
+        self.give_up(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
+
+    def give_up(self, code: StatusCode, details: str) -> None:
+        """End the call wherever it is."""
         self._abandon()
-        self.fail(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
+        self.fail(code, details)
 
     def fail(self, code: StatusCode, details: str, retry_after_s: float | None = None) -> None:
         """End the call with a status of the proxy's own; `retry_after_s` tells the client when to try again."""

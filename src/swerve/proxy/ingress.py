@@ -116,6 +116,11 @@ class Ingress:
         """The calls that have ended of applications with a canary, by application and release."""
         return {(key.app, key.release): side.tally for key, side in self._sides.items()}
 
+    def takes_one_message(self, path: bytes) -> bool:
+        """Whether a request for `path` is one message, and not a stream of them."""
+        method = self._routes.methods.get(path)
+        return method is not None and not method.client_streaming
+
     # --- requests --------------------------------------------------------------------------------------------------
 
     def accept(

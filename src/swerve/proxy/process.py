@@ -10,6 +10,7 @@ import os
 import signal
 import ssl
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from swerve.caller.target import Target
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2
 from swerve.net.address import Address
-from swerve.net.listener import Listener, ListenOptions, bind_tcp
+from swerve.net.listener import Listener, bind_tcp
 from swerve.net.server import MetadataDict, Unary, serve
 from swerve.net.tls import TlsError
 from swerve.observe.access import AccessLog
@@ -29,13 +30,13 @@ from swerve.observe.collector import settle
 from swerve.observe.logs import configure
 from swerve.observe.metrics import Labels, text_of, version_label
 from swerve.port_tls import PortTls, grpc_tls, http_tls
+from swerve.proxy import client_limits
 from swerve.proxy.call_reporter import CallReporter
 from swerve.proxy.certificates import CHECK_S, Certificate
-from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress, ProxiedCall
 from swerve.proxy.observer import ProxyObserver
+from swerve.proxy.request_watch import RequestWatch
 from swerve.proxy.routes import Upstream
-from swerve.wire.http2 import Http2Limits
 from swerve.wire.status import RpcError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Proxy:
         self._spec = spec
         self._loop = loop
         self._listener: Listener | None = None
+        self._request_watch: RequestWatch | None = None
         # Whether other proxies take new connections while this one drains.
         self._shared = False
         self._ingress: Ingress | None = None
@@ -95,6 +97,8 @@ class Proxy:
                 self._checking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
+            if self._request_watch is not None:
+                self._request_watch.close()
             await private.close(_CLOSE_GRACE_S)
             if self._access_log is not None:
                 self._access_log.flush()
@@ -151,18 +155,10 @@ class Proxy:
         host, port = options.get("host") or "", int(options.get("port", 0))
         if port <= 0 or not view.options.grpc_methods:
             return None
-        listener = Listener(
-            ingress.accept,
-            ListenOptions(
-                limits=Http2Limits(
-                    max_concurrent_streams=int(options.get("max_concurrent_streams", 1000)),
-                    stream_window=CLIENT_WINDOW,
-                ),
-                max_connections=int(options.get("max_connections", 10_000)),
-                handshake_timeout_s=float(options.get("handshake_timeout_s", 10.0)),
-                tls=self._context_of(grpc_tls(options)),
-            ),
+        listen_options = replace(
+            client_limits.room_for(client_limits.listen_options(options)), tls=self._context_of(grpc_tls(options))
         )
+        listener = Listener(ingress.accept, listen_options)
         try:
             self._shared = view.options.num_proxies > 1
             sockets = bind_tcp(host, port, share=self._shared)
@@ -172,6 +168,9 @@ class Proxy:
         for sock in sockets:
             await listener.listen_on(sock)
         self._listener = listener
+        self._request_watch = RequestWatch(
+            self._loop, listener.connections, ingress, client_limits.request_limits(options)
+        )
         bound = sockets[0].getsockname()
         logger.info("Serving gRPC at %s", Address(host=bound[0], port=bound[1]))
         return f"{host or bound[0]}:{bound[1]}"

@@ -87,6 +87,13 @@ class Http2Limits:
     # Bytes of one header list by RFC 9113's measure (section 6.5.2). A peer that sends more loses the connection, so it
     # stands well above the limit that is kept per call.
     max_header_list_size: int = 256 * 1024
+    # Streams that a client resets, each of which made this side begin a call ("rapid reset", CVE-2023-44487). A burst
+    # of ten times as many is borne. The engine's own default (1,000, then 33 a second) ends connections of honest
+    # clients that cancel a lot.
+    max_resets_per_s: int = 2_000
+    # PING and SETTINGS, and DATA shorter than a message's prefix. Clients that measure the path's delay ping once a
+    # round trip, at most some thousand times a second on loopback.
+    max_control_frames_per_s: int = 10_000
 
 
 _SETTING_ENABLE_PUSH = 0x2
@@ -103,11 +110,10 @@ _FRAME_SIZE = 16 * 1024
 
 
 @functools.cache
-def _configuration(max_header_list_size: int) -> ngh2.Configuration:
+def _configuration(max_header_list_size: int, max_resets_per_s: int) -> ngh2.Configuration:
     return ngh2.Configuration(
         auto_window_update=False,
-        # The engine's default (1,000, then 33 a second) ends connections of honest clients that cancel a lot.
-        stream_reset_rate_limit=(20_000, 2_000),
+        stream_reset_rate_limit=(10 * max_resets_per_s, max_resets_per_s),
         glitch_rate_limit=(20_000, 1_000),
         max_inbound_header_list_size=max_header_list_size,
         max_inbound_header_count=max_header_list_size // 64,
@@ -130,8 +136,8 @@ class Http2:
     `receive(data)`, `events()`, `data_to_send(amount)`, `send_request(headers, end_stream=)` -> stream id,
     `send_response(stream_id, headers, end_stream=)`, `send_data(stream_id, data, end_stream=)`,
     `send_trailers(stream_id, headers)`, `reset_stream(stream_id, error_code)`, `acknowledge(amount, stream_id)`,
-    `queued_body_size(stream_id=None)`. The first and third raise `Http2Error` when the connection is beyond repair;
-    those that name a stream raise one of `StreamGone` when the stream or its connection has ended.
+    `queued_body_size(stream_id=None)`, `ping(opaque_data)`. The first and third raise `Http2Error` when the connection
+    is beyond repair; those that name a stream raise one of `StreamGone` when the stream or its connection has ended.
     """
 
     __slots__ = (
@@ -154,7 +160,8 @@ class Http2:
 
     def __init__(self, *, server: bool, limits: Http2Limits) -> None:
         engine = ngh2.Connection(
-            ngh2.Role.SERVER if server else ngh2.Role.CLIENT, _configuration(limits.max_header_list_size)
+            ngh2.Role.SERVER if server else ngh2.Role.CLIENT,
+            _configuration(limits.max_header_list_size, limits.max_resets_per_s),
         )
         self._engine = engine
         self._limits = limits
@@ -191,6 +198,13 @@ class Http2:
         """Send this response's body in turns with others; by default the engine sends one whole body after another."""
         self._engine.set_stream_priority(stream_id, _INCREMENTAL, ignore_client_signal=True)
 
+    def may_receive(self, stream_id: int) -> bool:
+        """Whether the peer has credit on the stream."""
+        try:
+            return self._engine.stream_local_window_size(stream_id) > 0
+        except StreamGone:
+            return False
+
     def repair_window(self) -> bool:
         """Give back connection window that local resets in the middle of a DATA frame lost in the engine.
 
@@ -212,10 +226,7 @@ class Http2:
         """First stage of a graceful close: the peer should open no new streams (RFC 9113, section 6.8)."""
         self._engine.send_shutdown_notice()
 
-    def go_away(self, error_code: int = ErrorCode.NO_ERROR) -> None:
-        """Second stage: streams that the peer opened up to now are served, later ones are not."""
-        self._engine.send_goaway(error_code)
-
-    def terminate(self, error_code: int) -> None:
-        """GOAWAY, and nothing after it."""
-        self._engine.terminate_connection(error_code)
+    def go_away(self, error_code: int = ErrorCode.NO_ERROR, why: bytes = b"") -> None:
+        """Second stage: streams that the peer opened up to now are served, later ones are not. `why` is for the peer's
+        log."""
+        self._engine.send_goaway(error_code, debug_data=why)
