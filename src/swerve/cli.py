@@ -89,6 +89,10 @@ GrpcClientCertificate = Annotated[
     str | None,
     typer.Option(help="With authorities: required or optional.  [default: required]", show_default=False),
 ]
+GrpcInterceptors = Annotated[
+    list[str] | None,
+    typer.Option(help="Import path of what sees each call first and may refuse it. Repeatable.", show_default=False),
+]
 HttpHost = Annotated[str | None, typer.Option(help="HTTP address to bind.  [default: 127.0.0.1]", show_default=False)]
 HttpPort = Annotated[int | None, typer.Option(help="HTTP port; 0 turns HTTP off.  [default: 8000]", show_default=False)]
 Location = Annotated[
@@ -132,6 +136,7 @@ def start(
     grpc_ssl_keyfile_password: GrpcKeyfilePassword = None,
     grpc_ssl_ca_certs: GrpcCaCerts = None,
     grpc_ssl_client_certificate: GrpcClientCertificate = None,
+    grpc_interceptors: GrpcInterceptors = None,
     num_proxies: NumProxies = None,
     app_dir: AppDir = Path("."),
     http_host: HttpHost = None,
@@ -158,6 +163,7 @@ def start(
             ssl_keyfile_password=grpc_ssl_keyfile_password,
             ssl_ca_certs=grpc_ssl_ca_certs,
             ssl_client_certificate=grpc_ssl_client_certificate,
+            interceptors=grpc_interceptors,
             num_proxies=num_proxies,
         ),
         commands.http_options(host=http_host, port=http_port),
@@ -190,6 +196,7 @@ def run(
     grpc_ssl_keyfile_password: GrpcKeyfilePassword = None,
     grpc_ssl_ca_certs: GrpcCaCerts = None,
     grpc_ssl_client_certificate: GrpcClientCertificate = None,
+    grpc_interceptors: GrpcInterceptors = None,
     num_proxies: NumProxies = None,
     http_host: HttpHost = None,
     http_port: HttpPort = None,
@@ -224,6 +231,7 @@ def run(
                 ssl_keyfile_password=grpc_ssl_keyfile_password,
                 ssl_ca_certs=grpc_ssl_ca_certs,
                 ssl_client_certificate=grpc_ssl_client_certificate,
+                interceptors=grpc_interceptors,
                 num_proxies=num_proxies,
             ),
             http=commands.http_options(host=http_host, port=http_port),

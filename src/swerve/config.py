@@ -155,6 +155,10 @@ class gRPCOptions(Options):
     # Authorities of clients' certificates; where they are named, clients need one unless it is optional (mutual TLS).
     ssl_ca_certs: str | None = None
     ssl_client_certificate: Literal["required", "optional"] | None = None
+    # Import paths of what sees each call first and may refuse it (`swerve.interceptors`), in this order.
+    interceptors: list[str] = Field(default_factory=list)
+    # Seconds that they may wait, all together, before the call is refused.
+    interceptor_timeout_s: PositiveFloat = 5.0
 
     # Limits on clients, of one proxy each. docs/limits.md says what a client sees at each and why the default; None
     # switches one off. The names are gRPC's where it has them.

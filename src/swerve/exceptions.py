@@ -64,6 +64,10 @@ class ReplicaUnavailableError(RayServeException):
     """The replica that had the call died or could not be reached before it answered. UNAVAILABLE on the wire."""
 
 
+class InterceptorError(RayServeException):
+    """An interceptor that is named in the gRPC options and cannot be used; the message says which and why."""
+
+
 class gRPCStatusError(RayServeException):
     """A call that ended with a status that user code chose (`grpc_context.abort`)."""
 

@@ -35,11 +35,23 @@ def status_code(code: Any) -> StatusCode:
     return StatusCode(number)
 
 
-class RayServegRPCContext:
-    """The gRPC side of one call, passed to handlers that have a parameter named `grpc_context`.
+def abort(code: Any, details: str) -> NoReturn:
+    """End a call with a status other than OK, by raising.
 
-    Picklable: a copy keeps all values, and loses what needs the running call (`send_initial_metadata`).
+    Raises:
+        gRPCStatusError: always.
+        ValueError: `code` is OK or no status code.
+        TypeError: `details` is no str.
     """
+    if status_code(code) == StatusCode.OK:
+        raise ValueError("abort needs a status other than OK.")
+    if not isinstance(details, str):
+        raise TypeError(f"Details must be a str, got {details!r}.")
+    raise gRPCStatusError(None, code, details)
+
+
+class GrpcRequest:
+    """What is known of a call before it is answered, for handlers and interceptors."""
 
     def __init__(
         self,
@@ -49,23 +61,11 @@ class RayServegRPCContext:
         # What `wire.peer` makes of the client's address and auth context.
         peer: str = "",
         deadline: float | None = None,
-        send_initial: Callable[[Headers], None] | None = None,
     ) -> None:
         self._headers = headers
         self._request_id = request_id
         self._peer = peer
         self._deadline = deadline
-        self._send_initial = send_initial
-        self._code: Any = None
-        self._details = ""
-        self._compression: Any = None
-        self._trailing: list[tuple[str, str | bytes]] = []
-        self._encoded_trailing: Headers = ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_send_initial": None}
-
-    # --- the request -----------------------------------------------------------------------------------------------
 
     def auth_context(self) -> dict[str, list[bytes]]:
         """What TLS and interceptors say about the client, by grpcio's names; no client can add to it."""
@@ -93,6 +93,30 @@ class RayServegRPCContext:
         """The request id: the client's, or the generated one."""
         return self._request_id
 
+    def time_remaining(self) -> float | None:
+        """Seconds until the call's deadline (never below 0), None when it has none."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+
+class RayServegRPCContext(GrpcRequest):
+    """The gRPC side of one call, passed to handlers that have a parameter named `grpc_context`.
+
+    Picklable: a copy keeps all values, and loses what needs the running call (`send_initial_metadata`).
+    """
+
+    # Sends the response's headers; set by the call for as long as it runs.
+    _send_initial: Callable[[Headers], None] | None = None
+    _code: Any = None
+    _details = ""
+    _compression: Any = None
+    _trailing: Metadata = ()
+    _encoded_trailing: Headers = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_send_initial": None}
+
+    # --- the request -----------------------------------------------------------------------------------------------
+
     def application(self) -> str | None:
         return self._last("application")
 
@@ -108,10 +132,6 @@ class RayServegRPCContext:
     def _last(self, key: str) -> str | None:
         value = wire_metadata.get(self._headers, key.encode())
         return None if value is None else value.decode("latin-1")
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the call's deadline (never below 0), None when it has none."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     # --- the response ----------------------------------------------------------------------------------------------
 
@@ -182,13 +202,9 @@ class RayServegRPCContext:
             ValueError: `code` is OK or no status code.
             TypeError: `details` is no str.
         """
-        if status_code(code) == StatusCode.OK:
-            raise ValueError("abort needs a status other than OK.")
-        if not isinstance(details, str):
-            raise TypeError(f"Details must be a str, got {details!r}.")
         if trailing_metadata:
             self.set_trailing_metadata(trailing_metadata)
-        raise gRPCStatusError(None, code, details)
+        abort(code, details)
 
 
 class gRPCInputStream(Generic[T]):

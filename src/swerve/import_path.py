@@ -56,7 +56,7 @@ def load_object(import_path: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
-        raise ImportError(f"Importing '{import_path}' failed: {_where(error)}") from error
+        raise ImportError(f"Importing '{import_path}' failed: {place_of(error)}") from error
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
@@ -83,7 +83,7 @@ def _built_by(builder: Callable[..., Any], import_path: str, args: Mapping[str, 
     except ValidationError as error:
         raise ValueError(f"Arguments of '{import_path}' are wrong: {explain(error)}") from error
     except Exception as error:
-        raise ValueError(f"Building the application '{import_path}' failed: {_where(error)}") from error
+        raise ValueError(f"Building the application '{import_path}' failed: {place_of(error)}") from error
     if not isinstance(app, Application):
         raise TypeError(
             "Application builder functions must return an `Application` returned from `Deployment.bind()`, but "
@@ -92,7 +92,7 @@ def _built_by(builder: Callable[..., Any], import_path: str, args: Mapping[str, 
     return app
 
 
-def _where(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """One line: the error, and the innermost place of user code that it came through."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]

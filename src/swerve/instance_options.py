@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from swerve import servicers
+from swerve import interceptors, servicers
 from swerve.build import own_sys_path
 from swerve.config import HTTPOptions, LoggingConfig, ProxyLocation, gRPCOptions
 from swerve.generated import control_pb2
@@ -17,10 +17,12 @@ def instance_options(
     logging_config: LoggingConfig | None = None,
     proxy_location: ProxyLocation = ProxyLocation.EveryNode,
 ) -> control_pb2.InstanceOptions:
-    """The options with the method table of the servicer functions. These are imported and checked here, and TLS files.
+    """The options with the method table of the servicer functions. These are imported and checked here, and so are
+    interceptors and TLS files.
 
     Raises:
         ImportError, AttributeError, ValueError: a servicer function is wrong (`swerve.servicers.load`).
+        InterceptorError: an interceptor cannot be used.
         TlsError: the TLS files of a port cannot be used.
     """
     http = http_options or HTTPOptions()
@@ -41,6 +43,8 @@ def instance_options(
     )
     if grpc_options.enabled:
         served = servicers.load(grpc_options.grpc_servicer_functions)
+        for path in grpc_options.interceptors:
+            interceptors.check(path)
         options.grpc_methods.extend(served.grpc_methods())
         options.file_descriptors.extend(served.file_descriptors)
     return options

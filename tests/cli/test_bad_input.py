@@ -117,6 +117,14 @@ def write_config(folder, text):
             ("app_module:app", "--grpc-servicer-functions", ADD, *TLS_FILES),
             "The TLS files of the gRPC port cannot be used: /nowhere/server.key: No such file or directory.",
         ),
+        (
+            ("app_module:app", "--grpc-servicer-functions", ADD, "--grpc-interceptors", "none:guard"),
+            "The interceptor 'none:guard' cannot be used. Importing 'none:guard' failed: ModuleNotFoundError",
+        ),
+        (
+            ("app_module:app", "--grpc-servicer-functions", ADD, "--grpc-interceptors", "raising:guard"),
+            "The interceptor 'raising:guard' cannot be used. Importing 'raising:guard' failed: JSONDecodeError",
+        ),
         (("app_module:broken",), "KeyError: 'no weights'"),
     ],
 )

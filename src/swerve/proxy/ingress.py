@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from swerve.caller.target import Target
 from swerve.generated import control_pb2
@@ -23,6 +23,9 @@ from swerve.routing.replicas import Replica
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.metadata import size_of
 from swerve.wire.status import Status, StatusCode
+
+if TYPE_CHECKING:
+    from swerve.proxy.interception import Interceptors
 
 _GRPC_CONTENT_TYPE = b"application/grpc"
 _DEADLINE_EXCEEDED = "Deadline Exceeded"
@@ -53,6 +56,16 @@ class Ingress:
         self._targets: dict[Upstream, Target[ProxiedCall]] = {}
         # Of the applications that have a canary.
         self._sides: dict[Upstream, SideObserver] = {}
+        self._make_call: Callable[..., ForwardedCall] = ForwardedCall
+        self._accept_builtin: Callable[..., StreamHandler] = self.builtin.accept
+
+    def intercept(self, interceptors: Interceptors) -> None:
+        """Have these see each call first."""
+        # Only a proxy that has interceptors pays for what they need.
+        from swerve.proxy.interception import InterceptedCall, builtin_acceptor
+
+        self._make_call = functools.partial(InterceptedCall, interceptors)
+        self._accept_builtin = builtin_acceptor(interceptors, self.builtin.accept, self._refuse)
 
     # --- the view --------------------------------------------------------------------------------------------------
 
@@ -134,7 +147,7 @@ class Ingress:
         method = routes.methods.get(path)
         if method is None:
             if path in self.builtin.methods:
-                return self.builtin.accept(connection, stream_id, headers, path, end_stream)
+                return self._accept_builtin(connection, stream_id, headers, path, end_stream)
             return self._refuse(
                 connection, stream_id, fields, end_stream, StatusCode.UNIMPLEMENTED, "Method not found!"
             )
@@ -153,7 +166,7 @@ class Ingress:
         if self._sides:
             ingress = routes.side(ingress, fields)
             observer = self._observer_of(ingress)
-        call = ForwardedCall(connection, stream_id, headers, fields, self._targets[ingress], observer)
+        call = self._make_call(connection, stream_id, headers, fields, self._targets[ingress], observer)
         requested = fields.get(b"grpc-timeout")
         untimed = requested is None and routes.limits.request_timeout_s is None
         if untimed or self._limit_time(call, requested):
@@ -184,11 +197,12 @@ class Ingress:
         end_stream: bool,
         code: StatusCode,
         details: str,
+        extra: Headers = (),
     ) -> StreamHandler:
-        """Answer a request that no deployment gets."""
+        """Answer a request that no deployment gets. `extra` fields go with the status."""
         given = fields.get(REQUEST_ID_FIELD, b"")
         request_id = given if is_usable(given) else new_request_id()
-        trailers = status_trailers(Status(code, details), ((REQUEST_ID_FIELD, request_id),))
+        trailers = status_trailers(Status(code, details), ((REQUEST_ID_FIELD, request_id), *extra))
         connection.send_headers(stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
         self._observer.refused(fields.get(b":path", b""), request_id, code)
         return _Refused(connection, stream_id, end_stream)

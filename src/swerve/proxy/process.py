@@ -20,6 +20,7 @@ from swerve.caller.queue_metrics import queue_lines
 from swerve.caller.queues import Queue, QueueReporter
 from swerve.caller.target import Target
 from swerve.control.client import ControllerClient
+from swerve.exceptions import InterceptorError
 from swerve.generated import control_pb2
 from swerve.net.address import Address
 from swerve.net.listener import Listener, bind_tcp
@@ -121,7 +122,7 @@ class Proxy:
                 self._serving = True
                 try:
                     await self._listen(view, self._ingress)
-                except (OSError, TlsError) as error:
+                except (OSError, TlsError, InterceptorError) as error:
                     self._report({"error": str(error)})
                     self.exit_code = EXIT_CANNOT_BIND
                     return
@@ -146,7 +147,7 @@ class Proxy:
         """Serve the ports that the options name, and report where.
 
         Raises:
-            OSError, TlsError: one of them cannot be served; the message says which and why.
+            OSError, TlsError, InterceptorError: one of them cannot be served; the message says which and why.
         """
         self._report({"grpc": await self._serve_grpc(view, ingress), "http": await self._serve_http(view, ingress)})
 
@@ -155,6 +156,8 @@ class Proxy:
         host, port = options.get("host") or "", int(options.get("port", 0))
         if port <= 0 or not view.options.grpc_methods:
             return None
+        if options.get("interceptors"):
+            self._intercept(view, ingress, options)
         listen_options = replace(
             client_limits.room_for(client_limits.listen_options(options)), tls=self._context_of(grpc_tls(options))
         )
@@ -174,6 +177,19 @@ class Proxy:
         bound = sockets[0].getsockname()
         logger.info("Serving gRPC at %s", Address(host=bound[0], port=bound[1]))
         return f"{host or bound[0]}:{bound[1]}"
+
+    def _intercept(self, view: control_pb2.View, ingress: Ingress, options: dict[str, Any]) -> None:
+        """Have the operator's interceptors see each call first: the only code of others that a proxy runs.
+
+        Raises:
+            InterceptorError: one cannot be used.
+        """
+        from swerve.interceptors import load
+        from swerve.proxy.interception import Interceptors
+
+        sys.path[:0] = [entry for entry in view.options.sys_path if entry not in sys.path]
+        chain = load(options["interceptors"])
+        ingress.intercept(Interceptors(chain, float(options.get("interceptor_timeout_s", 5.0)), self._loop))
 
     async def _serve_http(self, view: control_pb2.View, ingress: Ingress) -> str | None:
         if not view.options.http_options_json:

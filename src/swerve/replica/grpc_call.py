@@ -167,8 +167,8 @@ class GrpcCall(UserCall):
             request_id=self.context.request_id,
             peer=peer.decode("latin-1"),
             deadline=self.context.deadline,
-            send_initial=self._send_initial,
         )
+        self._context._send_initial = self._send_initial
         return self._context
 
     # --- the response ----------------------------------------------------------------------------------------------

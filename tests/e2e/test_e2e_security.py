@@ -1,4 +1,4 @@
-"""A gRPC port with mutual TLS, from the options to the handler: who is served and known, how certificates change."""
+"""A gRPC port with mutual TLS and an interceptor, from the options to the handler: who is served, and who is known."""
 
 import json
 import os
@@ -17,6 +17,7 @@ import pytest
 import swerve as serve
 from swerve import connection
 from swerve.config import gRPCOptions
+from swerve.control.instance import InstanceError
 from tests.conftest import Authority, find_free_port, processes_of, wait_for
 
 TIMEOUT_S = 20
@@ -76,6 +77,7 @@ def secured(probe: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) ->
         ssl_certfile=chain,
         ssl_ca_certs=authority.ca_certs,
         ssl_client_certificate="optional",
+        interceptors=["e2e_interceptors:Tenants"],
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWERVE_STATE_DIR", str(state_dir))
@@ -107,6 +109,38 @@ def test_a_client_cannot_say_itself_who_it_is(secured):
     assert (told["identities"], told["key"]) == (None, None)
     assert "6.6.6.6" not in told["peer"]
     assert "swerve-peer" not in told["metadata"]
+
+
+def test_an_interceptor_refuses_a_call_and_its_status_is_counted_and_logged(secured):
+    with secured.channel() as channel, pytest.raises(grpc.RpcError) as refused:
+        secured.ask(channel, ("token", "stolen"), ("request_id", "refused-one"))
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert refused.value.details() == "This token was stolen."
+    assert dict(refused.value.trailing_metadata())["hint"] == "ask for another"
+    metrics = connection.connected().call(lambda client: client.metrics())
+    (counted,) = [
+        line
+        for line in metrics.splitlines()
+        if line.startswith("ray_serve_num_grpc_requests_total") and "PERMISSION_DENIED" in line
+    ]
+    assert 'application="default"' in counted
+    wait_for(lambda: "refused-one -- /probe.v1.Probe/Unary default PERMISSION_DENIED" in secured.log())
+
+
+def test_what_an_interceptor_adds_reaches_the_handler(secured):
+    client = secured.authority.issue("client", "ada.example")
+    with secured.channel(client) as channel:
+        context = secured.ask(channel, ("token", "acme"), ("tenant", "forged"))["context"]
+    assert (context["tenant"], context["known-by"]) == (["acme"], ["x509_subject_alternative_name"])
+
+
+def test_an_interceptor_that_cannot_be_made_fails_the_start(state_dir, probe, free_port):
+    options = gRPCOptions(
+        port=free_port, grpc_servicer_functions=[probe.add], interceptors=["e2e_interceptors:Unmakeable"]
+    )
+    with pytest.raises(InstanceError, match="Unmakeable' cannot be made: KeyError: 'no such setting'"):
+        serve.start(grpc_options=options, http_options={"port": 0})
+    assert processes_of(state_dir) == []
 
 
 def test_a_client_without_tls_is_not_served(secured):
