@@ -3,7 +3,7 @@
 import pytest
 from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
 
-from swerve.net.connection import CONNECTION_LOST
+from swerve.net.connection import _WRITE_SIZE, CONNECTION_LOST
 from swerve.net.held_body import CHUNK
 from swerve.wire.http2 import ErrorCode, Http2Error, Http2Limits
 
@@ -110,6 +110,32 @@ def test_streams_take_turns_so_that_a_small_answer_overtakes_a_big_one(pair):
     while not small.closed:
         assert pair.loop.turn() | pair.move(pair.up, 1 << 16) | pair.move(pair.down, 1 << 16)
     assert len(big.data) < len(BIG) / 2
+
+
+def test_a_body_that_is_alone_leaves_in_large_writes(pair):
+    pair.on_request = lambda recorder: answer(recorder, BIG)
+    writes = []
+    write = pair.down.write
+    pair.down.write = lambda data: (writes.append(len(data)), write(data))
+    call = pair.call(end_stream=True)
+    pair.run()
+    assert call.data == BIG
+    assert len([size for size in writes if size > 100]) <= len(BIG) / _WRITE_SIZE + 2
+
+
+def test_what_waits_in_the_engine_is_bounded_by_a_write_and_a_chunk_for_each_stream():
+    """The engine sends one body before the next: what is in it comes before all that follows."""
+    pair = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=1000))
+    calls = [pair.call(end_stream=True, credit=False) for _ in range(20)]
+    pair.run()
+    for served in pair.served:
+        pair.server.send_headers(served.stream_id, RESPONSE)
+        for _ in range(len(BIG) // 16_384):
+            pair.server.send_data(served.stream_id, BIG[:16_384])
+    assert pair.server.http2.queued_body_size() <= _WRITE_SIZE + 20 * (CHUNK + 16_384)
+    pair.run()
+    assert [len(call.data) for call in calls] == [1000] * 20
+    assert pair.server.http2.queued_body_size() <= _WRITE_SIZE + 20 * (CHUNK + 16_384)
 
 
 def test_small_parts_after_a_held_one_stay_in_order(pair):

@@ -16,6 +16,7 @@ from swerve.wire.message import (
     check_encoding,
     frame,
     frame_compressed,
+    frame_in_parts,
     prefix,
 )
 from swerve.wire.status import RpcError, StatusCode
@@ -59,6 +60,27 @@ def test_a_prefix_in_pieces_is_read():
 
 def test_prefix_and_body_make_a_frame():
     assert prefix(3) + b"abc" == frame(b"abc")
+
+
+@given(st.lists(st.integers(0, 300_000), max_size=4), st.lists(st.integers(0, 1_200_000), max_size=30))
+def test_large_messages_framed_in_parts_arrive_whole_in_any_pieces(sizes, cuts):
+    messages = [(bytes([index]) + b"ab") * (size // 3) for index, size in enumerate(sizes)]
+    wire = b"".join(b"".join(as_list(frame_in_parts(message))) for message in messages)
+    assert wire == b"".join(map(frame, messages))
+    reader = MessageReader(LIMIT)
+    assert [message for chunk in chunks(wire, cuts) for message in reader.feed(chunk)] == messages
+    assert not reader.pending
+
+
+def as_list(framed):
+    return framed if isinstance(framed, list) else [framed]
+
+
+def test_of_a_large_message_only_the_beginning_is_copied_to_frame_it():
+    message = bytes(10 << 20)
+    first, rest = frame_in_parts(message)
+    assert len(first) <= 64 * 1024
+    assert rest.obj is message
 
 
 def test_a_message_at_the_limit_passes():

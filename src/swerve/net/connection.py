@@ -5,8 +5,8 @@ streams did. Three things live here because all roles need them:
 
   - credit: a handler acknowledges what it has consumed; a forwarder says instead "acknowledge it over there once these
     bytes have left here" (`forward_data`), so that memory per call is bounded by a window;
-  - fairness: at most about `CHUNK` bytes of a stream wait in the engine, the rest is held here and follows when
-    everything else has been written (the engine itself sends one stream's body before the next);
+  - fairness: about `CHUNK` bytes of a stream wait in the engine, or its share of one write where that is more; the rest
+    is held here and follows when that has been written (the engine itself sends one stream's body before the next);
   - endings: every stream's handler gets exactly one `on_closed`, also when the connection is lost.
 """
 
@@ -237,12 +237,17 @@ class Connection(asyncio.Protocol):
             try:
                 self.http2.send_data(stream_id, data, end_stream=end_stream)
                 # Small parts cannot fill a chunk between two flushes often enough to be worth the look.
-                if len(data) >= 4096 and not end_stream and self.http2.queued_body_size(stream_id) > CHUNK:
+                if len(data) >= 4096 and not end_stream and self._has_share(stream_id):
                     self._hold(stream_id)
             except StreamGone:
                 pass  # the flush pays what is owed for the data
         if not self._flush_due:
             self._schedule_flush()
+
+    def _has_share(self, stream_id: int) -> bool:
+        """True when the engine has a chunk of the stream, and a write's worth of bodies."""
+        queued = self.http2.queued_body_size
+        return queued(stream_id) > CHUNK and queued() > _WRITE_SIZE
 
     def _hold(self, stream_id: int) -> HeldBody:
         held = self._held[stream_id] = HeldBody()
@@ -409,14 +414,16 @@ class Connection(asyncio.Protocol):
 
     def _write(self) -> bool:
         """True when there was something to write."""
-        transport, take = self.transport, self.http2.data_to_send
+        transport, http2 = self.transport, self.http2
         wrote = False
         while transport is not None and not self._paused:
-            data = take(_WRITE_SIZE)
+            # Asked for all that it has, the engine copies bodies once less.
+            everything = http2.queued_body_size() <= _WRITE_SIZE
+            data = http2.data_to_send(None if everything else _WRITE_SIZE)
             if data:
                 transport.write(data)
                 wrote = True
-            if len(data) < _WRITE_SIZE:
+            if everything or len(data) < _WRITE_SIZE:
                 break
         return wrote
 
@@ -450,8 +457,10 @@ class Connection(asyncio.Protocol):
                     callback()
         refilled = False
         if self._held and not self._paused:
+            # A write's worth for all together, so that a stream that is alone needs no more writes than it must.
+            share = max(CHUNK, _WRITE_SIZE // len(self._held))
             for stream_id, held in list(self._held.items()):
-                refilled |= held.move_chunk(self.http2, stream_id)
+                refilled |= held.move(self.http2, stream_id, share)
                 if not held.parts:
                     del self._held[stream_id]
         return refilled

@@ -11,7 +11,7 @@ from swerve.wire.http2 import Http2, StreamGone
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-# Bytes of one stream's body that wait in the engine at a time.
+# Bytes of one stream's body that wait in the engine at a time, when others wait as well.
 CHUNK = 64 * 1024
 
 
@@ -33,13 +33,13 @@ class HeldBody:
             view = memoryview(data)
             self.parts.extend(view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
 
-    def move_chunk(self, http2: Http2, stream_id: int) -> bool:
-        """Move the next chunk into the engine, when it has written the last one. False when it has not."""
+    def move(self, http2: Http2, stream_id: int, amount: int) -> bool:
+        """Move about `amount` bytes into the engine, when it has written the last ones. False when it has not."""
         moved = 0
         try:
             if http2.queued_body_size(stream_id):
                 return False
-            while self.parts and moved < CHUNK:
+            while self.parts and moved < amount:
                 part = self.parts.popleft()
                 if part is None:
                     http2.end_stream(stream_id)

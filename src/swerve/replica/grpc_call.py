@@ -15,7 +15,7 @@ from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.servicers import ServedMethod
 from swerve.wire.deadline import parse_timeout
-from swerve.wire.message import DEFLATE, GZIP, IDENTITY, check_encoding, frame, frame_compressed
+from swerve.wire.message import DEFLATE, GZIP, IDENTITY, check_encoding, frame_compressed, frame_in_parts
 from swerve.wire.retry import retry_trailers
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
@@ -177,7 +177,7 @@ class GrpcCall(UserCall):
         # From any thread: a plain handler runs in one.
         self.runtime.mailbox.run(lambda: self.start(metadata))
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: Any) -> bytes | list[bytes | memoryview]:
         method = self._method
         if self._context is not None and not method.server_streaming and _is_error(self._context):
             return b""  # a unary response has no message beside a status that is not OK
@@ -211,7 +211,7 @@ class GrpcCall(UserCall):
             encoding = self._encoding()
             if encoding is not None:
                 return frame_compressed(message, encoding)
-        return frame(message)
+        return frame_in_parts(message)
 
     def _encoding(self) -> bytes | None:
         """How to compress the response; None when not. The response's headers say so, so the first message decides."""

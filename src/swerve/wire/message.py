@@ -17,6 +17,10 @@ IDENTITY, GZIP, DEFLATE = b"identity", b"gzip", b"deflate"
 _SMALL_PART = 256
 _JOINED_PART = 8 * 1024
 
+# A message is joined to its prefix up to here: four full DATA frames (RFC 9113, section 6.5.2), so that none is cut
+# short where the parts meet.
+_COPIED = 64 * 1024
+
 # zlib's window bits: 15, plus 16 for the gzip container, plus 32 to detect either when reading.
 _ZLIB_WBITS = {GZIP: 31, DEFLATE: 15}
 
@@ -24,6 +28,15 @@ _ZLIB_WBITS = {GZIP: 31, DEFLATE: 15}
 def frame(message: bytes) -> bytes:
     """`message` with its prefix, uncompressed."""
     return b"\x00" + len(message).to_bytes(4, "big") + message
+
+
+def frame_in_parts(message: bytes) -> bytes | list[bytes | memoryview]:
+    """`frame(message)`; a large message in two parts, the second of which is not copied."""
+    if len(message) <= _COPIED:
+        return frame(message)
+    view = memoryview(message)
+    copied = _COPIED - PREFIX_SIZE
+    return [prefix(len(message)) + view[:copied], view[copied:]]
 
 
 def frame_compressed(message: bytes, encoding: bytes) -> bytes:
