@@ -16,7 +16,7 @@ from typing import Protocol
 
 from swerve.net.client_call import request_headers
 from swerve.net.connection import CALLS_PER_WRITE, CONNECTION_LOST, Connection, Headers, StreamHandler
-from swerve.net.server_call import RESPONSE_HEADERS
+from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS
 from swerve.wire.bundle import ANSWER, CALL, CREDIT, MAX_BODY, PATH, RESET, WINDOW, Record, pack, unpack
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode
 from swerve.wire.message import MessageReader
@@ -237,7 +237,7 @@ class BundleServer(_Bundles):
         beyond = None if headers == RESPONSE_HEADERS else headers
         if len(body) <= MAX_BODY:
             del self.calls[number]
-            self._add((ANSWER, number, beyond, body, trailers))
+            self._add((ANSWER, number, beyond, body, () if trailers is OK_TRAILERS else trailers))
         else:
             if beyond is not None:
                 self._add((ANSWER, number, beyond, None, None))

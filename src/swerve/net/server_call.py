@@ -13,7 +13,7 @@ from swerve.wire.message import IDENTITY, MessageReader, frame
 from swerve.wire.status import CODE_BYTES, RpcError, Status, StatusCode, encode_message, truncate_details
 
 RESPONSE_HEADERS: Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
-_OK_TRAILER = (b"grpc-status", b"0")
+OK_TRAILERS: Headers = ((b"grpc-status", b"0"),)
 
 
 def status_trailers(status: Status, extra: Headers = ()) -> Headers:
@@ -167,7 +167,7 @@ class ServerCall:
         """End the call, after `body`, which is framed: a body gets trailers, else one header block says it all."""
         if self.done:
             return
-        trailers = (_OK_TRAILER, *extra) if status.code == 0 and not status.details else status_trailers(status, extra)
+        trailers = OK_TRAILERS + extra if status.code == 0 and not status.details else status_trailers(status, extra)
         self.done = True
         if self._started:
             if body:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from swerve.exceptions import BackPressureError, DeploymentUnavailableError
 from swerve.net.bundles import BundleCaller
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
-from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
+from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS, status_trailers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method
 from swerve.routing.calls import Shed, Unavailable
@@ -75,6 +75,7 @@ class ForwardedCall:
         "_headers",
         "_incomplete",
         "_leg",
+        "_method",
         "_number",
         "_observer",
         "_replica",
@@ -84,11 +85,9 @@ class ForwardedCall:
         "_target",
         "_timeout_text",
         "_timers",
-        "_unary",
         "client",
         "done",
         "model_id",
-        "path",
         "request_id",
         "stream_id",
     )
@@ -99,13 +98,14 @@ class ForwardedCall:
         stream_id: int,
         headers: Headers,
         fields: dict[bytes, bytes],
+        method: Method,
         target: Target[ProxiedCall],
         observer: CallObserver,
     ) -> None:
         self.client = client
         self.stream_id = stream_id
         self.done = False
-        self.path = fields[b":path"]
+        self._method = method
         model_id = fields.get(MULTIPLEXED_MODEL_ID_FIELD)
         self.model_id = "" if model_id is None else model_id.decode("latin-1")
         request_id = fields.get(REQUEST_ID_FIELD)
@@ -126,7 +126,6 @@ class ForwardedCall:
         # Where the call is under way in a bundle, and as what.
         self._bundles: BundleCaller | None = None
         self._number = 0
-        self._unary = False
         self._body: list[bytes] | None = []
         self._body_size = 0
         # How many parts of the body have been forwarded once, so that their credit is settled.
@@ -137,6 +136,11 @@ class ForwardedCall:
         self._response_started = False
         observer.begun()
 
+    @property
+    def path(self) -> bytes:
+        """The RPC."""
+        return self._method.path
+
     # --- starting --------------------------------------------------------------------------------------------------
 
     def expire_after(self, timeout: float, details: str, timers: TimerWheel) -> None:
@@ -146,12 +150,11 @@ class ForwardedCall:
         self._timers = timers
         timers.add(self._deadline, self)
 
-    def open(self, end_stream: bool, method: Method) -> None:
+    def open(self, end_stream: bool) -> None:
         """The request's headers have come. A single message is waited for, so that a client that begins calls and goes
         no further takes no slot from others."""
         self._request_ended = end_stream
-        self._unary = method.unary
-        if end_stream or method.client_streaming:
+        if end_stream or self._method.client_streaming:
             self._submit()
         else:
             self._incomplete = True
@@ -188,7 +191,7 @@ class ForwardedCall:
         if self._timers is not None:
             left = self._deadline - time.monotonic()
             headers = (*headers, (b"grpc-timeout", format_timeout(left)))
-        if self._unary and self._request_ended and self._body_size <= MAX_BODY:
+        if self._method.unary and self._request_ended and self._body_size <= MAX_BODY:
             bundles = connection.bundles
             if isinstance(bundles, BundleCaller) and bundles.ready:
                 self._start_in_bundle(bundles, replica, headers)
@@ -316,6 +319,20 @@ class ForwardedCall:
         details = str(BackPressureError(why.queued, why.limit))
         self.fail(StatusCode.RESOURCE_EXHAUSTED, details, why.retry_after_s)
 
+    def _end(self, trailers: Headers) -> None:
+        """The replica has ended the call: `trailers` are its last header block, or its only one."""
+        code = _status_in(trailers)
+        if code == StatusCode.DEADLINE_EXCEEDED and self.overdue:
+            # The replica, or a call that the handler made, saw the deadline first. Clients hear of it in one way.
+            self.fail(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
+            return
+        trailers = (*trailers, (REQUEST_ID_FIELD, self.request_id))
+        if self._response_started:
+            self.client.send_trailers(self.stream_id, trailers)
+        else:
+            self.client.send_headers(self.stream_id, trailers, end_stream=True)
+        self._record(code)
+
     def _fail_without_answer(self, error_code: int) -> None:
         """End the call: its replica, which has begun it, stopped without a status."""
         code, details = _reason(error_code)
@@ -343,7 +360,9 @@ class ForwardedCall:
         if body is not None and self._credited < len(body):
             unread = sum(len(part) for part in body[self._credited :])
             self.client.acknowledge(self.stream_id, unread)
-        self._observer.ended(self._target.app, self.path, self.request_id, code, time.monotonic() - self._started_at)
+        self._observer.ended(
+            self._target.app, self._method.path, self.request_id, code, time.monotonic() - self._started_at
+        )
 
     # --- the answer from a bundle ----------------------------------------------------------------------------------
 
@@ -352,18 +371,13 @@ class ForwardedCall:
             self._pass_on_part(headers, body)
             return
         self._leave_bundle()
-        code = _status_in(trailers)
-        if code == StatusCode.DEADLINE_EXCEEDED and self.overdue:
-            # As in `_ReplicaLeg`.
-            self.fail(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
+        if body is None:
+            self._end(trailers)
             return
-        if body is not None:
-            self._response_started = True
-            self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers)
-        elif self._response_started:
-            self.client.send_trailers(self.stream_id, trailers)
-        else:
-            self.client.send_headers(self.stream_id, trailers, end_stream=True)
+        self._response_started = True
+        code = _status_in(trailers) if trailers else StatusCode.OK
+        trailers = (*(trailers or OK_TRAILERS), (REQUEST_ID_FIELD, self.request_id))
+        self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers)
         self._record(code)
 
     def _pass_on_part(self, headers: Headers | None, body: bytes | None) -> None:
@@ -408,7 +422,7 @@ class _ReplicaLeg:
             return
         call._body = None
         if end_stream:
-            self._end(headers)
+            call._end(headers)
             return
         call._response_started = True
         call.client.send_headers(call.stream_id, headers)
@@ -422,21 +436,7 @@ class _ReplicaLeg:
 
     def on_trailers(self, headers: Headers) -> None:
         if not self._call.done:
-            self._end(headers)
-
-    def _end(self, headers: Headers) -> None:
-        """The replica has ended the call: `headers` are its trailers, or its whole answer."""
-        call = self._call
-        code = _status_in(headers)
-        if code == StatusCode.DEADLINE_EXCEEDED and call.overdue:
-            # The replica, or a call that the handler made, saw the deadline first. Clients hear of it in one way.
-            call.fail(StatusCode.DEADLINE_EXCEEDED, call._timeout_text)
-            return
-        if call._response_started:
-            call.client.send_trailers(call.stream_id, headers)
-        else:
-            call.client.send_headers(call.stream_id, headers, end_stream=True)
-        call._record(code)
+            self._call._end(headers)
 
     def on_closed(self, error_code: int) -> None:
         call = self._call

@@ -166,11 +166,11 @@ class Ingress:
         if self._sides:
             ingress = routes.side(ingress, fields)
             observer = self._observer_of(ingress)
-        call = self._make_call(connection, stream_id, headers, fields, self._targets[ingress], observer)
+        call = self._make_call(connection, stream_id, headers, fields, method, self._targets[ingress], observer)
         requested = fields.get(b"grpc-timeout")
         untimed = requested is None and routes.limits.request_timeout_s is None
         if untimed or self._limit_time(call, requested):
-            call.open(end_stream, method)
+            call.open(end_stream)
         return call
 
     def _limit_time(self, call: ForwardedCall, requested: bytes | None) -> bool:

@@ -26,7 +26,6 @@ from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE
 from swerve.proxy.forward import CLIENT_WINDOW, PEER_FIELD, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
-from swerve.proxy.routes import Method
 from swerve.wire.peer import encode_peer
 from swerve.wire.status import Status, StatusCode
 
@@ -144,17 +143,15 @@ class Interception:
 class InterceptedCall(ForwardedCall):
     """A forwarded call that goes to the router when the interceptors have admitted it."""
 
-    __slots__ = ("_interception", "_interceptors", "_method")
+    __slots__ = ("_interception", "_interceptors")
 
     def __init__(self, interceptors: Interceptors, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._interceptors = interceptors
         self._interception: Interception | None = None
-        self._method: Method
 
-    def open(self, end_stream: bool, method: Method) -> None:
+    def open(self, end_stream: bool) -> None:
         self._request_ended = end_stream
-        self._method = method
         call = IncomingCall(
             self._headers,
             method=self.path.decode("latin-1"),
@@ -170,7 +167,7 @@ class InterceptedCall(ForwardedCall):
         if call._extended:
             others = (field for field in self._headers if field[0] != PEER_FIELD)
             self._headers = (*others, (PEER_FIELD, encode_peer(call.peer(), call.auth_context())))
-        super().open(self._request_ended, self._method)
+        super().open(self._request_ended)
         if self._incomplete and self._body_size >= CLIENT_WINDOW:
             self._submit()
 

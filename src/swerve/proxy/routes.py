@@ -41,6 +41,7 @@ class CanaryRoute(NamedTuple):
 class Method:
     """What the proxy needs to know of an RPC. `unary`: neither its requests nor its responses are streams."""
 
+    path: bytes
     client_streaming: bool
     unary: bool
 
@@ -106,6 +107,7 @@ def build_routes(view: control_pb2.View) -> RouteTable:
     return RouteTable(
         methods={
             method.path.encode(): Method(
+                method.path.encode(),
                 client_streaming=method.client_streaming,
                 unary=not (method.client_streaming or method.server_streaming),
             )

@@ -35,7 +35,7 @@ class GrpcRuntime(Runtime, Protocol):
 class GrpcCall(UserCall):
     """One RPC. The handler gets the parsed request, or for client streaming an input stream."""
 
-    __slots__ = ("_context", "_input", "_method", "_request", "_request_id")
+    __slots__ = ("_context", "_input", "_method", "_request")
 
     logged_by_proxy = True
 
@@ -51,12 +51,11 @@ class GrpcCall(UserCall):
         runtime: GrpcRuntime,
     ) -> None:
         get = fields.get
-        self._request_id = get(b"request_id", b"")
         timeout = get(b"grpc-timeout")
         seconds = None if timeout is None else parse_timeout(timeout)
         model_id, session_id = get(b"multiplexed_model_id"), get(b"session_id")
         context = RequestContext(
-            self._request_id.decode("latin-1"),
+            get(b"request_id", b"").decode("latin-1"),
             runtime.app,
             runtime.app,
             "" if model_id is None else model_id.decode("latin-1"),
@@ -258,10 +257,8 @@ class GrpcCall(UserCall):
             self._input._discard()
 
     def trailers(self) -> Headers:
-        trailers: Headers = ((b"request_id", self._request_id),)
-        if self._context is not None and self._context._encoded_trailing:
-            trailers += self._context._encoded_trailing
-        return trailers
+        context = self._context
+        return context._encoded_trailing if context is not None else ()
 
     def let_go(self) -> None:
         self._input = None

@@ -382,8 +382,7 @@ class UserCall(ServerCall):
             self.done = False
             self.status = StatusCode.INTERNAL
             text = f"The call could not be ended as it should: {error!r}"
-            request_id = self.context.request_id.encode("latin-1", "replace")
-            self.finish(Status(StatusCode.INTERNAL, text), ((b"request_id", request_id),))
+            self.finish(Status(StatusCode.INTERNAL, text))
         self.closed()
 
     def _fail(self, error: BaseException) -> None:

@@ -9,9 +9,9 @@ used again on its stream. Records, in MessagePack, each an array that begins wit
     RESET   number, error code                     the call is over without an answer, as by RST_STREAM
     CREDIT  number, bytes                          so much of an answer's body has been passed on (caller to replica)
 
-The first ANSWER of a response may leave out headers that say nothing beyond gRPC's own, its last one has the trailers.
-One with trailers alone, where no part came before, is a response of one header block, `:status` included. Bodies are
-DATA as HTTP/2 would carry it, with the prefixes of messages.
+The first ANSWER of a response may leave out headers that say nothing beyond gRPC's own. Its last one has the trailers,
+none of them when they would say OK and no more. One with trailers alone, where no part came before, is a response of
+one header block, `:status` included. Bodies are DATA as HTTP/2 would carry it, with the prefixes of messages.
 """
 
 from __future__ import annotations
