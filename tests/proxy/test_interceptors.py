@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from swerve.exceptions import gRPCStatusError
 from swerve.generated import serve_pb2, serve_pb2_grpc
 from swerve.proxy.interception import Interceptors
 from swerve.wire.peer import INSECURE, auth_context_of, peer_address
@@ -208,12 +209,32 @@ async def cancels_itself(call):
     raise asyncio.CancelledError
 
 
+def exits(call):
+    raise SystemExit(1)
+
+
+async def exits_later(call):
+    await asyncio.sleep(0)
+    raise SystemExit(1)
+
+
+def raises_status(code, details=None):
+    def interceptor(call):
+        raise gRPCStatusError(None, code, details)
+
+    return interceptor
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         boom,
         boom_later,
         cancels_itself,
+        exits,
+        exits_later,
+        raises_status(None),
+        raises_status(grpc.StatusCode.OK),
         lambda call: True,
         lambda call: False,
         lambda call: {"key": 3},
@@ -233,6 +254,12 @@ def test_an_interceptor_that_fails_refuses_the_call_and_tells_the_operator_alone
     (record,) = caplog.records
     assert "the-id" in record.getMessage()
     assert record.exc_info
+
+
+def test_a_status_that_is_raised_without_abort_refuses_all_the_same(channel, guard):
+    guard(raises_status(7, b"odd"))
+    error = failure(lambda: echo(channel))
+    assert (error.code(), error.details()) == (grpc.StatusCode.PERMISSION_DENIED, "b'odd'")
 
 
 def test_an_interceptor_that_takes_too_long_refuses_the_call(proxy, channel, guard, caplog):

@@ -33,6 +33,8 @@ logger = logging.getLogger("swerve.proxy")
 
 # What an operator's mistake looks like to a client, which learns nothing of it.
 _FAILED = Status(StatusCode.INTERNAL, "The server could not decide whether to serve the call.")
+# `sys.exit` in an interceptor must not end the proxy, nor a cancellation that it brought about leave the call open.
+_ANY_FAULT = (Exception, SystemExit, asyncio.CancelledError)
 # Probes have no credentials, and say nothing that a port which is open does not say.
 EXEMPT = (f"/{HEALTH_SERVICE}/".encode(), f"/{API_SERVICE}/Healthz".encode())
 
@@ -79,7 +81,7 @@ class Interception:
                     self._timer = loop.call_later(self._interceptors.timeout_s, self._overrun)
                     return
                 self._call._add(answer)
-        except (Exception, asyncio.CancelledError) as error:
+        except _ANY_FAULT as error:
             self._raised(error)
         else:
             self._admit()
@@ -90,7 +92,7 @@ class Interception:
             for interceptor in remaining:
                 answer = interceptor(self._call)
                 self._call._add(await answer if inspect.isawaitable(answer) else answer)
-        except (Exception, asyncio.CancelledError) as error:
+        except _ANY_FAULT as error:
             self._raised(error)
         else:
             self._admit()
@@ -119,14 +121,10 @@ class Interception:
     def _raised(self, error: BaseException) -> None:
         if self._done:
             return  # most likely it is the cancellation that the call's end has brought
-        if isinstance(error, gRPCStatusError):
-            try:
-                code = status_code(error.grpc_code)
-            except (TypeError, ValueError):
-                code = StatusCode.OK
-            if code is not StatusCode.OK:
-                self._refuse(Status(code, error.grpc_details or ""), self._call._encoded_trailing)
-                return
+        status = _chosen(error)
+        if status is not None:
+            self._refuse(status, self._call._encoded_trailing)
+            return
         logger.error("An interceptor failed; request %s is refused", self._call.request_id(), exc_info=error)
         self._refuse(_FAILED)
 
@@ -138,6 +136,17 @@ class Interception:
         self.cancel()
         details = f"The server could not decide within {timeout_s} s whether to serve the call."
         self._intercepted.refused(Status(StatusCode.UNAVAILABLE, details), ())
+
+
+def _chosen(error: BaseException) -> Status | None:
+    """The status that an interceptor refuses a call with on purpose."""
+    if not isinstance(error, gRPCStatusError):
+        return None
+    try:
+        code = status_code(error.grpc_code)
+    except (TypeError, ValueError):
+        return None
+    return None if code is StatusCode.OK else Status(code, str(error.grpc_details or ""))
 
 
 class InterceptedCall(ForwardedCall):
