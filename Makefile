@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGE_REQUIREMENTS := examples/image_classification/requirements.txt
 
-.PHONY: demo test lint bench bench-micro clean
+.PHONY: demo test chaos lint bench bench-micro clean
 
 demo: .venv/.ready
 	$(BIN)/python -m examples.guide.demo
 
 test: .venv/.ready-images
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: .venv/.ready
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
@@ -24,7 +27,7 @@ bench-micro: .venv/.ready
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-columns=min,median,ops $(ARGS)
 
 clean:
-	rm -rf .venv benchmarks/build benchmarks/results examples/*/build
+	rm -rf .venv build/chaos benchmarks/build benchmarks/results examples/*/build
 
 # pip reads dependency groups from 25.1 on; a new environment has an older one.
 .venv/.ready: pyproject.toml

@@ -46,17 +46,26 @@ def free_port() -> int:
     return find_free_port()
 
 
-@pytest.fixture(scope="session")
-def proto_dir() -> Iterator[Path]:
-    """A folder with the compiled test protos; on `sys.path` while tests run."""
+@contextlib.contextmanager
+def compiled_protos() -> Iterator[Path]:
+    """A folder with the compiled test protos; on `sys.path` while the block runs."""
     folder = Path(tempfile.mkdtemp(prefix="swerve-protos-"))
     files = [str(path.relative_to(PROTOS)) for path in sorted(PROTOS.rglob("*.proto"))]
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"--python_out={folder}"]
     subprocess.run([*command, f"--grpc_python_out={folder}", *files], check=True, timeout=60)
     sys.path.insert(0, str(folder))
-    yield folder
-    sys.path.remove(str(folder))
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        sys.path.remove(str(folder))
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def proto_dir() -> Iterator[Path]:
+    """A folder with the compiled test protos; on `sys.path` while tests run."""
+    with compiled_protos() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

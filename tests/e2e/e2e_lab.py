@@ -486,3 +486,14 @@ class Sickly:
     def check_health(self):
         if self.ill:
             raise RuntimeError("I am ill")
+
+
+@serve.deployment(graceful_shutdown_timeout_s=1)
+class Stuck:
+    """One replica, whose event loop a call with a payload holds up; the payload is a file that says so."""
+
+    async def __call__(self, note: Note) -> Note:
+        if note.payload:
+            os.close(os.open(note.payload, os.O_CREAT | os.O_WRONLY))
+            time.sleep(60)  # noqa: ASYNC251
+        return Note(text=note.text, number=os.getpid())

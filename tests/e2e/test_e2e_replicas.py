@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import grpc
 import pytest
@@ -226,6 +227,28 @@ def test_a_call_waits_for_the_replacement_of_the_only_replica(deploy):
     assert received == [0]
     assert error.code().name == "UNAVAILABLE"
     assert json.loads(own.ask("Describe").text)["pid"] != pid
+
+
+def test_a_call_that_a_killed_replica_had_not_begun_is_answered_by_its_replacement(deploy, tmp_path):
+    import e2e_lab
+
+    own = deploy(e2e_lab.Stuck.bind())
+    pid = own.ask("__call__").number
+    holding = own.lab.__call__.future(
+        own.note(payload=str(tmp_path / "held").encode()), timeout=40, metadata=(("application", own.app),)
+    )
+    wait_for((tmp_path / "held").exists, what="the replica being held up")
+    waiting = [own.begin("__call__", f"waiting {i}", timeout=40) for i in range(20)]
+    handle = serve.get_app_handle("own").remote(own.note("by handle"))
+    # They are on the replica's socket; nothing tells when, and if they are not yet the call is answered all the same.
+    time.sleep(0.3)
+    os.kill(pid, signal.SIGKILL)
+
+    assert holding.code().name == "UNAVAILABLE"
+    answers = [call.result() for call in waiting]
+    assert [answer.text for answer in answers] == [f"waiting {i}" for i in range(20)]
+    assert handle.result(timeout_s=30).text == "by handle"
+    assert pid not in {answer.number for answer in answers}
 
 
 def test_a_replica_whose_health_check_fails_is_replaced(deploy):

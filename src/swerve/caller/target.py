@@ -197,7 +197,7 @@ class _Link:
 
     def __init__(self, address: str, on_change: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
         self.connection: Connection | None = None
-        self._channel = Channel(address)
+        self._channel = Channel(address, learns_begun=True)
         self._on_change = on_change
         self._task = loop.create_task(self._keep_open())
 

@@ -110,6 +110,8 @@ class Controller:
         self._loop.add_signal_handler(signal.SIGTERM, self._terminated)
         await self._engine.open(self._process_exited, self._engine_lost)
         running = {process.id: (process.pid, process.started_s) for process in await self._engine.list()}
+        # Of what ended while no controller watched.
+        self._layout.remove_files_of_others(running)
         self.apply(Recovered(self._now(), running, specs.num_proxies(self.options)))
 
     async def until_finished(self) -> None:

@@ -28,6 +28,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -118,7 +119,7 @@ class Agent:
         self._controller_started = time.monotonic()
         try:
             self._watch(self._table.start(CONTROLLER, argv, {}, None))
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             logger.error("cannot start the controller: %s", error)
             self._restart_controller()
 
@@ -321,7 +322,7 @@ class Agent:
             command = json.loads(line)
             seq = command["seq"]
             return {"seq": seq, **self._carry_out(command)}
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, subprocess.SubprocessError) as error:
             return {"seq": seq, "error": str(error) or type(error).__name__}
 
     def _carry_out(self, command: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,10 @@ _LONGEST_SOCKET = "proxy-abcdefgh.sock"
 _PACKAGES = "packages"
 _MARK = "This is a state folder of Swerve.\n"
 # What is ours in `run/`, by the end of the name.
-_RUN_SUFFIXES = (".json", ".spec", ".sock", ".ready", ".part", ".owner", ".ending")
+_RUN_SUFFIXES = (".json", ".spec", ".sock", ".begun", ".ready", ".part", ".owner", ".ending")
+# Those that a replica or a proxy makes or is made, by the end of the name, and who else has such.
+_OF_PROCESSES = (".spec", ".sock", ".begun", ".ready")
+_OTHERS = ("agent", "controller", "instance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Layout:
         return self.logs / f"{process_id}.out"
 
     def of_process(self, process_id: str, suffix: str) -> Path:
-        """A file of one process: "json" (the agent's record), "spec", "sock", "ready"."""
+        """A file of one process: "json" (the agent's record), "spec", "sock", "begun", "ready"."""
         return self.run / f"{process_id}.{suffix}"
 
     def socket_path_excess(self) -> int:
@@ -127,6 +131,12 @@ class Layout:
         """Leave nothing of an instance that has ended but its logs and its store."""
         for path in self.run.iterdir():
             if path.name.endswith(_RUN_SUFFIXES):
+                path.unlink(missing_ok=True)
+
+    def remove_files_of_others(self, living: Collection[str]) -> None:
+        """Leave no file of a replica or proxy that is not among the living."""
+        for path in self.run.iterdir():
+            if path.suffix in _OF_PROCESSES and path.stem not in (*living, *_OTHERS):
                 path.unlink(missing_ok=True)
 
     def remove_store(self) -> None:

@@ -56,7 +56,20 @@ class ProcessTable:
 
         Raises:
             OSError: it cannot be started.
+            subprocess.SubprocessError: it cannot be recorded.
         """
+        record = self._layout.of_process(process_id, "json")
+        agent = os.getpid()
+
+        def introduce() -> None:
+            """Runs in the new process, which records itself before it becomes what it is to be: however soon the agent
+            is killed, its successor finds all that run."""
+            part = record.with_suffix(".part")
+            part.write_text(json.dumps({"id": process_id, **asdict(_required(os.getpid()))}))
+            part.rename(record)
+            if os.getppid() != agent:
+                os._exit(1)  # its successor may have looked before the record was there
+
         with self._layout.output(process_id).open("ab") as output:
             process = subprocess.Popen(
                 argv,
@@ -66,14 +79,13 @@ class ProcessTable:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=introduce,
             )
         # Ours to wait for, so its pid cannot mean another process yet, even if it has ended already.
         pidfd = os.pidfd_open(process.pid)
         identity = identify(process.pid) or ProcessIdentity(process.pid, 0, "")
         child = Child(process_id, identity, started_at(identity), pidfd, process)
         self._children[process_id] = child
-        record = self._layout.of_process(process_id, "json")
-        record.write_text(json.dumps({"id": process_id, **asdict(identity)}))
         return child
 
     def adopt(self) -> None:
@@ -116,7 +128,7 @@ class ProcessTable:
     def _remove_files(self, process_id: str) -> None:
         if self.files_are_lost:
             return
-        for suffix in ("json", "spec", "sock"):
+        for suffix in ("json", "spec", "sock", "begun"):
             self._layout.of_process(process_id, suffix).unlink(missing_ok=True)
 
     def _prune_logs(self, process_id: str) -> None:
@@ -132,6 +144,12 @@ class ProcessTable:
         ended = [path for path in files if not any(name in path.name for name in alive)]
         for path in sorted(ended, key=_modified)[: max(0, len(ended) - _KEPT_LOGS)]:
             path.unlink(missing_ok=True)
+
+
+def _required(pid: int) -> ProcessIdentity:
+    identity = identify(pid)
+    assert identity is not None
+    return identity
 
 
 def _modified(path: Path) -> float:

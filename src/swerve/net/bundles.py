@@ -155,10 +155,12 @@ class BundleCaller(_Bundles):
         self.ready = False
         unsent = {record[1] for record in self._pending if record[0] == CALL}
         self._pending.clear()
+        look = self.connection.look
         calls, self.calls = self.calls, {}
         for number, call in calls.items():
+            never_began = number in unsent or (look is not None and look.never_began_bundled(number))
             try:
-                call.on_reset(ErrorCode.REFUSED_STREAM if number in unsent else CONNECTION_LOST)
+                call.on_reset(ErrorCode.REFUSED_STREAM if never_began else CONNECTION_LOST)
             except Exception:
                 logger.exception("Ending a call of a lost connection failed")
 
@@ -325,3 +327,8 @@ class BundleServer(_Bundles):
     def flush(self) -> None:
         if self._pending:
             self._send()
+
+    def mark_begun(self, number: int) -> None:
+        begun = self.connection.begun
+        if begun is not None:
+            begun.mark_bundled(number)

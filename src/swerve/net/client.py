@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from swerve.net.address import parse_address
+from swerve.net.begun import Look
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import Connection, Headers
 from swerve.net.tls import H2
@@ -27,11 +30,13 @@ class Channel:
     """A gRPC channel to one address ("unix:/path" or "host:port"), used on one event loop.
 
     With `tls` (`net.tls.h2_client_context`) it speaks TLS over TCP, and the server's certificate must be for the
-    address's host.
+    address's host. With `learns_begun` a call that a server had not begun when it died ends as if it had been refused
+    (where the server notes what it begins).
     """
 
-    def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None, *, learns_begun: bool = False) -> None:
         self.address = address
+        self._learns_begun = learns_begun
         self._target = parse_address(address)
         self._tls = tls
         self._connection: Connection | None = None
@@ -75,7 +80,9 @@ class Channel:
         target = self._target
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                if target.path:
+                if target.path and self._learns_begun:
+                    connection = await _connect_named(make, target.path)
+                elif target.path:
                     _, connection = await loop.create_unix_connection(make, target.path)
                 else:
                     transport, connection = await loop.create_connection(make, target.host, target.port, ssl=self._tls)
@@ -155,6 +162,28 @@ def _require_h2(transport: asyncio.Transport) -> None:
     if transport.get_extra_info("ssl_object").selected_alpn_protocol() != H2:
         transport.abort()
         raise ConnectionAbortedError("the server does not offer h2 by ALPN")
+
+
+async def _connect_named(make: Callable[[], Connection], path: str) -> Connection:
+    """A connection from a socket with a name, by which its calls are found on the server's board."""
+    loop = asyncio.get_running_loop()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    look = None
+    try:
+        sock.setblocking(False)
+        sock.bind("")  # the system chooses the name
+        await loop.sock_connect(sock, path)
+        with contextlib.suppress(OSError):
+            look = Look(path, sock.getsockname())
+        connection = make()
+        connection.look = look
+        await loop.create_unix_connection(lambda: connection, sock=sock)
+    except BaseException:
+        sock.close()
+        if look is not None:
+            look.settle(final=False)
+        raise
+    return connection
 
 
 class _UnaryCall(ClientCall):

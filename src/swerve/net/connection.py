@@ -20,6 +20,7 @@ from collections.abc import Callable, Sized
 from typing import Any, Protocol, cast
 
 from swerve.net.address import peer_name
+from swerve.net.begun import Look, Region
 from swerve.net.flood import FloodGuard
 from swerve.net.held_body import CHUNK, HeldBody
 from swerve.wire.http2 import (
@@ -112,6 +113,8 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.peer = ""
         self.peer_name = b""  # what replicas are told of the peer (`wire.peer`)
+        self.begun: Region | None = None  # where the server notes the calls that it begins,
+        self.look: Look | None = None  # and where their client sees that
         # False once no new stream may be opened here: GOAWAY was received, or the connection is closing.
         self.usable = True
         self.loop = loop
@@ -132,8 +135,7 @@ class Connection(asyncio.Protocol):
         self._pause = object()
         self._flush_due = False
         self._unacknowledged = 0
-        # A reset of ours may have cost connection window; see `Http2.repair_window`.
-        self._window_suspect = False
+        self._window_suspect = False  # a reset of ours may have cost connection window; see `Http2.repair_window`
         self._calls_queued = 0
         self._flood_guard = FloodGuard(limits.max_control_frames_per_s)
         self._drain_timer: asyncio.TimerHandle | None = None
@@ -171,11 +173,11 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def eof_received(self) -> None:
-        self._fail()
+        self._fail(peer_gone=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._fail()
+        self._fail(peer_gone=True)
         for timer in (self._abort_timer, self._drain_timer):
             if timer is not None:
                 timer.cancel()
@@ -349,6 +351,11 @@ class Connection(asyncio.Protocol):
         """Close a stream whose request is still open, once the response has been written (RFC 9113, section 8.1)."""
         self.when_drained(stream_id, lambda: self.reset(stream_id, ErrorCode.NO_ERROR))
 
+    def mark_begun(self, stream_id: int) -> None:
+        """The call of this stream begins: should this process die, its client must not make it again (server role)."""
+        if self.begun is not None:
+            self.begun.mark(stream_id)
+
     def unsent(self, stream_id: int) -> int:
         """Bytes of the stream's body that wait to be written (those held back included)."""
         try:
@@ -476,10 +483,7 @@ class Connection(asyncio.Protocol):
     # --- receiving -------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> bool:
-        """Hand the engine's events to the streams' handlers. True when there were any.
-
-        One loop with the cases written out, because it runs for every frame.
-        """
+        """Hand the engine's events to their handlers; True when there were any. Written out: it runs for each frame."""
         streams = self.streams
         unacknowledged = 0
         events: list[Any] = self.http2.events()
@@ -616,7 +620,7 @@ class Connection(asyncio.Protocol):
             self._write()
         self._fail()
 
-    def _fail(self) -> None:
+    def _fail(self, *, peer_gone: bool = False) -> None:
         if self._closed:
             return
         self._closed = True
@@ -629,12 +633,15 @@ class Connection(asyncio.Protocol):
         for source, source_id, amount in owed.values():
             source.give_credit(source_id, amount)
             source.send_credit()
-        handlers = list(self.streams.values())
-        self.streams.clear()
-        for handler in handlers:
+        look = self.look
+        if look is not None:
+            look.settle(final=peer_gone)
+        streams, self.streams = self.streams, {}
+        for stream_id, handler in streams.items():
+            never_began = look is not None and look.never_began(stream_id)
             try:
                 # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
-                handler.on_closed(CONNECTION_LOST)
+                handler.on_closed(ErrorCode.REFUSED_STREAM if never_began else CONNECTION_LOST)
             except Exception:
                 logger.exception("Ending a call of a lost connection failed")
         self._held.clear()

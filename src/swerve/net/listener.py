@@ -18,6 +18,7 @@ from typing import Any
 
 from swerve.net.address import Address, client_of, parse_address
 from swerve.net.auth_context import auth_context
+from swerve.net.begun import Board
 from swerve.net.connection import Acceptor, Connection
 from swerve.net.handshakes import TlsPort
 from swerve.net.limits import ConnectionLife, ConnectionLimits
@@ -51,6 +52,8 @@ class ListenOptions:
     max_connections_per_client: int | None = None
     # TCP connections speak TLS by this context, which must offer h2 by ALPN (`net.tls.h2_server_context`).
     tls: ssl.SSLContext | None = None
+    # On a unix socket: note which calls are begun, so that their clients know when this process dies.
+    notes_begun: bool = False
 
 
 class Listener:
@@ -65,6 +68,7 @@ class Listener:
         self._tls_ports: list[TlsPort] = []
         self._sweeper: Sweeper | None = None
         self._unix_path = ""
+        self._board: Board | None = None
         self._lost = asyncio.Event()
 
     @property
@@ -85,6 +89,8 @@ class Listener:
         finally:
             os.umask(previous)
         self._unix_path = address.path
+        if self._options.notes_begun:
+            self._board = Board(address.path)
         await self.listen_on(sock)
 
     async def listen_on(self, sock: socket.socket) -> None:
@@ -140,6 +146,8 @@ class Listener:
         if self._sweeper is None:
             self._sweeper = Sweeper(loop, self._connections, limits)
         self._sweeper.start()
+        if self._board is not None:
+            connection.begun = self._board.admit(connection.transport.get_extra_info("peername"))
         return True
 
     def _forget(self, connection: Connection) -> None:
@@ -148,6 +156,8 @@ class Listener:
             self._per_client[client] -= 1
             if not self._per_client[client]:
                 del self._per_client[client]
+        if self._board is not None and connection.begun is not None:
+            self._board.release(connection.begun)
         self._lost.set()
 
     async def _until_closed(self, connections: set[Connection]) -> None:
@@ -182,6 +192,8 @@ class Listener:
         if self._unix_path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._unix_path)
+        if self._board is not None:
+            self._board.close()
 
     async def _drain(self) -> None:
         """Ask the clients that are connected to go, and wait until they have gone."""

@@ -467,6 +467,6 @@ def _reason(error_code: int) -> tuple[StatusCode, str]:
     if error_code == ErrorCode.REFUSED_STREAM:
         return (
             StatusCode.UNAVAILABLE,
-            "The replica turned the call away, and its request is too large to be sent again.",
+            "The replica did not begin the call, and its request is too large to be sent to another.",
         )
     return StatusCode.INTERNAL, f"The replica reset the call with HTTP/2 error code {error_code}."

@@ -191,6 +191,7 @@ class HttpCall(UserCall):
 
     async def _serve(self, request: HttpRequest) -> None:
         _request_context.set(self.context)
+        self.connection.mark_begun(self.stream_id)
         try:
             await self._run_application(request)
         except BaseException as error:

@@ -216,6 +216,7 @@ class UserCall(ServerCall):
 
     async def _run_coroutine(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _request_context.set(self.context)
+        self.connection.mark_begun(self.stream_id)
         try:
             value = await handler.function(*args, **kwargs)
             self.answer(self.encode(value))
@@ -226,6 +227,7 @@ class UserCall(ServerCall):
 
     async def _run_async(self, make: Callable[[], Any], name: str, stream: bool) -> None:
         _request_context.set(self.context)
+        self.connection.mark_begun(self.stream_id)
         try:
             await self._deliver(make(), name, stream)
         except BaseException as error:
@@ -287,6 +289,7 @@ class UserCall(ServerCall):
 
     def _run_in_thread(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], stream: bool) -> None:
         post = self.runtime.mailbox.post
+        self.connection.mark_begun(self.stream_id)
         try:
             made = handler.function(*args, **kwargs)
             if inspect.iscoroutine(made) or (stream and isinstance(made, AsyncIterator)):

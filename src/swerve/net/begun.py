@@ -1,0 +1,162 @@
+"""Which calls a server has begun, written where a kill cannot take it: in memory that its clients have open too.
+
+A call whose server died may be made again elsewhere only if nothing of it was done. The connection cannot tell that: a
+server that is killed says nothing. So it notes each call's number in shared memory right before user code begins, which
+costs a store and no system call, and clients look there when the connection is lost.
+
+    Board     a server's memory: a directory of its connections, and a region for each
+    Region    one connection's part, for calls with streams of their own and for those in bundles
+    Look      what a client sees of its connection's region
+
+A connection is known by the name that the system gave the client's end of the unix socket, which both ends can ask for.
+What cannot be told for certain counts as begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from pathlib import Path
+
+# Connections that a board has room for: those of proxies, and of processes with handles. Those beyond it are not noted.
+_REGIONS = 256
+# So many calls of a connection and a kind may begin after one that has not, before its slot is used again. A client has
+# at most `max_ongoing_requests` under way.
+_SLOTS = 2048
+_WORD = 8
+_REGION_SIZE = 2 * _SLOTS * _WORD
+# A name that the system chose: a NUL and five hexadecimal digits (unix(7), "Autobind feature").
+_NAME_SIZE = 8
+# How many connections were left out, or forgotten: while that stays the same, one that is not listed was never
+# accepted.
+_MISSED_SIZE = 8
+_HEADER_SIZE = _MISSED_SIZE + _REGIONS * _NAME_SIZE
+_SIZE = _HEADER_SIZE + _REGIONS * _REGION_SIZE
+
+
+def board_path(socket_path: str) -> str:
+    """Where the board of the server at this socket is found."""
+    return str(Path(socket_path).with_suffix(".begun"))
+
+
+def _slot(stream_id: int) -> int:
+    # A client's streams have odd numbers.
+    return (stream_id >> 1) % _SLOTS
+
+
+def _bundled_slot(number: int) -> int:
+    return _SLOTS + number % _SLOTS
+
+
+class Region:
+    """One connection's part of its server's board: in each slot the number of the last call that began. The methods may
+    be called in any thread."""
+
+    __slots__ = ("_words", "number")
+
+    def __init__(self, number: int, words: memoryview) -> None:
+        self.number = number
+        self._words = words
+
+    def mark(self, stream_id: int) -> None:
+        """The call of this stream begins now."""
+        self._words[_slot(stream_id)] = stream_id
+
+    def mark_bundled(self, number: int) -> None:
+        """The call of this number in the connection's bundles begins now."""
+        self._words[_bundled_slot(number)] = number
+
+
+class Board:
+    """The board of this process, found at `board_path(socket_path)`: a link to memory, which lives for as long as a
+    process has it open."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._file = os.memfd_create("swerve-begun")
+        os.ftruncate(self._file, _SIZE)
+        self._memory = mmap.mmap(self._file, _SIZE)
+        self._words = memoryview(self._memory)[_HEADER_SIZE:].cast("Q")
+        self._missed = 0
+        # The last is the next to be used: those never used, then the one that has been free for longest.
+        self._free = list(range(_REGIONS - 1, -1, -1))
+        self._path = board_path(socket_path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        os.symlink(f"/proc/{os.getpid()}/fd/{self._file}", self._path)
+
+    def admit(self, name: object) -> Region | None:
+        """A region for the connection from a socket of this name; None when it has none, or there is no room."""
+        if not isinstance(name, bytes) or not 0 < len(name) <= _NAME_SIZE:
+            return None
+        if not self._free:
+            self._miss()
+            return None
+        number = self._free.pop()
+        begin = _MISSED_SIZE + number * _NAME_SIZE
+        entry = slice(begin, begin + _NAME_SIZE)
+        words = self._words[number * 2 * _SLOTS : (number + 1) * 2 * _SLOTS]
+        if any(self._memory[entry]):
+            self._miss()
+            self._memory[entry] = bytes(_NAME_SIZE)
+            words.cast("B")[:] = bytes(_REGION_SIZE)
+        self._memory[entry] = name.ljust(_NAME_SIZE, b"\0")
+        return Region(number, words)
+
+    def release(self, region: Region) -> None:
+        """The connection is closed. Its client may still look, for as long as other regions are free."""
+        self._free.insert(0, region.number)
+
+    def _miss(self) -> None:
+        self._missed += 1
+        self._memory[:_MISSED_SIZE] = struct.pack("=Q", self._missed)
+
+    def close(self) -> None:
+        """Remove the path."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        os.close(self._file)
+
+
+class Look:
+    """What the client at a socket of this name sees. It knows nothing before `settle`.
+
+    Raises:
+        OSError: the server has no board, or has died.
+    """
+
+    def __init__(self, socket_path: str, name: bytes) -> None:
+        self._name = name.ljust(_NAME_SIZE, b"\0")
+        self._file = os.open(board_path(socket_path), os.O_RDONLY | os.O_CLOEXEC)
+        self._missed = os.pread(self._file, _MISSED_SIZE, 0)
+        # The region's last state, None while it may change or is not known.
+        self._marks: memoryview | None = None
+
+    def settle(self, *, final: bool) -> None:
+        """The connection is lost; `final`: its server has gone, and begins no more."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            if final:
+                self._marks = self._read(file)
+            os.close(file)
+
+    def _read(self, file: int) -> memoryview | None:
+        header = os.pread(file, _HEADER_SIZE, 0)
+        for number in range(_REGIONS):
+            begin = _MISSED_SIZE + number * _NAME_SIZE
+            if header[begin : begin + _NAME_SIZE] == self._name:
+                return memoryview(os.pread(file, _REGION_SIZE, _HEADER_SIZE + number * _REGION_SIZE)).cast("Q")
+        # It is not listed. If nobody was left out since this connection began, it was not accepted yet.
+        if header[:_MISSED_SIZE] == self._missed:
+            return memoryview(bytes(_REGION_SIZE)).cast("Q")
+        return None
+
+    def never_began(self, stream_id: int) -> bool:
+        """Whether the call of this stream certainly never began."""
+        # A mark that is higher than a call's number may have been written over its own.
+        return self._marks is not None and self._marks[_slot(stream_id)] < stream_id
+
+    def never_began_bundled(self, number: int) -> bool:
+        """Whether the call of this number in the connection's bundles certainly never began."""
+        return self._marks is not None and self._marks[_bundled_slot(number)] < number
