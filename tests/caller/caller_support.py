@@ -15,9 +15,11 @@ from swerve.caller.runtime import CallerRuntime, set_runtime
 from swerve.context import RequestContext, _request_context
 from swerve.generated import control_pb2 as pb
 from swerve.handle import DeploymentHandle
+from swerve.net.bundles import BundleServer
 from swerve.net.connection import Connection, Headers
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.net.server import ServerStream, Unary, method_acceptor, serve
+from swerve.wire import bundle
 from swerve.wire.http2 import ErrorCode, Http2Limits
 from swerve.wire.status import RpcError, Status, StatusCode
 
@@ -58,6 +60,8 @@ class Replica:
             connection.close()
 
     def _admit(self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool):
+        if (b":path", bundle.PATH) in headers:
+            return BundleServer(connection, stream_id, self._admit)
         if self.refuse_next:
             self.refuse_next -= 1
             self.refused += 1

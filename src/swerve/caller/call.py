@@ -23,12 +23,14 @@ from swerve.exceptions import (
     ReplicaUnavailableError,
     RequestCancelledError,
 )
+from swerve.net.bundles import BundleCaller
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.timers import TimerWheel
 from swerve.routing.calls import Shed, Unavailable
 from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
+from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
 from swerve.wire.message import prefix
@@ -241,8 +243,14 @@ class HandleCall(ClientCall):
     def send(self, replica: Replica) -> None:
         """The router chose `replica`."""
         self._replica = replica
+        connection, body = cast(Connection, replica.link), self._body
+        if not self.destination.stream and len(body) == 1 and len(body[0]) <= MAX_BODY:
+            bundles = BundleCaller.of(connection)
+            if bundles is not None:
+                self.begin_in_bundle(bundles, self._headers(), bytes(body[0]))
+                return
         try:
-            self.begin(cast(Connection, replica.link), self._headers(), self._body)
+            self.begin(connection, self._headers(), body)
         except Http2Error:
             # The connection takes no new streams, so nothing was sent.
             self._turned_away()

@@ -107,6 +107,12 @@ class BundleCaller(_Bundles):
         self.stream_id = connection.open_stream(_REQUEST, self)
         connection.bundles = self
 
+    @staticmethod
+    def of(connection: Connection) -> BundleCaller | None:
+        """The bundle stream of a connection, if calls may be made on it."""
+        bundles = connection.bundles
+        return bundles if isinstance(bundles, BundleCaller) and bundles.ready else None
+
     def call(self, headers: Headers, body: bytes, call: BundledCall) -> int:
         """Make a call. Returns its number."""
         self._last = number = self._last + 1
@@ -124,8 +130,14 @@ class BundleCaller(_Bundles):
         if number in self.calls:
             self._add((CREDIT, number, amount))
 
+    acknowledge = give_credit
+
     def send_credit(self) -> None:
         """Part of `CreditSource`: a record is on its way as soon as it is there."""
+
+    def unsent(self, number: int) -> int:
+        """Part of `CallerSide`: a call that has not left when the connection is lost counts as refused, see below."""
+        return 0
 
     def on_headers(self, headers: Headers, end_stream: bool) -> None:
         self.ready = not end_stream and headers[0] == RESPONSE_HEADERS[0]

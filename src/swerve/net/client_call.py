@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.wire import metadata
@@ -50,6 +51,20 @@ def status_of(headers: Headers) -> Status:
     return Status(decode_code(code), decode_message(metadata.get(headers, b"grpc-message") or b""))
 
 
+class CallerSide(Protocol):
+    """Where a call is under way: a `Connection`, or a bundle stream of one."""
+
+    def reset(self, stream_id: int, error_code: int = ErrorCode.CANCEL) -> None: ...
+    def acknowledge(self, stream_id: int, amount: int) -> None: ...
+    def unsent(self, stream_id: int) -> int: ...
+
+
+class BundleStream(CallerSide, Protocol):
+    """Where calls share messages, see `net/bundles.py`."""
+
+    def call(self, headers: Headers, body: bytes, call: ClientCall) -> int: ...
+
+
 class ClientCall:
     """A call as its client sees it. Subclasses implement the hooks; none of them may wait.
 
@@ -60,7 +75,7 @@ class ClientCall:
     __slots__ = ("_reader", "_status", "_trailers", "connection", "done", "refused", "stream_id")
 
     def __init__(self, max_message_size: int = (1 << 31) - 1) -> None:
-        self.connection: Connection | None = None
+        self.connection: CallerSide | None = None
         self.stream_id = 0
         self.done = False
         self.refused = False
@@ -91,6 +106,12 @@ class ClientCall:
             connection.send_data(self.stream_id, part)
         connection.end_stream(self.stream_id)
 
+    def begin_in_bundle(self, bundles: BundleStream, headers: Headers, body: bytes) -> None:
+        """Send the whole request, which is small, together with others."""
+        self.stream_id = bundles.call(headers, body, self)
+        self.connection = bundles
+        self.refused = False
+
     def cancel(self) -> None:
         """Abandon the call; `ended` is called with CANCELLED before this returns."""
         if self.done:
@@ -108,6 +129,10 @@ class ClientCall:
             self._trailers = headers
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
+        self._receive(data)
+        self.consume(len(data))
+
+    def _receive(self, data: bytes) -> None:
         if not self.done:
             try:
                 messages = self._reader.feed(data)
@@ -120,7 +145,6 @@ class ClientCall:
                 if self.done:
                     break  # a hook cancelled the call
                 self.message_received(message)
-        self.consume(len(data))
 
     def consume(self, amount: int) -> None:
         """Give credit for received bytes. Overridden where a reader sets the pace."""
@@ -143,6 +167,21 @@ class ClientCall:
             else:
                 status = Status(code, f"The stream was reset with HTTP/2 error code {error_code}.")
         self._end(status)
+
+    # --- the answer from a bundle ----------------------------------------------------------------------------------
+
+    def on_answer(self, headers: Headers | None, body: bytes | None, trailers: Headers | None) -> None:
+        if body is not None:
+            self._receive(body)
+            if trailers is None:
+                self.consume(len(body))
+        if trailers is not None:
+            self._status = status_of(trailers) if trailers else OK
+            self._trailers = trailers
+            self.on_closed(ErrorCode.NO_ERROR)
+
+    def on_reset(self, error_code: int) -> None:
+        self.on_closed(error_code)
 
     def _end(self, status: Status) -> None:
         self.done = True

@@ -192,8 +192,8 @@ class ForwardedCall:
             left = self._deadline - time.monotonic()
             headers = (*headers, (b"grpc-timeout", format_timeout(left)))
         if self._method.unary and self._request_ended and self._body_size <= MAX_BODY:
-            bundles = connection.bundles
-            if isinstance(bundles, BundleCaller) and bundles.ready:
+            bundles = BundleCaller.of(connection)
+            if bundles is not None:
                 self._start_in_bundle(bundles, replica, headers)
                 return
         leg = _ReplicaLeg(self, connection)

@@ -117,7 +117,7 @@ class HttpCall:
         while self._status is None:
             leg = self._leg
             if leg is not None:
-                assert leg.connection is not None
+                assert isinstance(leg.connection, Connection)
                 if leg.connection.unsent(leg.stream_id) <= _HIGH_WATER:
                     return
                 leg.connection.when_drained(leg.stream_id, self._wake_writer)
@@ -230,7 +230,7 @@ class _ReplicaLeg(ClientCall):
         self.connection = connection
 
     def send(self, data: bytes, last: bool) -> None:
-        assert self.connection is not None
+        assert isinstance(self.connection, Connection)
         if data:
             self.connection.send_data(self.stream_id, data)
         if last:
