@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGE_REQUIREMENTS := examples/image_classification/requirements.txt
 
-.PHONY: demo test chaos lint bench bench-micro clean
+.PHONY: demo test chaos fuzz lint bench bench-micro clean
 
 demo: .venv/.ready
 	$(BIN)/python -m examples.guide.demo
@@ -13,6 +13,9 @@ test: .venv/.ready-images
 
 chaos: .venv/.ready
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+fuzz: .venv/.ready-fuzz
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
@@ -27,13 +30,17 @@ bench-micro: .venv/.ready
 	$(BIN)/python -m pytest benchmarks/micro --benchmark-columns=min,median,ops $(ARGS)
 
 clean:
-	rm -rf .venv build/chaos benchmarks/build benchmarks/results examples/*/build
+	rm -rf .venv build benchmarks/build benchmarks/results examples/*/build
 
 # pip reads dependency groups from 25.1 on; a new environment has an older one.
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+.venv/.ready-fuzz: .venv/.ready
+	$(BIN)/python -m pip install --quiet --group fuzz
 	touch $@
 
 # torch and the image example's network: only the tests need them.

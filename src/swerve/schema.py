@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticSerializationError
 
 from swerve.config import (
     AutoscalingConfig,
@@ -313,27 +314,38 @@ def load_config(path: Path) -> ServeDeploySchema:
     Raises:
         ConfigError: it cannot be read, is no YAML (with line and column), or has wrong content.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config file {path} cannot be read: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
-        raise ConfigError(f"The config file is not valid YAML ({place}): {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The config file {path} is not valid YAML: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, path: str) -> ServeDeploySchema:
+    """The configuration file whose text is `text`, checked. `path` is for messages.
+
+    Raises:
+        ConfigError: it is no YAML (with line and column), or has wrong content.
+    """
+    # PyYAML takes its time to import, and few who import this read a file.
+    from swerve.config_text import parse_yaml
+
+    try:
+        content = parse_yaml(text, path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if not isinstance(content, dict):
         kind = "empty" if content is None else f"a {type(content).__name__}"
         raise ConfigError(f"The config file {path} must hold a mapping with the key 'applications', but it is {kind}.")
     try:
-        return ServeDeploySchema.model_validate(content)
+        made = ServeDeploySchema.model_validate(content)
+        # What the instance is sent of it, before anything is built.
+        made.model_dump_json()
     except ValidationError as error:
         raise ConfigError(f"The config file {path} is not valid:\n{explain(error)}") from error
-    except TypeError as error:
+    except (TypeError, PydanticSerializationError) as error:
         raise ConfigError(f"The config file {path} is not valid:\n{error}") from error
+    return made
 
 
 # ---------------------------------------------------------------------------------------------------------------------

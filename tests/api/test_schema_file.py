@@ -54,6 +54,11 @@ applications:
     ("text", "message"),
     [
         ("a: [1\nb: 2", "is not valid YAML"),
+        ("a: 2001-99-99", "line 1, column 4): '2001-99-99' is no timestamp"),
+        ("a:\n  !!int x", "line 2, column 3): 'x' is no int"),
+        ("[" * 3000, "its values are nested too deeply"),
+        ("a: &a [*a]", "or one that holds itself"),
+        ("applications: [{import_path: 'a:b', args: {a: !!binary '/w=='}}]", "invalid utf-8"),
         ("", "but it is empty"),
         ("- 1", "but it is a list"),
         ("grpc_options: {}", "applications: Field required"),

@@ -1,0 +1,218 @@
+"""What is fuzzed. Each target takes any bytes and returns; what it raises is a fault.
+
+The promises are written down as assertions: only the documented errors, every stream's handler gets one `on_closed`,
+nothing is left of a connection that has ended, memory is bounded by the limits that were given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+from swerve.net.connection import Connection, Headers
+from swerve.net.limits import ConnectionLife, ConnectionLimits
+from swerve.net.server_call import ServerCall
+from swerve.net.sweeper import Sweeper, WatchedConnection
+from swerve.proxy.request_ids import is_usable
+from swerve.schema import ConfigError, parse_config
+from swerve.wire import bundle, deadline, metadata, status
+from swerve.wire.http2 import Http2Limits
+from swerve.wire.message import DEFLATE, GZIP, IDENTITY, MessageReader, check_encoding
+from swerve.wire.status import OK, RpcError, Status
+from tests.net.net_support import ManualLoop, Transport
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+MAX_MESSAGE = 4096
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A server's connection
+
+
+class _Call(ServerCall):
+    """Answers each message with itself."""
+
+    __slots__ = ("closed",)
+
+    def __init__(self, connection: Connection, stream_id: int, headers: Headers) -> None:
+        encoding = metadata.get(headers, b"grpc-encoding") or IDENTITY
+        super().__init__(connection, stream_id, headers, MAX_MESSAGE, encoding)
+        self.closed = 0
+        try:
+            check_encoding(encoding)
+        except RpcError as error:
+            self.refuse(error.status)
+
+    def message_received(self, message: bytes) -> None:
+        assert len(message) <= MAX_MESSAGE
+        self.send_message(message)
+
+    def half_closed(self) -> None:
+        self.finish(OK)
+
+    def cancelled(self) -> None:
+        pass
+
+    def on_closed(self, error_code: int) -> None:
+        self.closed += 1
+        super().on_closed(error_code)
+
+
+class _Failures(logging.Handler):
+    """Connections log what handlers raise, so that one call's failure does not lose the others."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record)
+
+
+def connection(data: bytes) -> None:
+    """Bytes from a client. The first says how they come: behind a preface, in which pieces, how fast, and whether the
+    client reads."""
+    how, data = (data[0], data[1:]) if data else (0, data)
+    size = (1 << 20, 1, 9, 100)[how & 3]
+    greets, slow, reads = how & 4, how & 8, not how & 16
+    loop, calls, failures = ManualLoop(), [], _Failures()
+
+    def accept(made: Connection, stream_id: int, headers: Headers, end_stream: bool) -> ServerCall:
+        metadata.decode(headers)
+        deadline.parse_timeout(metadata.get(headers, b"grpc-timeout") or b"")
+        call = _Call(made, stream_id, headers)
+        calls.append(call)
+        if end_stream:
+            call.end_of_request()
+        return call
+
+    limits = Http2Limits(max_concurrent_streams=10, stream_window=64 * 1024, max_header_list_size=64 * 1024)
+    server = Connection(loop, limits, accept=accept)
+    transport = Transport(server, high=1 << 16)
+    lives = ConnectionLimits(
+        handshake_timeout_s=5, keepalive_time_s=5, max_connection_idle_s=9, max_connection_age_s=20, stall_timeout_s=3
+    )
+    watched = {server: WatchedConnection(ConnectionLife(lives, loop.time(), 1.0))}
+    logging.getLogger("swerve.net").addHandler(failures)
+    try:
+        server.connection_made(transport)
+        Sweeper(loop, watched, lives).start()
+        if greets:
+            data = PREFACE + data
+        for at in range(0, len(data), size):
+            if transport.closed:
+                break
+            server.data_received(data[at : at + size])
+            loop.turn()
+            if reads:
+                transport.take(1 << 20)
+            if slow:
+                loop.pass_time(1.0)
+        while loop.turn():
+            pass
+        assert server.closed or not server.unacknowledged, "bytes that nobody will give credit for"
+        server.eof_received()
+        server.connection_lost(None)
+        watched.clear()
+        loop.pass_time(60.0)
+        while loop.turn():
+            pass
+    finally:
+        logging.getLogger("swerve.net").removeHandler(failures)
+    assert not failures.seen, failures.seen[0].getMessage()
+    assert all(call.closed == 1 for call in calls)
+    assert all(call.done for call in calls)
+    assert server.streams == server._held == server._owed == server._drain_callbacks == {}
+    assert not loop.armed, "a timer is left"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Messages and fields
+
+
+def messages(data: bytes) -> None:
+    """The body of a call. The first byte says how it is compressed and cut; cut otherwise it must give the same."""
+    how, data = (data[0], data[1:]) if data else (0, data)
+    encoding = (IDENTITY, GZIP, DEFLATE, b"snappy")[how & 3]
+    size = 1 + (how >> 2)
+    whole = _read(encoding, [data])
+    pieces = _read(encoding, [data[at : at + size] for at in range(0, len(data), size)])
+    assert whole == pieces
+
+
+def _read(encoding: bytes, parts: list[bytes]) -> tuple[list[bytes], Status | bool]:
+    reader = MessageReader(MAX_MESSAGE, encoding)
+    read: list[bytes] = []
+    for part in parts:
+        try:
+            read += reader.feed(part)
+        except RpcError as error:
+            # Messages before a bad one count only if they came apart from it.
+            return [], error.status
+        held = sum(map(len, reader._body)) + len(reader._head)
+        assert held <= MAX_MESSAGE + 5
+        assert all(len(message) <= MAX_MESSAGE for message in read)
+    return read, reader.pending
+
+
+def fields(data: bytes) -> None:
+    """Header values, one a line, as each of the decoders has them; and what was read must be written again."""
+    lines = data.split(b"\n")
+    for line in lines:
+        seconds = deadline.parse_timeout(line)
+        if seconds is not None:
+            again = deadline.parse_timeout(deadline.format_timeout(seconds))
+            assert again is not None
+            assert 0 <= again <= seconds + 1e-6
+        text = status.decode_message(line)
+        wire = status.encode_message(text)
+        assert status.decode_message(wire) == text
+        assert not wire.startswith(b" ")
+        assert not wire.endswith(b" ")
+        assert wire.isascii()
+        cut = status.truncate_details(text)
+        assert len(cut) <= status.MAX_DETAILS_LENGTH
+        assert isinstance(status.decode_code(line), status.StatusCode)
+        metadata.decode_binary(line)
+        is_usable(line)
+        with contextlib.suppress(ValueError):
+            bundle.unpack(line)
+    headers = tuple(zip(lines[::2], lines[1::2], strict=False))
+    assert metadata.size_of(headers) >= sum(len(name) + len(value) for name, value in headers)
+    for key, value in metadata.decode(headers):
+        try:
+            encoded = metadata.encode([(key, value)])
+        except (ValueError, TypeError):
+            continue
+        assert metadata.decode(encoded) == [(key, value)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The configuration file
+
+
+def config(data: bytes) -> None:
+    """The text of a configuration file: it is refused with one clear message, or can be passed on."""
+    try:
+        made = parse_config(data.decode("utf-8", "replace"), "fuzzed.yaml")
+    except ConfigError as error:
+        message = str(error)
+        assert message.startswith("The config file ")
+        assert "Traceback" not in message
+        assert len(message) < 100 * 1024
+        return
+    made.model_dump_json(exclude_unset=True)
+    made.grpc_options.model_dump_json()
+    for app in made.applications:
+        app.model_dump_json(exclude_unset=True)
+        for deployment in app.deployments:
+            deployment.overrides()
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "connection": connection,
+    "messages": messages,
+    "fields": fields,
+    "config": config,
+}
