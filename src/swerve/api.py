@@ -25,6 +25,7 @@ from swerve.config import (
     local_testing_forced,
 )
 from swerve.connection import (
+    Connection,
     connected,
     current_state_dir,
     end_remains,
@@ -36,7 +37,7 @@ from swerve.connection import (
 from swerve.context import current_replica_context
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
-from swerve.instance_options import ignored_options, instance_options
+from swerve.instance_options import change_by_name, differences, fixed_logging, instance_options
 from swerve.schema import ServeStatus
 from swerve.statuses import ApplicationStatus
 
@@ -81,21 +82,23 @@ def start(
     state_dir: str | Path | None = None,
     **kwargs: Any,
 ) -> None:
-    """Starts an instance that outlives this program; returns when it serves. A running one is kept as it is.
+    """Starts an instance that outlives this program; returns when it serves.
 
-    `state_dir` says where the instance lives; the other functions of this process then use that one.
+    One that runs already takes over the options that are named here and goes on: `grpc_options`, `http_options` and
+    `proxy_location`. `state_dir` says where the instance lives; the other functions of this process then use that one.
 
     Raises:
         ValueError, TypeError: an option is wrong.
         ImportError, AttributeError: a servicer function cannot be imported.
         InstanceError: it cannot start, for example because its port is in use.
+        RayServeException: a running instance cannot take over the options; it goes on as before.
     """
     for name in kwargs:
         if name in ("http_host", "http_port", "http_middlewares"):
             raise ValueError(f"`{name}` of `serve.start` has been removed. Use `http_options`.")
         raise TypeError(f"serve.start() got an unexpected keyword argument '{name}'.")
-    location = ProxyLocation.EveryNode if proxy_location is None else ProxyLocation.of(proxy_location)
-    grpc = _model(gRPCOptions, grpc_options) or gRPCOptions()
+    location = None if proxy_location is None else ProxyLocation.of(proxy_location)
+    grpc = _model(gRPCOptions, grpc_options)
     http = _model(HTTPOptions, http_options)
     logs = _model(LoggingConfig, logging_config)
     _model(TracingConfig, tracing_config)
@@ -105,11 +108,22 @@ def start(
     present = connected()
     if present is not None:
         logger.info("Connecting to the Serve instance that runs already (state folder: %s).", current_state_dir())
-        warning = ignored_options(present.status().options, grpc, http)
-        if warning:
-            logger.warning(warning)
+        found = present.status()
+        _change_options(present, found, change_by_name(found, grpc, http, location))
+        if problem := fixed_logging(found.options, logs):
+            logger.warning(problem)
         return
-    start_instance(instance_options(grpc, http, logs, location), owned=False)
+    options = instance_options(grpc or gRPCOptions(), http, logs, location or ProxyLocation.EveryNode)
+    start_instance(options, owned=False)
+
+
+def _change_options(
+    connection: Connection, before: control_pb2.InstanceStatus, request: control_pb2.DeployRequest
+) -> None:
+    if (request.options, request.base_options) != (before.options, before.base_options):
+        connection.call(lambda client: client.deploy(request))
+        for change in differences(before.options, request.options):
+            logger.info("Changed: %s", change)
 
 
 def _model(kind: type[Model], value: Model | dict[str, Any] | None) -> Model | None:

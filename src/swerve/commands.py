@@ -20,7 +20,14 @@ from swerve.config_apps import Surroundings, build_applications
 from swerve.connection import Connection
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
-from swerve.instance_options import ignored_options, instance_options, where_it_serves
+from swerve.instance_options import (
+    changed_options,
+    differences,
+    fixed_logging,
+    instance_options,
+    shown_options,
+    where_it_serves,
+)
 from swerve.schema import (
     APIType,
     ServeApplicationSchema,
@@ -211,10 +218,10 @@ def deploy(
         config = ServeDeploySchema(applications=[app])
     else:
         base = Path(target).absolute().parent
-        http = config.http_options if "http_options" in config.model_fields_set else None
-        warn_of_ignored(connection, config.grpc_options, http)
+        import_from(app_dir, ray_compat)
+    request = change_by_file(connection, config)
     applications = build_applications(config.applications, surroundings(base, app_dir, ray_compat))
-    apply(connection, applications, config)
+    apply(connection, request, applications, config)
     typer.echo("Sent the deploy request. See `swerve status` for its progress.")
 
 
@@ -247,21 +254,53 @@ def surroundings(base: Path, app_dir: Path, ray_compat: bool, *, fresh: bool = F
 
 
 def apply(
-    connection: Connection, applications: Sequence[control_pb2.Application], config: ServeDeploySchema | None
+    connection: Connection,
+    request: control_pb2.DeployRequest,
+    applications: Sequence[control_pb2.Application],
+    config: ServeDeploySchema | None,
 ) -> None:
-    request = control_pb2.DeployRequest(applications=applications)
+    """Deploys, all of it or nothing; `request` says what becomes of the instance's options."""
+    request.applications.extend(applications)
     if config is not None:
         request.declarative = True
         request.config_json = config.model_dump_json(exclude_unset=True)
         if config.target_capacity is not None:
             request.target_capacity = config.target_capacity
+    before = connection.status().options
     connection.call(lambda client: client.deploy(request))
+    for change in differences(before, request.options) if request.HasField("options") else ():
+        note(f"Changed: {change}")
 
 
-def warn_of_ignored(connection: Connection, grpc: gRPCOptions, http: HTTPOptions | None) -> None:
-    warning = ignored_options(connection.status().options, grpc, http)
-    if warning:
-        note(f"Warning: {warning}")
+def change_by_file(
+    connection: Connection,
+    config: ServeDeploySchema,
+    grpc: gRPCOptions | None = None,
+    http: HTTPOptions | None = None,
+    location: ProxyLocation | None = None,
+) -> control_pb2.DeployRequest:
+    """The running instance's options as a file has them: what that sets, over what they would be without any.
+
+    `grpc`, `http` and `location` are what the command line sets over both.
+
+    Raises:
+        CommandError, ImportError, ValueError: they cannot become that.
+    """
+    status = connection.status()
+    if problem := fixed_logging(status.options, config.logging_config):
+        raise CommandError(problem)
+    named = config.model_fields_set
+    try:
+        of_file = changed_options(
+            status.base_options,
+            config.grpc_options if "grpc_options" in named else None,
+            config.http_options if "http_options" in named else None,
+            config.proxy_location if "proxy_location" in named else None,
+        )
+        return control_pb2.DeployRequest(options=changed_options(of_file, grpc, http, location))
+    except AttributeError as error:
+        # A wrong name in a servicer function's path; Ray Serve raises the same type.
+        raise CommandError(str(error)) from error
 
 
 def config(state_dir: Path | None, name: str | None) -> None:
@@ -272,8 +311,11 @@ def config(state_dir: Path | None, name: str | None) -> None:
         note("No config file has been applied.")
         return
     applied = json.loads(text)
-    present = {app.name for app in connection.status().applications if _is_from_file(app)}
+    status = connection.status()
+    present = {app.name for app in status.applications if _is_from_file(app)}
     applied["applications"] = [app for app in applied["applications"] if app.get("name", "default") in present]
+    # The options may have been changed by other means since.
+    applied |= shown_options(status.options)
     if name is None:
         typer.echo(to_yaml(applied), nl=False)
         return
@@ -290,8 +332,8 @@ def _is_from_file(app: control_pb2.ApplicationStatus) -> bool:
 
 def status(state_dir: Path | None, name: str | None) -> None:
     choose(state_dir)
-    connection = running()
-    present = readable(ServeStatus.from_proto(connection.status()))
+    found = running().status()
+    present = {**readable(ServeStatus.from_proto(found)), **shown_options(found.options)}
     if name is None:
         typer.echo(to_yaml(present), nl=False)
     elif name in present["applications"]:

@@ -127,7 +127,7 @@ class ProxyLocation(StrEnum):
 
 
 class gRPCOptions(Options):
-    """The gRPC port of an instance, fixed when it starts. gRPC is off if `port` <= 0 or no servicer function is named.
+    """The gRPC port of an instance. gRPC is off if `port` <= 0 or no servicer function is named.
 
     The fields from `host` on are Swerve's own.
     """

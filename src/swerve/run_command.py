@@ -21,6 +21,7 @@ from swerve.commands import (
     CommandError,
     application_schema,
     apply,
+    change_by_file,
     checked_instance_options,
     choose,
     config_of,
@@ -29,13 +30,13 @@ from swerve.commands import (
     running,
     say_where_it_serves,
     surroundings,
-    warn_of_ignored,
 )
 from swerve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from swerve.config_apps import build_applications
 from swerve.connection import Connection
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
+from swerve.instance_options import change_by_name
 from swerve.schema import ServeApplicationSchema, check_import_path
 
 # How often the foreground looks whether its instance still runs and whether files have changed.
@@ -123,30 +124,38 @@ class _Run:
         """Starts what is missing, builds and applies; returns the applications that failed, with the reason."""
         request = self._request
         import_from(request.app_dir, request.ray_compat)
+        change = control_pb2.DeployRequest()
         with ThreadPoolExecutor(max_workers=1) as pool:
             self._connection = instances.connected()
             starting = None
             if self._connection is not None:
-                warn_of_ignored(self._connection, self._grpc_options(), self._http_options())
+                change = self._change(self._connection)
             else:
                 # Imports the servicer functions; the instance then starts while the applications are built.
-                options = self._options()
-                starting = pool.submit(self._start, options)
+                starting = pool.submit(self._start, self._options())
             try:
                 applications = self._build(fresh=self._config is None)
             finally:
                 if starting is not None:
                     starting.result()
         assert self._connection is not None
-        say_where_it_serves(self._connection)
         self._others = set(_deploy_times(self._connection))
-        return self._apply(self._connection, applications)
+        apply(self._connection, change, applications, self._config)
+        say_where_it_serves(self._connection)
+        return self._settle(self._connection)
 
-    def _apply(self, connection: Connection, applications: Sequence[control_pb2.Application]) -> dict[str, str]:
-        apply(connection, applications, self._config)
+    def _settle(self, connection: Connection) -> dict[str, str]:
         times = _deploy_times(connection)
         self._deployed_s = {name: times[name] for name in self.names if name in times}
         return self._wait(connection)
+
+    def _change(self, connection: Connection) -> control_pb2.DeployRequest:
+        """What becomes of the options of an instance that runs already."""
+        request = self._request
+        named = (request.grpc, request.http, request.proxy_location)
+        if self._config is None:
+            return change_by_name(connection.status(), *named)
+        return change_by_file(connection, self._config, *named)
 
     def _start(self, options: control_pb2.InstanceOptions) -> None:
         self._connection = instances.start_instance(options, owned=self._request.blocking)
@@ -210,7 +219,8 @@ class _Run:
         connection = running()
         typer.echo("Files have changed; deploying again.")
         try:
-            failures = self._apply(connection, self._build(fresh=True))
+            apply(connection, control_pb2.DeployRequest(), self._build(fresh=True), self._config)
+            failures = self._settle(connection)
         except RayServeException as error:
             note(f"Error: {error}\nThe applications run on as before.")
             return

@@ -1,6 +1,7 @@
 """The Python API against a real instance."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import grpc
 import pytest
 
 import swerve as serve
+from swerve import connection
 from swerve.config import gRPCOptions
 from swerve.control.instance import InstanceError
 from swerve.exceptions import RayServeException
@@ -135,18 +137,23 @@ def test_shutdown_ends_everything_and_a_new_start_works(state_dir):
     assert first.remote(5).result(10) == 10
 
 
-def test_start_serves_grpc_and_is_idempotent(instance, probe, caplog):
+def test_start_on_a_running_instance_changes_the_options_that_it_names(instance, probe):
     @serve.deployment
     class Greeter:
         def Unary(self, note):
             return type(note)(text=f"hello {note.text}")
 
-    serve.start(grpc_options={"port": 1, "request_timeout_s": 5})
     serve.run(Greeter.bind())
+    serve.start(grpc_options={"request_timeout_s": 5, "max_message_size": 10})
+    serve.start()
 
-    assert f"port is {instance.port}, not 1; request_timeout_s is None, not 5" in caplog.text
+    options = json.loads(connection.connected().status().options.grpc_options_json)
+    assert (options["port"], options["request_timeout_s"]) == (instance.port, 5)
     with grpc.insecure_channel(instance.address) as channel:
-        assert probe.rpc.ProbeStub(channel).Unary(probe.pb.Note(text="x"), timeout=10).text == "hello x"
+        stub = probe.rpc.ProbeStub(channel)
+        assert stub.Unary(probe.pb.Note(text="x"), timeout=10).text == "hello x"
+        with pytest.raises(grpc.RpcError, match="larger than max"):
+            stub.Unary(probe.pb.Note(text="x" * 20), timeout=10)
 
 
 def test_a_port_in_use_is_named_and_nothing_stays(instance, probe, monkeypatch):

@@ -276,20 +276,20 @@ def _replicas(swerve_command, name):
     return status["deployments"]["Echo"]["replica_states"]
 
 
-def test_run_on_a_running_instance_warns_of_other_options_and_takes_only_its_own_away(
+def test_run_on_a_running_instance_changes_its_options_and_takes_only_its_own_application_away(
     swerve_command, folder, free_port, unary
 ):
     swerve_command("start", "--grpc-port", str(free_port), "--grpc-servicer-functions", ADD)
     assert swerve_command("run", "echo_app:app", "--non-blocking").returncode == 0
 
-    flags = ("--name", "two", "--route-prefix", "/two", "--grpc-port", "1")
+    flags = ("--name", "two", "--route-prefix", "/two", "--grpc-request-timeout-s", "7")
     with swerve_command.foreground("run", "echo_app:app", *flags) as process:
         output = read_until(process, "Application 'two' is running.")
         assert unary("x", "two") == "x"
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
 
-    assert f"fixed when it starts: port is {free_port}, not 1." in output
+    assert "Changed: grpc_options.request_timeout_s: null -> 7.0" in output
     wait_for(lambda: "two:" not in swerve_command("status").stdout, what="the end of 'two'")
     assert unary("x", "default") == "x"
 

@@ -38,9 +38,11 @@ from swerve.control.events import (
     Warn,
 )
 from swerve.control.model import Application, Canary, Deployment, DeploymentKey, Replica, State
+from swerve.control.options import ServedOptions
 from swerve.control.reconcile import next_wakeup, step
 from swerve.control.store import Store
 from swerve.control.target import DeploymentTarget
+from swerve.generated import control_pb2 as pb
 from swerve.statuses import ReplicaState
 
 
@@ -64,6 +66,15 @@ def new_canary(name: str = "app", options: dict[str, object] | None = None, **ta
     checked = CanaryOptions.model_validate(options or {})
     made, made_targets = application(name, None, **(targets or {"Model": target("v2")}))
     return NewCanary(made, made_targets, checked.model_dump_json(), checked.weight)
+
+
+def options_for(num_proxies: int, **fields: object) -> ServedOptions:
+    """Options of an instance with so many proxies."""
+    port = (
+        {"grpc_options_json": '{"port": 9000}', "grpc_methods": [pb.GrpcMethod(path="/a.B/C")]} if num_proxies else {}
+    )
+    options = pb.InstanceOptions(num_proxies=num_proxies, **{**port, **fields})
+    return ServedOptions(options, options, options)
 
 
 @dataclass
@@ -176,7 +187,7 @@ class World:
             self.ended.add(command.id)
         self.pending = []
         running = dict.fromkeys(self.alive, (1000, 1.0))
-        self.feed(Recovered(self.now, running, num_proxies))
+        self.feed(Recovered(self.now, running, options_for(num_proxies)))
         for replica in tuple(self.state.replicas.values()):
             if replica.state is ReplicaState.RECOVERING:
                 self.feed(ReplicaReported(self.now, replica.id, Phase.RUNNING))

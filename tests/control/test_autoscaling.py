@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import cloudpickle
 import pytest
-from control_support import ScaledWorld, application, target
+from control_support import ScaledWorld, application, options_for, target
 
 from swerve.autoscaling_policy import DeploymentID
 from swerve.control import scale
@@ -17,7 +17,6 @@ from swerve.control.model import DeploymentKey
 from swerve.control.scaling import ScalingLoop
 from swerve.control.view import status, view
 from swerve.deployment_code import pickled_policy
-from swerve.generated import control_pb2 as pb
 from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
 
 KEY = DeploymentKey("app", "Model")
@@ -58,7 +57,7 @@ def test_without_a_minimum_an_application_runs_with_no_replicas():
     assert not world.replicas()
     assert app_status(world) == ApplicationStatus.RUNNING
     assert says(world) == (DeploymentStatus.HEALTHY, DeploymentStatusTrigger.CONFIG_UPDATE_COMPLETED)
-    (shown,) = view(world.state, pb.InstanceOptions(), str).deployments
+    (shown,) = view(world.state, str).deployments
     assert shown.autoscaled
     assert not shown.unavailable
 
@@ -176,7 +175,7 @@ def test_nothing_is_decided_while_a_replica_has_not_been_heard_of():
     replicas = world.replicas()
     assert len(replicas) > 1
     world.autoscaler = type(world.autoscaler)()
-    world.feed(Recovered(world.now, dict.fromkeys(world.alive, (1000, 1.0)), 0))
+    world.feed(Recovered(world.now, dict.fromkeys(world.alive, (1000, 1.0)), options_for(0)))
     world.live(5)
     assert {item.id for item in world.replicas()} == {item.id for item in replicas}
     for replica in replicas:
@@ -227,7 +226,7 @@ def test_a_call_that_comes_while_the_last_replica_drains_does_not_wait_for_it():
 
 def test_callers_whose_process_ended_wait_for_nothing():
     world = ScaledWorld()
-    world.feed(Recovered(world.now, {}, 1))
+    world.feed(Recovered(world.now, {}, options_for(1)))
     world.deploy(application(Model=elastic()))
     world.run()
     (proxy,) = world.state.proxies

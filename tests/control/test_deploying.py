@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from control_support import World, application, target
+from control_support import World, application, options_for, target
 
 from swerve.control.deploy import Rejected
 from swerve.control.events import (
@@ -225,7 +225,7 @@ def test_a_deployment_that_left_the_application_serves_until_its_callers_are_upd
 
 
 def test_shutdown_drains_the_proxies_before_the_replicas(world):
-    world.feed(Recovered(world.now, {}, 1))
+    world.feed(Recovered(world.now, {}, options_for(1)))
     world.deploy(application())
     world.run()
     world.feed(Shutdown(world.now))
@@ -237,7 +237,7 @@ def test_shutdown_drains_the_proxies_before_the_replicas(world):
 
 
 def test_nothing_is_deployed_while_shutting_down(world):
-    world.feed(Recovered(world.now, {}, 1))
+    world.feed(Recovered(world.now, {}, options_for(1)))
     world.feed(Shutdown(world.now))
     with pytest.raises(Rejected, match="shutting down"):
         world.deploy(application())

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 
-from control_support import ScaledWorld, application, new_canary, stored, target
+from control_support import ScaledWorld, application, new_canary, options_for, stored, target
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -22,7 +22,6 @@ from swerve.control.events import (
     WeighCanary,
 )
 from swerve.control.view import status, view
-from swerve.generated import control_pb2 as pb
 from swerve.statuses import CanaryPhase, ReplicaState
 
 APPS = ("a", "b")
@@ -34,7 +33,7 @@ class Reconciler(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = ScaledWorld()
-        self.world.feed(Recovered(self.world.now, {}, NUM_PROXIES))
+        self.world.feed(Recovered(self.world.now, {}, options_for(NUM_PROXIES)))
 
     @rule(
         app=st.sampled_from(APPS),
@@ -174,7 +173,7 @@ class Reconciler(RuleBasedStateMachine):
     @invariant()
     def what_calls_are_sent_to_is_there(self):
         state = self.world.state
-        seen = view(state, pb.InstanceOptions(), str)
+        seen = view(state, str)
         published = {(item.app, item.name, item.release): item for item in seen.deployments}
         for app in seen.applications:
             assert not published[app.name, app.ingress, app.release].aside

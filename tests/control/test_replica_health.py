@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from control_support import World, application, target
+from control_support import World, application, options_for, target
 
 from swerve.control.draft import BACKOFF_LAST_S, JITTER
 from swerve.control.events import (
@@ -112,7 +112,7 @@ def test_replicas_that_die_young_are_replaced_ever_more_slowly_and_never_given_u
 
 def test_a_dead_proxy_is_replaced_at_once_and_one_that_cannot_listen_with_patience():
     world = World()
-    world.feed(Recovered(world.now, {}, 1))
+    world.feed(Recovered(world.now, {}, options_for(1)))
     world.run()
     (first,) = world.state.proxies.values()
     assert first.state is ProxyStatus.HEALTHY
@@ -131,7 +131,7 @@ def test_a_dead_proxy_is_replaced_at_once_and_one_that_cannot_listen_with_patien
 
 def test_a_proxy_that_never_listens_is_killed_and_replaced():
     world = World()
-    world.feed(Recovered(world.now, {}, 1))
+    world.feed(Recovered(world.now, {}, options_for(1)))
     (proxy,) = world.state.proxies
     world.pending.clear()
     world.pass_time(31)
@@ -152,7 +152,7 @@ def test_a_restarted_controller_adopts_what_runs_and_ends_what_nobody_knows(worl
 
 def test_replicas_serve_while_the_restarted_controller_has_not_heard_of_them(world):
     running = dict.fromkeys(world.alive, (1, 1.0))
-    world.feed(Recovered(world.now, running, 0))
+    world.feed(Recovered(world.now, running, options_for(0)))
     assert {replica.state for replica in world.replicas()} == {ReplicaState.RECOVERING}
     assert len(world.running_versions()) == 2
     assert world.deployment().status is DeploymentStatus.HEALTHY

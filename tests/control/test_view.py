@@ -7,16 +7,17 @@ from control_support import World, application, target
 
 from swerve.control.deploy import Rejected
 from swerve.control.events import Delete, Phase, ReplicaReported, Shutdown
+from swerve.control.options import num_proxies
 from swerve.control.publisher import Publisher
 from swerve.control.requests import deploy_event
-from swerve.control.specs import num_proxies, replica_process
+from swerve.control.specs import replica_process
 from swerve.control.view import view
 from swerve.engine.layout import Layout
 from swerve.generated import control_pb2 as pb
 
 
 def shown(world):
-    return view(world.state, pb.InstanceOptions(), lambda replica_id: f"unix:/run/{replica_id}.sock")
+    return view(world.state, lambda replica_id: f"unix:/run/{replica_id}.sock")
 
 
 def test_replicas_are_in_the_view_from_running_to_stopping():

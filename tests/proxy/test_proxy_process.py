@@ -9,6 +9,7 @@ from swerve.caller import queues
 from swerve.generated import control_pb2 as pb
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
+from swerve.proxy.ports import Ports
 from swerve.proxy.process import Proxy
 
 INNER = pb.View(deployments=[pb.DeploymentView(app="app", name="Inner", autoscaled=True)])
@@ -37,10 +38,11 @@ def test_clients_get_the_window_that_bounds_waiting_calls():
 
     async def serve():
         loop = asyncio.get_running_loop()
-        proxy = Proxy(pb.ProxySpec(controller_address="unix:/nowhere"), loop)
-        assert await proxy._serve_grpc(view, Ingress(loop, None)) == f"127.0.0.1:{port}"
-        window = proxy._listener._options.limits.stream_window
-        await proxy._listener.close(0)
+        ports = Ports(Ingress(loop, None), None, None, shared=False)
+        assert await ports.serve(view)
+        assert ports.grpc_address == f"127.0.0.1:{port}"
+        window = ports._grpc.listener._options.limits.stream_window
+        await ports.drain(0, linger=False)
         return window
 
     assert asyncio.run(serve()) == CLIENT_WINDOW

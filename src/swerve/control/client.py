@@ -72,9 +72,9 @@ class ControllerClient:
         """Tell how many calls wait in this process."""
         await self._channel.unary(_SERVICE + "ReportQueues", request.SerializeToString(), timeout=_TIMEOUT_S)
 
-    async def saw_view(self, proxy_id: str, version: int) -> None:
-        """Tell that a proxy routes by this view."""
-        request = pb.SawViewRequest(proxy_id=proxy_id, version=version).SerializeToString()
+    async def saw_view(self, proxy_id: str, version: int, *, reported: bool) -> None:
+        """Tell that a proxy routes by this view, and whether its ready file says something new."""
+        request = pb.SawViewRequest(proxy_id=proxy_id, version=version, reported=reported).SerializeToString()
         await self._channel.unary(_SERVICE + "SawView", request, timeout=_TIMEOUT_S)
 
     async def status(self) -> pb.InstanceStatus:

@@ -9,12 +9,14 @@ import os
 import signal
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from swerve.control import specs
 from swerve.control.analysis import Analysis, Ended
 from swerve.control.autoscaler import Autoscaler
 from swerve.control.converge import shutdown_time
 from swerve.control.counts import Counts
+from swerve.control.deploy import Rejected
 from swerve.control.events import (
     CheckHealth,
     Command,
@@ -36,12 +38,15 @@ from swerve.control.events import (
     StartReplica,
     StopProxy,
     StopReplica,
+    TellOptions,
     TellWorldSize,
     Tick,
     Warn,
 )
 from swerve.control.links import ReplicaLink
 from swerve.control.model import DeploymentKey, State
+from swerve.control.options import resume
+from swerve.control.ports import PortError, check_ports
 from swerve.control.publisher import Publisher
 from swerve.control.reconcile import next_wakeup, step
 from swerve.control.scaling import ScalingLoop
@@ -76,7 +81,7 @@ class Controller:
         engine: Engine,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self.options = options
+        self._started = options
         self.publisher = Publisher()
         self._layout = layout
         self._store = store
@@ -112,7 +117,7 @@ class Controller:
         running = {process.id: (process.pid, process.started_s) for process in await self._engine.list()}
         # Of what ended while no controller watched.
         self._layout.remove_files_of_others(running)
-        self.apply(Recovered(self._now(), running, specs.num_proxies(self.options)))
+        self.apply(Recovered(self._now(), running, resume(self._state.options, self._started)))
 
     async def until_finished(self) -> None:
         """Wait for the instance's end. To be called when the controller's service listens."""
@@ -142,14 +147,66 @@ class Controller:
         self._analysis.follow(state)
         self._wake_analysis()
 
+    async def prepare(self, options: pb.InstanceOptions) -> frozenset[DeploymentKey]:
+        """See that these options can be served, and let replicas learn the services that are new to them.
+
+        Returns:
+            The ingress deployments with replicas that cannot learn them.
+
+        Raises:
+            Rejected: a port cannot be served.
+        """
+        present = self._state.options.in_force
+        try:
+            await asyncio.to_thread(check_ports, options, present)
+        except PortError as error:
+            raise Rejected(str(error)) from error
+        if _services(options) == _services(present):
+            return frozenset()
+        replicas = [item for item in self._state.replicas.values() if item.serves and self._is_ingress(item.key)]
+        learnt = await asyncio.gather(*(self._can_learn(replica.id, options) for replica in replicas))
+        return frozenset(replica.key for replica, can in zip(replicas, learnt, strict=True) if not can)
+
+    def _is_ingress(self, key: DeploymentKey) -> bool:
+        return self._state.deployments[key].goal.target.is_ingress
+
+    async def _can_learn(self, replica_id: str, options: pb.InstanceOptions) -> bool:
+        request = specs.options_request(options)
+        request.ClearField("grpc_options_json")
+        try:
+            answer = await self._link(replica_id).take_options(request)
+        except (RpcError, KeyError) as error:
+            # It is ending or does not answer: it is told again when the options are in force.
+            logger.info("replica %s was not asked about the new services: %s", replica_id, error)
+            return True
+        if answer.unknown or answer.outdated:
+            logger.info("replica %s cannot learn the new services and is replaced: %s", replica_id, answer.error)
+            return False
+        return True
+
     async def until_seen(self) -> None:
-        """Wait, for a short time at most, until all proxies that serve route by the present state."""
+        """Wait, for a short time at most, until all proxies route by the present state and serve its options."""
         # What has just been applied is published in the next turn of the loop.
         await asyncio.sleep(0)
-        await self.publisher.until_seen(self._serving_proxies, _SEEN_TIMEOUT_S)
+        await self.publisher.until_seen(self._staying_proxies, _SEEN_TIMEOUT_S)
 
-    def _serving_proxies(self) -> list[str]:
-        return [proxy.id for proxy in self._state.proxies.values() if proxy.state is ProxyStatus.HEALTHY]
+    def _staying_proxies(self) -> list[str]:
+        staying = (ProxyStatus.STARTING, ProxyStatus.HEALTHY)
+        return [proxy.id for proxy in self._state.proxies.values() if proxy.state in staying]
+
+    def proxy_reported(self, proxy_id: str) -> None:
+        """A proxy has written what it has to say."""
+        if said := _read_ready(self._layout.of_process(proxy_id, "ready")):
+            self.apply(
+                ProxyReported(
+                    self._now(),
+                    proxy_id,
+                    grpc_address=said.get("grpc") or "",
+                    http_address=said.get("http") or "",
+                    error=said.get("error") or "",
+                    draining=bool(said.get("draining")),
+                )
+            )
 
     def queues_reported(self, kind: str, ident: str, queues: Mapping[DeploymentKey, int]) -> None:
         """So many calls wait in a proxy, a replica or a program."""
@@ -171,7 +228,6 @@ class Controller:
 
     def status(self) -> pb.InstanceStatus:
         answer = status(self._state, self._analysis.counts(self._now()))
-        answer.options.CopyFrom(self.options)
         answer.controller_pid = os.getpid()
         answer.agent_pid = int(self._layout.lock.read_text() or 0)
         return answer
@@ -208,7 +264,7 @@ class Controller:
 
     def _publish(self) -> None:
         self._publishing = False
-        self.publisher.publish(view(self._state, self.options, self._layout.address_of))
+        self.publisher.publish(view(self._state, self._layout.address_of))
 
     def _follow_processes(self) -> None:
         """Connect to each replica that has started, drop what is gone."""
@@ -267,7 +323,7 @@ class Controller:
                 logger.info("replica %s of %s:%s starts", command.id, command.key.app, command.key.name)
                 self._counts.replica_started(command.key)
                 code = self._store.code(command.target.code_digest)
-                self._run(self._start(specs.replica_process(self._layout, self.options, command, code)))
+                self._run(self._start(specs.replica_process(self._layout, self._state.options.in_force, command, code)))
             case StopReplica():
                 logger.info("replica %s stops", command.id)
                 self._run(self._stop_replica(command))
@@ -276,12 +332,14 @@ class Controller:
                 self._run(self._reconfigure(command))
             case TellWorldSize():
                 self._run(self._tell_world_size(command))
+            case TellOptions():
+                self._run(self._tell_options(command))
             case Warn():
                 logger.warning(command.message)
             case CheckHealth():
                 self._run(self._check_health(command))
             case StartProxy():
-                self._run(self._start(specs.proxy_process(self._layout, command.id)))
+                self._run(self._start(specs.proxy_process(self._layout, command)))
             case StopProxy():
                 self._run(self._signal(self._engine.stop(command.id)))
             case Kill():
@@ -334,6 +392,16 @@ class Controller:
             # It is ending, or its health check will tell; it serves as well without knowing.
             logger.info("replica %s was not told that there are %d: %s", command.id, command.world_size, error)
 
+    async def _tell_options(self, command: TellOptions) -> None:
+        try:
+            answer = await self._link(command.id).take_options(specs.options_request(self._state.options.in_force))
+        except (RpcError, KeyError) as error:
+            logger.warning("replica %s was not told the new options: %s", command.id, error)
+        else:
+            if answer.unknown:
+                services = ", ".join(answer.unknown)
+                logger.error("replica %s cannot serve %s: %s", command.id, services, answer.error)
+
     async def _check_health(self, command: CheckHealth) -> None:
         replica, began = self._state.replicas.get(command.id), self._now()
         try:
@@ -379,13 +447,9 @@ class Controller:
     async def _watch_proxy(self, proxy_id: str) -> None:
         """Wait for the proxy to say where it listens; a file is all that a proxy and its engine need to share."""
         path = self._layout.of_process(proxy_id, "ready")
-        while not (said := _read_ready(path)):  # noqa: ASYNC110 (the event is another process's)
+        while not _read_ready(path):  # noqa: ASYNC110 (the event is another process's)
             await asyncio.sleep(_PROXY_POLL_S)
-        self.apply(
-            ProxyReported(
-                self._now(), proxy_id, said.get("grpc") or "", said.get("http") or "", said.get("error") or ""
-            )
-        )
+        self.proxy_reported(proxy_id)
 
 
 def _reconfigure_request(command: ReconfigureReplica | TellWorldSize) -> pb.ReconfigureRequest:
@@ -394,10 +458,14 @@ def _reconfigure_request(command: ReconfigureReplica | TellWorldSize) -> pb.Reco
     )
 
 
-def _read_ready(path: Path) -> dict[str, str | None]:
+def _services(options: pb.InstanceOptions) -> tuple[object, ...]:
+    return list(options.grpc_methods), list(options.file_descriptors)
+
+
+def _read_ready(path: Path) -> dict[str, Any]:
     """What a proxy wrote into its ready file, empty while it has not."""
     try:
-        said: dict[str, str | None] = json.loads(path.read_text())
+        said: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return said

@@ -88,6 +88,7 @@ def _converge_deployment(draft: Draft, deployment: Deployment) -> None:
             for _ in range(plan.start):
                 draft.start_replica(key, goal)
         draft.tell_world_size(key, goal)
+        draft.tell_options(key, goal)
     draft.deployments[key] = _with_status(draft, deployment)
 
 
@@ -144,21 +145,23 @@ def _forget_what_is_gone(draft: Draft) -> None:
 
 
 def _converge_proxies(draft: Draft) -> None:
-    if draft.state.stopping:
-        for proxy in tuple(draft.proxies.values()):
-            if proxy.state is not ProxyStatus.DRAINING:
-                draft.stop_proxy(proxy, _drain_time(draft.state))
-    elif draft.now >= draft.state.proxy_not_before:
-        for _ in range(draft.state.num_proxies - len(draft.proxies)):
+    """A proxy that drains has its successor at once: the two share the ports for a while."""
+    staying = [proxy for proxy in draft.proxies.values() if proxy.state is not ProxyStatus.DRAINING]
+    wanted = 0 if draft.state.stopping else draft.state.num_proxies
+    # The newest go first: they may not serve yet.
+    for proxy in staying[wanted:]:
+        draft.stop_proxy(proxy, drain_time(draft.state) + EXIT_GRACE_S)
+    if draft.now >= draft.state.proxy_not_before:
+        for _ in range(wanted - len(staying)):
             draft.start_proxy(PROXY_START_TIMEOUT_S)
 
 
 def shutdown_time(state: State) -> float:
     """Within how many seconds a shutdown ends: the proxies drain, then each application's ingress, then its others."""
-    return 3 * _drain_time(state) + EXIT_GRACE_S
+    return 3 * (drain_time(state) + EXIT_GRACE_S) + EXIT_GRACE_S
 
 
-def _drain_time(state: State) -> float:
+def drain_time(state: State) -> float:
     """How long calls may take to finish: what the most patient deployment gives its own."""
     patience = (item.goal.target.options.graceful_shutdown_timeout_s for item in state.deployments.values())
-    return max(patience, default=PROXY_DRAIN_S) + EXIT_GRACE_S
+    return max(patience, default=PROXY_DRAIN_S)

@@ -9,7 +9,9 @@ from swerve.control import canary, release
 from swerve.control.draft import Draft
 from swerve.control.events import Deploy, NewCanary
 from swerve.control.model import DECLARATIVE, Application, State
+from swerve.control.options import num_proxies, servicers_version
 from swerve.control.target import DeploymentTarget
+from swerve.generated import control_pb2 as pb
 
 
 class Rejected(Exception):
@@ -105,6 +107,8 @@ def check_canary(state: State, new: NewCanary) -> None:
 
 def apply(draft: Draft, event: Deploy) -> None:
     """Make the checked request the new goal."""
+    if event.options is not None:
+        _apply_options(draft, event.options, event)
     for name in _leaving(draft.state, event):
         delete(draft, name)
     before = draft.state.target_capacity
@@ -119,6 +123,17 @@ def apply(draft: Draft, event: Deploy) -> None:
         if event.declarative:
             new = next((item for item in event.canaries if item.application.name == application.name), None)
             canary.follow_file(draft, application, new)
+
+
+def _apply_options(draft: Draft, options: pb.InstanceOptions, event: Deploy) -> None:
+    present = draft.state.options
+    base = present.base if event.base_options is None else event.base_options
+    served = replace(present, in_force=options, base=base, version=present.version + 1)
+    draft.state = replace(draft.state, options=served, num_proxies=num_proxies(options))
+    for key in event.outdated & draft.deployments.keys():
+        deployment = draft.deployments[key]
+        if not deployment.deleting:
+            release.retarget(draft, key, replace(deployment.goal.target, servicers=servicers_version(options)))
 
 
 def delete(draft: Draft, name: str) -> None:

@@ -16,6 +16,7 @@ from swerve.control.events import (
     StartReplica,
     StopProxy,
     StopReplica,
+    TellOptions,
     TellWorldSize,
     Warn,
 )
@@ -116,6 +117,7 @@ class Draft:
             max_ongoing_requests=target.options.max_ongoing_requests,
             starting_since=self.now,
             world_size=goal.num_replicas,
+            options_version=self.state.options.version,
         )
         self.replicas[replica.id] = replica
         self.commands.append(StartReplica(replica.id, key, target, rank, goal.num_replicas))
@@ -149,6 +151,15 @@ class Draft:
             if current and replica.state is ReplicaState.RUNNING and replica.world_size != goal.num_replicas:
                 self.replicas[replica.id] = replace(replica, world_size=goal.num_replicas)
                 self.commands.append(TellWorldSize(replica.id, goal.target, replica.rank, goal.num_replicas))
+
+    def tell_options(self, key: DeploymentKey, goal: Goal) -> None:
+        """Tell the replicas of an ingress that run which options are in force, unless they know."""
+        version = self.state.options.version
+        for replica in self.replicas_of(key) if goal.target.is_ingress else ():
+            current = replica.version == goal.target.version and replica.state is ReplicaState.RUNNING
+            if current and replica.options_version != version:
+                self.replicas[replica.id] = replace(replica, options_version=version)
+                self.commands.append(TellOptions(replica.id))
 
     def replica_runs(self, replica: Replica) -> None:
         """A replica has started, or was found again."""
@@ -253,8 +264,9 @@ class Draft:
     def start_proxy(self, kill_after_s: float) -> None:
         proxy_id = f"proxy-{self.new_id()}"
         message = self.state.proxy_message
+        shares_ports = bool(self.proxies) or self.state.num_proxies > 1
         self.proxies[proxy_id] = Proxy(proxy_id, message=message, kill_at=self.now + kill_after_s)
-        self.commands.append(StartProxy(proxy_id))
+        self.commands.append(StartProxy(proxy_id, shares_ports))
 
     def stop_proxy(self, proxy: Proxy, within_s: float) -> None:
         self.proxies[proxy.id] = replace(proxy, state=ProxyStatus.DRAINING, kill_at=self.now + within_s)

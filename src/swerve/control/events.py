@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from swerve.control.model import Application, DeploymentKey
+from swerve.control.options import ServedOptions
 from swerve.control.target import DeploymentTarget
+from swerve.generated import control_pb2 as pb
 
 
 class Phase(Enum):
@@ -36,7 +38,11 @@ class NewCanary:
 @dataclass(frozen=True, slots=True)
 class Deploy:
     """Apply these applications, all or none; `declarative` also deletes the declarative ones that are not named, and
-    withdraws the canaries that the file named before and does not now."""
+    withdraws the canaries that the file named before and does not now.
+
+    With `options` those of the instance change together with them. `outdated` are ingress deployments with replicas
+    that cannot learn the new services while they run.
+    """
 
     now: float
     applications: tuple[tuple[Application, Mapping[str, DeploymentTarget]], ...]
@@ -44,6 +50,9 @@ class Deploy:
     config_json: str = ""
     target_capacity: float | None = None
     canaries: tuple[NewCanary, ...] = ()
+    options: pb.InstanceOptions | None = None
+    base_options: pb.InstanceOptions | None = None
+    outdated: frozenset[DeploymentKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,7 @@ class Recovered:
 
     now: float
     running: Mapping[str, tuple[int, float]]
-    num_proxies: int
+    options: ServedOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +169,14 @@ class HealthChecked:
 
 @dataclass(frozen=True, slots=True)
 class ProxyReported:
-    """A proxy listens, or says by `error` that it cannot."""
+    """A proxy listens, or says by `error` that it cannot where it should. `draining`: it stops, on its own account."""
 
     now: float
     id: str
     grpc_address: str = ""
     http_address: str = ""
     error: str = ""
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +247,13 @@ class TellWorldSize:
 
 
 @dataclass(frozen=True, slots=True)
+class TellOptions:
+    """Tell a replica the options in force."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Log `message`."""
 
@@ -251,7 +268,10 @@ class CheckHealth:
 
 @dataclass(frozen=True, slots=True)
 class StartProxy:
+    """Start a proxy; `shares_ports` when others may listen on the same ones."""
+
     id: str
+    shares_ports: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +296,7 @@ Command = (
     | StopReplica
     | ReconfigureReplica
     | TellWorldSize
+    | TellOptions
     | Warn
     | CheckHealth
     | StartProxy

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import time
 from dataclasses import dataclass
@@ -12,14 +11,15 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from swerve.control.options import resume
+from swerve.control.ports import PortError, check_ports
+from swerve.control.store import Store, StoreError
 from swerve.engine import presence
 from swerve.engine.agent import EXIT_LOCKED
 from swerve.engine.layout import MAX_SOCKET_PATH, Layout
 from swerve.engine.local import spawn_agent
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2 as pb
-from swerve.net.address import Address
-from swerve.net.listener import bind_tcp
 
 _POLL_S = 0.005
 # How long a failed start has to end what it had begun.
@@ -87,8 +87,7 @@ def start(state_dir: Path, options: pb.InstanceOptions, *, owner_pid: int | None
     layout = Layout(state_dir.absolute())
     wait_if_ending(layout.root)
     _prepare(layout, options, forget=owner_pid is not None)
-    if options.num_proxies > 1:
-        _require_free_ports(options)
+    _require_free_ports(_resumed(layout, options))
     logs = _Logs(layout)
     agent = spawn_agent(layout, "--owner-pid", str(owner_pid or 0))
     try:
@@ -153,24 +152,26 @@ def _continues(layout: Layout, options: pb.InstanceOptions) -> bool:
         return False
 
 
+def _resumed(layout: Layout, options: pb.InstanceOptions) -> pb.InstanceOptions:
+    """What the instance will serve, if that can be told: what was deployed may be newer than what a start asks for."""
+    if not layout.store.exists():
+        return options
+    try:
+        store = Store(layout.store)
+    except StoreError:
+        return options
+    with contextlib.closing(store):
+        return resume(store.load().options, options).in_force
+
+
 def _require_free_ports(options: pb.InstanceOptions) -> None:
-    """Proxies that share a port cannot tell their siblings from another instance's proxies, so this is asked before."""
-    wanted = []
-    if options.grpc_methods:
-        wanted.append(("gRPC", json.loads(options.grpc_options_json)))
-    if options.http_options_json:
-        wanted.append(("HTTP", json.loads(options.http_options_json)))
-    for protocol, listening in wanted:
-        host, port = listening.get("host") or "", int(listening.get("port") or 0)
-        if port <= 0:
-            continue
-        try:
-            for sock in bind_tcp(host, port, share=False):
-                sock.close()
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            where = Address(host=host or "*", port=port)
-            raise InstanceError(f"The {protocol} port {where} cannot be bound: {reason}.") from error
+    """A single proxy binds its ports alone, and says when it cannot. Of several, all would share a taken one."""
+    if options.num_proxies <= 1:
+        return
+    try:
+        check_ports(options, pb.InstanceOptions())
+    except PortError as error:
+        raise InstanceError(str(error)) from error
 
 
 def _already_running(layout: Layout) -> str:

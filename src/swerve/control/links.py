@@ -16,6 +16,8 @@ _RETRY_FIRST_S = 0.01
 _RETRY_STARTING_S = 0.05
 _RETRY_LOST_S = 0.5
 _RECONFIGURE_TIMEOUT_S = 600.0
+# Importing generated code takes a fraction of a second; whoever deploys waits for it.
+_LEARN_TIMEOUT_S = 10.0
 # What an answer to Stop may take beyond the time that calls have.
 _STOP_SLACK_S = 1.0
 _PHASES = {
@@ -75,6 +77,11 @@ class ReplicaLink:
         message = request.SerializeToString()
         answer = await self._channel.unary(_SERVICE + "Reconfigure", message, timeout=_RECONFIGURE_TIMEOUT_S)
         return pb.ReconfigureResponse.FromString(answer).error
+
+    async def take_options(self, request: pb.TakeOptionsRequest) -> pb.TakeOptionsResponse:
+        message = request.SerializeToString()
+        answer = await self._channel.unary(_SERVICE + "TakeOptions", message, timeout=_LEARN_TIMEOUT_S)
+        return pb.TakeOptionsResponse.FromString(answer)
 
     async def stop(self, timeout_s: float) -> None:
         request = pb.StopRequest(timeout_s=timeout_s).SerializeToString()

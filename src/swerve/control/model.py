@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from swerve.control.options import ServedOptions
 from swerve.control.target import DeploymentTarget
 from swerve.statuses import CanaryPhase, DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
@@ -149,8 +150,9 @@ class Replica:
     started_s: float = 0.0
     # Since when it is STARTING.
     starting_since: float = 0.0
-    # How many replicas there are, as it was told last; 0 if that is not known.
+    # How many replicas there are, and the version of the options, as it was told last; 0 if that is not known.
     world_size: int = 0
+    options_version: int = 0
     model_ids: tuple[str, ...] = ()
     # When a replica that runs counts as stable, so that its deployment's failures are forgiven. None: it has.
     stable_at: float | None = None
@@ -179,6 +181,7 @@ class State:
 
     seed: str
     serial: int = 0
+    options: ServedOptions = field(default_factory=ServedOptions)
     num_proxies: int = 0
     applications: Mapping[str, Application] = field(default_factory=dict)
     # By the name of their application.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from swerve.control import canary, deploy, scale
-from swerve.control.converge import PROXY_START_TIMEOUT_S, converge
-from swerve.control.draft import Draft, backoff, slow_start_due
+from swerve.control.converge import PROXY_START_TIMEOUT_S, converge, drain_time
+from swerve.control.draft import EXIT_GRACE_S, Draft, backoff, slow_start_due
 from swerve.control.events import (
     Command,
     Delete,
@@ -30,6 +30,7 @@ from swerve.control.events import (
     WeighCanary,
 )
 from swerve.control.model import Proxy, Replica, State
+from swerve.control.options import num_proxies
 from swerve.statuses import ProxyStatus, ReplicaState
 
 # Health checks that must fail one after the other before a replica is replaced (Ray Serve: 3).
@@ -187,7 +188,7 @@ def _health_checked(draft: Draft, event: HealthChecked) -> None:
 
 
 def _proxy_ended(draft: Draft, proxy: Proxy, reason: str) -> None:
-    if draft.state.stopping:
+    if draft.state.stopping or proxy.state is ProxyStatus.DRAINING:
         return
     # One that served is replaced at once; one that never did, ever more slowly.
     failures = 0 if proxy.state is ProxyStatus.HEALTHY else draft.state.proxy_failures + 1
@@ -202,7 +203,15 @@ def _proxy_ended(draft: Draft, proxy: Proxy, reason: str) -> None:
 
 def _proxy_reported(draft: Draft, event: ProxyReported) -> None:
     proxy = draft.proxies.get(event.id)
-    if proxy is None or proxy.state is not ProxyStatus.STARTING:
+    if proxy is None or proxy.state is ProxyStatus.DRAINING:
+        return
+    if event.draining:
+        kill_at = draft.now + PROXY_START_TIMEOUT_S + drain_time(draft.state) + EXIT_GRACE_S
+        draft.proxies[proxy.id] = replace(proxy, state=ProxyStatus.DRAINING, message="", kill_at=kill_at)
+        return
+    if event.error and proxy.state is not ProxyStatus.STARTING:
+        # It serves on as before, and tries again.
+        draft.proxies[proxy.id] = replace(proxy, state=ProxyStatus.UNHEALTHY, message=event.error)
         return
     if event.error:
         kill_at = draft.now + _PROXY_EXIT_S
@@ -225,7 +234,7 @@ def _proxy_reported(draft: Draft, event: ProxyReported) -> None:
 
 def _recover(draft: Draft, event: Recovered) -> None:
     """Take over what still runs; what has ended meanwhile is replaced; what nobody knows is ended."""
-    draft.state = replace(draft.state, num_proxies=event.num_proxies)
+    draft.state = replace(draft.state, options=event.options, num_proxies=num_proxies(event.options.in_force))
     for replica in tuple(draft.replicas.values()):
         if replica.id not in event.running:
             del draft.replicas[replica.id]

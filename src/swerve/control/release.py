@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from swerve.control import autoscale, scale
 from swerve.control.draft import Draft
-from swerve.control.model import DECLARATIVE, Application, Deployment, Goal
+from swerve.control.model import DECLARATIVE, Application, Deployment, DeploymentKey, Goal
 from swerve.control.target import DeploymentTarget
 from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger
 
@@ -19,8 +19,8 @@ def apply(
     capacity = draft.state.target_capacity if application.source == DECLARATIVE else None
     for name in application.deployments:
         key = application.key(name)
-        target = targets[name]
         old = draft.deployments.get(key)
+        target = targets[name] if old is None else replace(targets[name], servicers=old.goal.target.servicers)
         goal = Goal(target, _num_replicas(target, old, capacity, same_capacity=same_capacity))
         draft.deployments[key] = Deployment(key, goal) if old is None else _updated(old, goal)
     _mark_deleted(draft, application, kept=application.deployments)
@@ -36,6 +36,12 @@ def delete(draft: Draft, application: Application) -> None:
     """Begin to drain and remove the release that is the application."""
     draft.applications[application.name] = replace(application, deleting=True)
     _mark_deleted(draft, application)
+
+
+def retarget(draft: Draft, key: DeploymentKey, target: DeploymentTarget) -> None:
+    """Give a deployment that stays another target, with as many replicas as before."""
+    deployment = draft.deployments[key]
+    draft.deployments[key] = _updated(deployment, replace(deployment.goal, target=target))
 
 
 def _mark_deleted(draft: Draft, application: Application, kept: tuple[str, ...] = ()) -> None:

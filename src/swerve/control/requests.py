@@ -29,9 +29,17 @@ def deploy_event(request: pb.DeployRequest, now: float, time_s: float) -> tuple[
             canary, its_code = new_canary(app.canary, time_s)
             canaries.append(canary)
             code |= its_code
-    capacity = request.target_capacity if request.HasField("target_capacity") else None
-    config = request.config_json
-    return Deploy(now, tuple(applications), request.declarative, config, capacity, tuple(canaries)), code
+    event = Deploy(
+        now,
+        tuple(applications),
+        request.declarative,
+        request.config_json,
+        target_capacity=request.target_capacity if request.HasField("target_capacity") else None,
+        canaries=tuple(canaries),
+        options=request.options if request.HasField("options") else None,
+        base_options=request.base_options if request.HasField("base_options") else None,
+    )
+    return event, code
 
 
 def new_canary(canary: pb.Canary, time_s: float) -> tuple[NewCanary, dict[str, bytes]]:

@@ -6,15 +6,17 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
+from swerve.control import scale
 from swerve.control.analysis import Ended
 from swerve.control.canary import BY_COMMAND, CanaryNotFound, CanaryRefused, check_change
 from swerve.control.controller import Controller
-from swerve.control.deploy import Rejected
+from swerve.control.deploy import Rejected, check
 from swerve.control.events import Delete, PromoteCanary, RollBackCanary, Scale, StartCanary, WeighCanary
 from swerve.control.model import DeploymentKey
 from swerve.control.requests import deploy_event, new_canary
-from swerve.control.scale import ScaleNotFound, ScaleRefused, check
+from swerve.control.scale import ScaleNotFound, ScaleRefused
 from swerve.generated import control_pb2 as pb
 from swerve.net.server import Method, ServerStream, Unary
 from swerve.wire.status import RpcError, Status, StatusCode
@@ -47,18 +49,32 @@ def methods(controller: Controller) -> Mapping[str, Method]:
 class _Service:
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
+        # One after the other: what is prepared for one holds until it is applied.
+        self._deploying = asyncio.Lock()
 
     async def deploy(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         message = pb.DeployRequest.FromString(request)
         try:
-            event, code = deploy_event(message, asyncio.get_running_loop().time(), time.time())
-            self._controller.apply(event, code)
+            async with self._deploying:
+                await self._apply(message)
         except Rejected as error:
             raise RpcError(Status(StatusCode.INVALID_ARGUMENT, str(error))) from error
-        logger.info("deployed %s", ", ".join(app.name for app in message.applications))
+        if message.applications:
+            logger.info("deployed %s", ", ".join(app.name for app in message.applications))
         # An application that needs no replica runs at once; its first call must find it.
         await self._controller.until_seen()
         return pb.DeployResponse().SerializeToString()
+
+    async def _apply(self, message: pb.DeployRequest) -> None:
+        event, code = deploy_event(message, asyncio.get_running_loop().time(), time.time())
+        present = self._controller.state.options
+        if (event.options, event.base_options or present.base) == (present.in_force, present.base):
+            event = replace(event, options=None)
+        if event.options is not None:
+            check(self._controller.state, event)
+            event = replace(event, outdated=await self._controller.prepare(event.options))
+            logger.info("the instance's options change")
+        self._controller.apply(event, code)
 
     async def delete(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         names = tuple(pb.DeleteRequest.FromString(request).names)
@@ -73,7 +89,7 @@ class _Service:
         release = "" if application is None else application.release
         key = DeploymentKey(message.app, message.deployment, release)
         try:
-            check(self._controller.state, key)
+            scale.check(self._controller.state, key)
         except ScaleNotFound as error:
             raise RpcError(Status(StatusCode.NOT_FOUND, str(error))) from error
         except ScaleRefused as error:
@@ -120,6 +136,8 @@ class _Service:
 
     async def saw_view(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         message = pb.SawViewRequest.FromString(request)
+        if message.reported:
+            self._controller.proxy_reported(message.proxy_id)
         self._controller.publisher.saw(message.proxy_id, message.version)
         return pb.SawViewResponse().SerializeToString()
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
-from swerve.control.events import StartReplica
+from swerve.control.events import StartProxy, StartReplica
+from swerve.control.options import grpc_options
 from swerve.engine.base import ProcessSpec
 from swerve.engine.layout import Layout
 from swerve.generated import control_pb2 as pb
@@ -23,7 +21,7 @@ def replica_process(layout: Layout, options: pb.InstanceOptions, command: StartR
         address=layout.address_of(command.id),
         controller_address=layout.controller_address,
         sys_path=[*target.import_dirs, *options.sys_path],
-        grpc_servicer_functions=_grpc_options(options).get("grpc_servicer_functions", ()),
+        grpc_servicer_functions=grpc_options(options).get("grpc_servicer_functions", ()),
         grpc_options_json=options.grpc_options_json,
         logging_config_json=target.logging_config_json or options.logging_config_json,
         log_dir=str(layout.logs),
@@ -42,26 +40,25 @@ def replica_process(layout: Layout, options: pb.InstanceOptions, command: StartR
     )
 
 
-def proxy_process(layout: Layout, proxy_id: str) -> ProcessSpec:
+def options_request(options: pb.InstanceOptions) -> pb.TakeOptionsRequest:
+    """What replicas are told of the options."""
+    return pb.TakeOptionsRequest(
+        grpc_servicer_functions=grpc_options(options).get("grpc_servicer_functions", ()),
+        sys_path=options.sys_path,
+        methods=options.grpc_methods,
+        file_descriptors=options.file_descriptors,
+        grpc_options_json=options.grpc_options_json or "{}",
+    )
+
+
+def proxy_process(layout: Layout, command: StartProxy) -> ProcessSpec:
     """The process of one proxy."""
     spec = pb.ProxySpec(
-        proxy_id=proxy_id,
+        proxy_id=command.id,
         controller_address=layout.controller_address,
         log_dir=str(layout.logs),
-        ready_file=str(layout.of_process(proxy_id, "ready")),
-        address=layout.address_of(proxy_id),
+        ready_file=str(layout.of_process(command.id, "ready")),
+        address=layout.address_of(command.id),
+        shares_ports=command.shares_ports,
     )
-    return ProcessSpec(id=proxy_id, module="swerve.proxy.process", payload=spec.SerializeToString())
-
-
-def num_proxies(options: pb.InstanceOptions) -> int:
-    """How many proxies the options ask for: none when there is no port to serve."""
-    serves_grpc = bool(options.grpc_methods) and _grpc_options(options).get("port", 0) > 0
-    if options.proxy_location == "Disabled" or not (serves_grpc or options.http_options_json):
-        return 0
-    return max(options.num_proxies, 1)
-
-
-def _grpc_options(options: pb.InstanceOptions) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(options.grpc_options_json or "{}")
-    return parsed
+    return ProcessSpec(id=command.id, module="swerve.proxy.process", payload=spec.SerializeToString())

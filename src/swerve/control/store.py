@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from swerve.control.model import Application, Canary, Deployment, DeploymentKey, Goal, Proxy, Replica, State
+from swerve.control.options import ServedOptions
 from swerve.control.target import DeploymentTarget
 from swerve.statuses import CanaryPhase, DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 
@@ -66,6 +67,7 @@ class Store:
             serial=int(meta.get("serial", "0")),
             config_json=meta.get("config", ""),
             target_capacity=json.loads(meta.get("target_capacity", "null")),
+            options=ServedOptions.from_json(meta["options"]) if "options" in meta else ServedOptions(),
             applications={item.name: item for item in self._read("application", _application)},
             canaries={item.application.name: item for item in self._read("canary", _canary)},
             retired={(item.name, item.release): item for item in self._read("retired", _application)},
@@ -144,6 +146,8 @@ def _records(state: State, other: State) -> dict[tuple[str, str], str]:
         ("meta", "config"): state.config_json,
         ("meta", "target_capacity"): json.dumps(state.target_capacity),
     }
+    if other.options is not state.options:
+        records["meta", "options"] = state.options.to_json()
     for name, application in state.applications.items():
         if other.applications.get(name) is not application:
             records["application", name] = json.dumps(asdict(application))

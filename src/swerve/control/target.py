@@ -66,6 +66,8 @@ class DeploymentTarget:
     runtime_env_json: str = ""
     logging_config_json: str = ""
     is_ingress: bool = False
+    # Of an ingress: the services that its replicas must know and cannot learn while they run, "" if they can.
+    servicers: str = ""
     # Finds the code of the user's autoscaling policy in the store, "" for the default one.
     policy_digest: str = ""
 
@@ -104,7 +106,9 @@ class DeploymentTarget:
     def version(self) -> str:
         """Changes when replicas must be restarted."""
         options = {name: self.config[name] for name in _RESTARTED}
-        return _digest(self.code_version, options, self.sys_path, self.runtime_env_json, self.is_ingress)
+        return _digest(
+            self.code_version, options, self.sys_path, self.runtime_env_json, self.is_ingress, self.servicers
+        )
 
     @cached_property
     def config_version(self) -> str:

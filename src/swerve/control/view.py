@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from swerve.control.analysis import Ended
 from swerve.control.canary import takes_calls
+from swerve.control.converge import drain_time
 from swerve.control.model import Application, Canary, Deployment, Replica, State
 from swerve.generated import control_pb2 as pb
-from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
+from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger, ProxyStatus
 
 
-def view(state: State, options: pb.InstanceOptions, address_of: Callable[[str], str]) -> pb.View:
+def view(state: State, address_of: Callable[[str], str]) -> pb.View:
     """What to route by now, without a version."""
     applications = [
         pb.ApplicationView(
@@ -27,10 +28,12 @@ def view(state: State, options: pb.InstanceOptions, address_of: Callable[[str], 
     ]
     deployments = [_deployment_view(state, deployment, address_of) for deployment in state.deployments.values()]
     return pb.View(
-        options=options,
+        options=state.options.in_force,
         applications=applications,
         deployments=deployments,
         draining=state.stopping,
+        proxy_ids=[proxy.id for proxy in state.proxies.values() if proxy.state is ProxyStatus.HEALTHY],
+        drain_s=drain_time(state),
     )
 
 
@@ -78,7 +81,7 @@ def _deployment_view(state: State, deployment: Deployment, address_of: Callable[
 
 
 def status(state: State, ended: Mapping[str, tuple[Ended, Ended]] | None = None) -> pb.InstanceStatus:
-    """How everything does, without what only the shell knows (options and process ids of controller and agent).
+    """How everything does, without what only the shell knows (process ids of controller and agent).
 
     `ended` are the calls of the canaries' windows, by application: the canary's, then the others.
     """
@@ -100,6 +103,8 @@ def status(state: State, ended: Mapping[str, tuple[Ended, Ended]] | None = None)
             for app in state.applications.values()
         ],
         target_capacity=state.target_capacity,
+        options=state.options.in_force,
+        base_options=state.options.base,
     )
 
 

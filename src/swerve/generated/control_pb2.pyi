@@ -175,18 +175,22 @@ class ApplicationView(_message.Message):
     def __init__(self, name: _Optional[str] = ..., route_prefix: _Optional[str] = ..., ingress: _Optional[str] = ..., release: _Optional[str] = ..., canary: _Optional[_Union[CanaryView, _Mapping]] = ...) -> None: ...
 
 class View(_message.Message):
-    __slots__ = ("version", "options", "applications", "deployments", "draining")
+    __slots__ = ("version", "options", "applications", "deployments", "draining", "proxy_ids", "drain_s")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     DEPLOYMENTS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    PROXY_IDS_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_S_FIELD_NUMBER: _ClassVar[int]
     version: int
     options: InstanceOptions
     applications: _containers.RepeatedCompositeFieldContainer[ApplicationView]
     deployments: _containers.RepeatedCompositeFieldContainer[DeploymentView]
     draining: bool
-    def __init__(self, version: _Optional[int] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., applications: _Optional[_Iterable[_Union[ApplicationView, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentView, _Mapping]]] = ..., draining: bool = ...) -> None: ...
+    proxy_ids: _containers.RepeatedScalarFieldContainer[str]
+    drain_s: float
+    def __init__(self, version: _Optional[int] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., applications: _Optional[_Iterable[_Union[ApplicationView, _Mapping]]] = ..., deployments: _Optional[_Iterable[_Union[DeploymentView, _Mapping]]] = ..., draining: bool = ..., proxy_ids: _Optional[_Iterable[str]] = ..., drain_s: _Optional[float] = ...) -> None: ...
 
 class ReplicaStatus(_message.Message):
     __slots__ = ("replica_id", "state", "pid", "start_time_s")
@@ -293,32 +297,38 @@ class ProxyStatus(_message.Message):
     def __init__(self, proxy_id: _Optional[str] = ..., status: _Optional[str] = ..., pid: _Optional[int] = ..., message: _Optional[str] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("proxies", "applications", "options", "controller_pid", "agent_pid", "target_capacity")
+    __slots__ = ("proxies", "applications", "options", "controller_pid", "agent_pid", "target_capacity", "base_options")
     PROXIES_FIELD_NUMBER: _ClassVar[int]
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_PID_FIELD_NUMBER: _ClassVar[int]
     AGENT_PID_FIELD_NUMBER: _ClassVar[int]
     TARGET_CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    BASE_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     proxies: _containers.RepeatedCompositeFieldContainer[ProxyStatus]
     applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
     options: InstanceOptions
     controller_pid: int
     agent_pid: int
     target_capacity: float
-    def __init__(self, proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., controller_pid: _Optional[int] = ..., agent_pid: _Optional[int] = ..., target_capacity: _Optional[float] = ...) -> None: ...
+    base_options: InstanceOptions
+    def __init__(self, proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., controller_pid: _Optional[int] = ..., agent_pid: _Optional[int] = ..., target_capacity: _Optional[float] = ..., base_options: _Optional[_Union[InstanceOptions, _Mapping]] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
-    __slots__ = ("applications", "declarative", "config_json", "target_capacity")
+    __slots__ = ("applications", "declarative", "config_json", "target_capacity", "options", "base_options")
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     DECLARATIVE_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     TARGET_CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    BASE_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     applications: _containers.RepeatedCompositeFieldContainer[Application]
     declarative: bool
     config_json: str
     target_capacity: float
-    def __init__(self, applications: _Optional[_Iterable[_Union[Application, _Mapping]]] = ..., declarative: bool = ..., config_json: _Optional[str] = ..., target_capacity: _Optional[float] = ...) -> None: ...
+    options: InstanceOptions
+    base_options: InstanceOptions
+    def __init__(self, applications: _Optional[_Iterable[_Union[Application, _Mapping]]] = ..., declarative: bool = ..., config_json: _Optional[str] = ..., target_capacity: _Optional[float] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., base_options: _Optional[_Union[InstanceOptions, _Mapping]] = ...) -> None: ...
 
 class DeployResponse(_message.Message):
     __slots__ = ()
@@ -425,12 +435,14 @@ class ReportQueuesResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class SawViewRequest(_message.Message):
-    __slots__ = ("proxy_id", "version")
+    __slots__ = ("proxy_id", "version", "reported")
     PROXY_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    REPORTED_FIELD_NUMBER: _ClassVar[int]
     proxy_id: str
     version: int
-    def __init__(self, proxy_id: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    reported: bool
+    def __init__(self, proxy_id: _Optional[str] = ..., version: _Optional[int] = ..., reported: bool = ...) -> None: ...
 
 class SawViewResponse(_message.Message):
     __slots__ = ()
@@ -515,18 +527,20 @@ class ReplicaSpec(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., app: _Optional[str] = ..., deployment: _Optional[str] = ..., code: _Optional[bytes] = ..., config_json: _Optional[str] = ..., address: _Optional[str] = ..., controller_address: _Optional[str] = ..., sys_path: _Optional[_Iterable[str]] = ..., grpc_servicer_functions: _Optional[_Iterable[str]] = ..., grpc_options_json: _Optional[str] = ..., logging_config_json: _Optional[str] = ..., log_dir: _Optional[str] = ..., code_version: _Optional[str] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., is_ingress: bool = ..., release: _Optional[str] = ...) -> None: ...
 
 class ProxySpec(_message.Message):
-    __slots__ = ("proxy_id", "controller_address", "log_dir", "ready_file", "address")
+    __slots__ = ("proxy_id", "controller_address", "log_dir", "ready_file", "address", "shares_ports")
     PROXY_ID_FIELD_NUMBER: _ClassVar[int]
     CONTROLLER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_DIR_FIELD_NUMBER: _ClassVar[int]
     READY_FILE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_PORTS_FIELD_NUMBER: _ClassVar[int]
     proxy_id: str
     controller_address: str
     log_dir: str
     ready_file: str
     address: str
-    def __init__(self, proxy_id: _Optional[str] = ..., controller_address: _Optional[str] = ..., log_dir: _Optional[str] = ..., ready_file: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    shares_ports: bool
+    def __init__(self, proxy_id: _Optional[str] = ..., controller_address: _Optional[str] = ..., log_dir: _Optional[str] = ..., ready_file: _Optional[str] = ..., address: _Optional[str] = ..., shares_ports: bool = ...) -> None: ...
 
 class ReplicaState(_message.Message):
     __slots__ = ("phase", "message", "ongoing", "multiplexed_model_ids", "pid", "autoscaling_stats", "routing_stats_json")
@@ -596,6 +610,30 @@ class ReconfigureResponse(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     error: str
     def __init__(self, error: _Optional[str] = ...) -> None: ...
+
+class TakeOptionsRequest(_message.Message):
+    __slots__ = ("grpc_servicer_functions", "sys_path", "methods", "grpc_options_json", "file_descriptors")
+    GRPC_SERVICER_FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    SYS_PATH_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    GRPC_OPTIONS_JSON_FIELD_NUMBER: _ClassVar[int]
+    FILE_DESCRIPTORS_FIELD_NUMBER: _ClassVar[int]
+    grpc_servicer_functions: _containers.RepeatedScalarFieldContainer[str]
+    sys_path: _containers.RepeatedScalarFieldContainer[str]
+    methods: _containers.RepeatedCompositeFieldContainer[GrpcMethod]
+    grpc_options_json: str
+    file_descriptors: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, grpc_servicer_functions: _Optional[_Iterable[str]] = ..., sys_path: _Optional[_Iterable[str]] = ..., methods: _Optional[_Iterable[_Union[GrpcMethod, _Mapping]]] = ..., grpc_options_json: _Optional[str] = ..., file_descriptors: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class TakeOptionsResponse(_message.Message):
+    __slots__ = ("unknown", "outdated", "error")
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    OUTDATED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    unknown: _containers.RepeatedScalarFieldContainer[str]
+    outdated: bool
+    error: str
+    def __init__(self, unknown: _Optional[_Iterable[str]] = ..., outdated: bool = ..., error: _Optional[str] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("timeout_s",)

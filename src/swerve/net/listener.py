@@ -56,6 +56,10 @@ class ListenOptions:
     notes_begun: bool = False
 
 
+def _tls_of(options: ListenOptions) -> tuple[ssl.SSLContext, float | None] | None:
+    return None if options.tls is None else (options.tls, options.connection_limits.handshake_timeout_s)
+
+
 class Listener:
     """Open sockets and the connections that came through them."""
 
@@ -108,6 +112,16 @@ class Listener:
         else:
             server = await loop.create_server(self._make, sock=sock, backlog=_BACKLOG)
         self._servers.append(server)
+
+    def can_treat_by(self, options: ListenOptions) -> bool:
+        """Whether `treat_by` can be given these options: TLS stays as it was when it began to listen."""
+        return _tls_of(options) == _tls_of(self._options)
+
+    def treat_by(self, options: ListenOptions) -> None:
+        """Treat peers that connect from now on by these options."""
+        self._options = options
+        if self._sweeper is not None:
+            self._sweeper.go_by(options.connection_limits)
 
     def _make(self) -> Connection:
         return Connection(
@@ -178,6 +192,8 @@ class Listener:
         that time hears that the server is going instead of nothing.
         """
         if not linger:
+            # What the system has accepted by now is accepted here, not reset.
+            await asyncio.sleep(0)
             self._stop_accepting()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
@@ -236,8 +252,9 @@ async def listen(address: str, accept: Acceptor, options: ListenOptions) -> List
 def bind_tcp(host: str, port: int, *, share: bool) -> list[socket.socket]:
     """Sockets bound to `port` on every address that `host` has ("localhost": both loopback addresses).
 
-    `share` sets SO_REUSEPORT, so that several processes take connections of one port. Port 0 takes a free port, the
-    same on all addresses.
+    With `share` the port may be bound already by sockets that were made here; the system spreads connections over all
+    of them. Without, it must be free, and may be shared from then on. Port 0 takes a free port, the same on all
+    addresses.
 
     Raises:
         OSError: `host` cannot be resolved, or an address cannot be bound; none stays bound then.
@@ -266,6 +283,8 @@ def bind_tcp(host: str, port: int, *, share: bool) -> list[socket.socket]:
                     sockets.pop().close()
                     continue
                 raise
+            # Set later it lets others in, but did not let this one in.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
         for sock in sockets:
             sock.close()

@@ -44,12 +44,20 @@ class Sweeper:
     ) -> None:
         self._loop = loop
         self._connections = connections
+        self._armed = False
+        self._due: list[tuple[Connection, WatchedConnection]] = []
+        self._set(limits)
+
+    def _set(self, limits: ConnectionLimits) -> None:
         self._stall_timeout_s = limits.stall_timeout_s
         # A count is no time; it is looked at as often.
         self._idle = limits.shortest_s == float("inf") and limits.max_calls_per_connection is None
         self._interval = min(_INTERVAL_S, max(_MIN_INTERVAL_S, limits.shortest_s / 4))
-        self._armed = False
-        self._due: list[tuple[Connection, WatchedConnection]] = []
+
+    def go_by(self, limits: ConnectionLimits) -> None:
+        """Keep other limits from now on. What a connection's life is limited to was decided when it began."""
+        self._set(limits)
+        self.start()
 
     def start(self) -> None:
         """Look at the connections for as long as there are any. To be called when there is a first one."""

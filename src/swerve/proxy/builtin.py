@@ -50,15 +50,15 @@ class BuiltinServices:
         }
         self._base_methods = dict(self.methods)
 
-    def update(self, applications: list[str], view: control_pb2.View) -> None:
-        """Report the view from now on."""
+    def update(self, applications: list[str], view: control_pb2.View, *, reflects: bool = True) -> None:
+        """Report the view from now on; `reflects` says whether the services may be looked at by reflection."""
         self.applications = applications
         # As in Ray Serve, once populated it stays so, even when the last application is deleted.
         self._populated = self._populated or bool(applications)
         self.draining = self.draining or view.draining
         self._services = frozenset(method.path.split("/")[1] for method in view.options.grpc_methods)
         self.methods = dict(self._base_methods)
-        if view.options.file_descriptors:
+        if reflects and view.options.file_descriptors:
             self._reflection.update(view.options.file_descriptors, self._services)
             for path in Reflection.PATHS:
                 self.methods[path] = self._reflect

@@ -25,7 +25,7 @@ class Certificate:
     """
 
     def __init__(self, tls: PortTls) -> None:
-        self._tls = tls
+        self.tls = tls
         # Taken before the files are read, so that a change meanwhile is seen.
         self._read = self._last = self._fingerprint()
         self.context = RenewableContext(tls.context())
@@ -42,14 +42,14 @@ class Certificate:
         """Read the files now. New handshakes use them if they are good."""
         self._read = self._fingerprint()
         try:
-            self.context.current = self._tls.context()
+            self.context.current = self.tls.context()
         except TlsError as error:
             logger.error("%s The old certificate stays in use; mend the files and they are read again.", error)
         else:
-            logger.info("The %s port uses the certificate in %s from now on", self._tls.port, self._tls.files.certfile)
+            logger.info("The %s port uses the certificate in %s from now on", self.tls.port, self.tls.files.certfile)
 
     def _fingerprint(self) -> Fingerprint:
-        files = self._tls.files
+        files = self.tls.files
         return tuple(_stamp(path) for path in (files.keyfile, files.certfile, files.ca_certs) if path is not None)
 
 
@@ -59,3 +59,14 @@ def _stamp(path: str) -> tuple[int, int, int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def certificate_of(tls: PortTls | None, present: Certificate | None) -> Certificate | None:
+    """The certificate that a port needs: the present one if that is it. None: the port does not speak TLS.
+
+    Raises:
+        TlsError: the files cannot be used.
+    """
+    if tls is None or (present is not None and present.tls == tls):
+        return present if tls is not None else None
+    return Certificate(tls)

@@ -43,12 +43,11 @@ class HttpIngress:
         ingress: Ingress,
         observer: HttpObserver,
         metrics: Callable[[], Awaitable[str]],
-        request_timeout_s: float | None,
     ) -> None:
+        self.request_timeout_s: float | None = None
         self._ingress = ingress
         self._observer = observer
         self._metrics = metrics
-        self._timeout_s = request_timeout_s
         self._routes = HttpRoutes()
         self._own = {"/-/routes": self._list_routes, "/-/healthz": self._healthz, "/-/metrics": self._prometheus}
 
@@ -74,7 +73,7 @@ class HttpIngress:
             if route is None:
                 await reply.text(404, _not_found(path))
             else:
-                timeout = self._timeout_s if wanted.timeout_s is None else wanted.timeout_s
+                timeout = self.request_timeout_s if wanted.timeout_s is None else wanted.timeout_s
                 call = self._call(scope, reply, route, wanted, timeout)
                 await self._forward(scope, receive, reply, route, call, timeout, detached=wanted.detached)
         finally:

@@ -8,14 +8,14 @@ import logging
 import math
 import os
 import socket
-import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import uvicorn
 
 from swerve.net.address import Address
 from swerve.net.listener import bind_tcp
+from swerve.proxy.certificates import Certificate
 from swerve.proxy.http import HttpIngress
 
 # uvicorn sees that it should stop a little later.
@@ -51,14 +51,43 @@ def http_settings(options: dict[str, Any]) -> HttpSettings:
 class HttpServer:
     """A running server."""
 
-    def __init__(self, server: uvicorn.Server, sockets: list[socket.socket], address: Address) -> None:
-        self.address = address
+    def __init__(
+        self,
+        server: uvicorn.Server,
+        sockets: list[socket.socket],
+        settings: HttpSettings,
+        certificate: Certificate | None,
+    ) -> None:
+        self.settings = settings
+        self.certificate = certificate
         self._server = server
         self._sockets = sockets
         self._ticking = asyncio.get_running_loop().create_task(server.main_loop())
 
+    @property
+    def address(self) -> Address:
+        """Where it serves, as the options say."""
+        return _address(self.settings)
+
+    def serves_as(self, settings: HttpSettings, certificate: Certificate | None) -> bool:
+        """Whether it is as these want the server; the timeout is not the server's."""
+        present = replace(self.settings, request_timeout_s=settings.request_timeout_s)
+        return (present, self.certificate) == (settings, certificate)
+
+    def has_address(self, settings: HttpSettings) -> bool:
+        """Whether it serves where `settings` say."""
+        return (self.settings.host, self.settings.port) == (settings.host, settings.port)
+
+    def shared_sockets(self) -> list[socket.socket]:
+        """Its listening sockets again, for a server that takes its place."""
+        return [sock.dup() for sock in self._sockets]
+
     async def close(self, grace_s: float) -> None:
         """Take no more connections; requests that run have `grace_s` seconds to finish."""
+        # What the system has accepted by now is accepted here, not reset.
+        await asyncio.sleep(0)
+        for server in self._server.servers:
+            server.close()
         self._server.config.timeout_graceful_shutdown = max(1, int(grace_s))
         self._server.should_exit = True
         with contextlib.suppress(TimeoutError):
@@ -68,9 +97,12 @@ class HttpServer:
 
 
 async def start_http_server(
-    settings: HttpSettings, app: HttpIngress, *, share: bool, tls: ssl.SSLContext | None = None
+    settings: HttpSettings, app: HttpIngress, *, share: bool, tls: Certificate | None, instead_of: HttpServer | None
 ) -> HttpServer:
-    """Serve `app`, with HTTPS by `tls` if it is given. `share` lets several proxies take the port's connections.
+    """Serve `app`, with HTTPS if `tls` is given. With `share` others may listen on the port already.
+
+    `instead_of` is a server that is closed afterwards: at the same address both take connections from the same sockets
+    until then, so that none is lost.
 
     Raises:
         PortInUseError: the port cannot be bound.
@@ -85,19 +117,29 @@ async def start_http_server(
         server_header=False,
     )
     config.load()
-    config.ssl = tls
-    address = Address(host=settings.host or "*", port=settings.port)
-    try:
-        sockets = bind_tcp(settings.host, settings.port, share=share)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise PortInUseError(f"The HTTP port {address} cannot be bound: {reason}.") from error
+    config.ssl = None if tls is None else tls.context
+    if instead_of is not None and instead_of.has_address(settings):
+        sockets = instead_of.shared_sockets()
+    else:
+        sockets = _bind(settings, share=share)
     _share_log()
     # `serve()` would do these steps, and take the signals, which are the proxy's.
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets)
-    return HttpServer(server, sockets, address)
+    return HttpServer(server, sockets, settings, tls)
+
+
+def _address(settings: HttpSettings) -> Address:
+    return Address(host=settings.host or "*", port=settings.port)
+
+
+def _bind(settings: HttpSettings, *, share: bool) -> list[socket.socket]:
+    try:
+        return bind_tcp(settings.host, settings.port, share=share)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise PortInUseError(f"The HTTP port {_address(settings)} cannot be bound: {reason}.") from error
 
 
 def _share_log() -> None:

@@ -59,8 +59,11 @@ class Ingress:
         self._make_call: Callable[..., ForwardedCall] = ForwardedCall
         self._accept_builtin: Callable[..., StreamHandler] = self.builtin.accept
 
-    def intercept(self, interceptors: Interceptors) -> None:
-        """Have these see each call first."""
+    def intercept(self, interceptors: Interceptors | None) -> None:
+        """Have these see each call first from now on."""
+        if interceptors is None:
+            self._make_call, self._accept_builtin = ForwardedCall, self.builtin.accept
+            return
         # Only a proxy that has interceptors pays for what they need.
         from swerve.proxy.interception import InterceptedCall, builtin_acceptor
 
@@ -89,7 +92,7 @@ class Ingress:
             else:
                 drop = functools.partial(_move, target=self._targets[heir], observer=self._observer_of(heir))
             self._targets.pop(key).close(drop)
-        self.builtin.update(self._routes.applications, view)
+        self.builtin.update(self._routes.applications, view, reflects=self._routes.limits.enable_reflection)
 
     def _follow_canaries(self, view: control_pb2.View) -> None:
         """Count the calls of both sides where there is a canary, also while it gets none."""

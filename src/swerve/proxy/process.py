@@ -6,13 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
-import ssl
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvloop
 
@@ -22,36 +19,29 @@ from swerve.caller.target import Target
 from swerve.control.client import ControllerClient
 from swerve.exceptions import InterceptorError
 from swerve.generated import control_pb2
-from swerve.net.address import Address
 from swerve.net.allocator import keep_freed_memory
-from swerve.net.listener import Listener, bind_tcp
 from swerve.net.server import MetadataDict, Unary, serve
 from swerve.net.tls import TlsError
 from swerve.observe.access import AccessLog
 from swerve.observe.collector import settle
 from swerve.observe.logs import configure
 from swerve.observe.metrics import Labels, text_of, version_label
-from swerve.port_tls import PortTls, grpc_tls, http_tls
-from swerve.proxy import client_limits
 from swerve.proxy.call_reporter import CallReporter
-from swerve.proxy.certificates import CHECK_S, Certificate
+from swerve.proxy.certificates import CHECK_S
 from swerve.proxy.ingress import Ingress, ProxiedCall
 from swerve.proxy.observer import ProxyObserver
-from swerve.proxy.request_watch import RequestWatch
+from swerve.proxy.ports import Ports, has_grpc, has_ports
 from swerve.proxy.routes import Upstream
 from swerve.wire.status import RpcError
-
-if TYPE_CHECKING:
-    from swerve.proxy.http import HttpIngress
-    from swerve.proxy.http_observer import HttpObserver
-    from swerve.proxy.http_server import HttpServer
 
 logger = logging.getLogger("swerve.proxy")
 
 # What a proxy that cannot bind its port exits with; trying again is pointless.
 EXIT_CANNOT_BIND = 3
-# Running calls may finish for this long after SIGTERM.
-_DRAIN_S = 30.0
+# A port that cannot be bound beside those that are served is tried again so often.
+_RETRY_S = 1.0
+# How long a proxy that stops waits for its successor, which starts within half a second.
+_SUCCESSION_S = 10.0
 # What the private service may take to end.
 _CLOSE_GRACE_S = 0.2
 # Free memory that stays with the process: the windows of 64 calls with large messages.
@@ -64,19 +54,16 @@ class Proxy:
     def __init__(self, spec: control_pb2.ProxySpec, loop: asyncio.AbstractEventLoop) -> None:
         self._spec = spec
         self._loop = loop
-        self._listener: Listener | None = None
-        self._request_watch: RequestWatch | None = None
-        # Whether other proxies take new connections while this one drains.
-        self._shared = False
+        self._view = control_pb2.View()
+        self._view_changed = asyncio.Event()
         self._ingress: Ingress | None = None
-        self._http_ingress: HttpIngress | None = None
-        self._http_server: HttpServer | None = None
+        self._ports: Ports | None = None
         self._observer: ProxyObserver | None = None
-        self._http_observer: HttpObserver | None = None
         self._controller = ControllerClient(spec.controller_address)
-        self._serving = False
         self._access_log: AccessLog | None = None
-        self._certificates: list[Certificate] = []
+        # Import paths of the interceptors, and their timeout in seconds.
+        self._intercepted: tuple[tuple[str, ...], float] = ((), 0.0)
+        self._retrying: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
         self.exit_code = 0
         self._stopping = asyncio.Event()
@@ -93,16 +80,14 @@ class Proxy:
             await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if following.done():
                 await following
-            await self._drain()
+            elif self._ports is not None:
+                await self._drain(self._ports)
         finally:
-            following.cancel()
-            stopping.cancel()
-            if self._checking is not None:
-                self._checking.cancel()
+            for task in (following, stopping, self._retrying, self._checking):
+                if task is not None:
+                    task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
-            if self._request_watch is not None:
-                self._request_watch.close()
             await private.close(_CLOSE_GRACE_S)
             if self._access_log is not None:
                 self._access_log.flush()
@@ -112,24 +97,85 @@ class Proxy:
         queues = QueueReporter(client, "proxy", self._spec.proxy_id, self._queue)
         calls = CallReporter(client)
         async for view in client.watch_view("proxy", self._spec.proxy_id):
-            if self._ingress is None:
-                self._ingress = self._make_ingress(view)
+            if self._ingress is None or self._ports is None:
+                self._ingress, self._ports = self._begin(view)
+            failed = False
+            try:
+                # First: nothing new is served without them.
+                self._intercept(view.options, self._ingress)
+            except InterceptorError as error:
+                failed = True
+                if self._fails(self._ports, error):
+                    return
+                view.options.CopyFrom(self._view.options)
+            self._view = view
+            self._view_changed.set()
             self._ingress.update(view)
-            if self._http_ingress is not None:
-                self._http_ingress.update(view)
+            self._ports.update(view)
             queues.update(view)
             calls.update(self._ingress.tallies)
+            reported = await self._serve(self._ports)
+            if self.exit_code:
+                return
             with contextlib.suppress(RpcError):
-                await client.saw_view(self._spec.proxy_id, view.version)
-            if not self._serving:
-                self._serving = True
-                try:
-                    await self._listen(view, self._ingress)
-                except (OSError, TlsError, InterceptorError) as error:
-                    self._report({"error": str(error)})
-                    self.exit_code = EXIT_CANNOT_BIND
-                    return
-                settle()
+                await client.saw_view(self._spec.proxy_id, view.version, reported=reported or failed)
+
+    async def _serve(self, ports: Ports) -> bool:
+        """Serve the ports of the newest view. True when the ready file says something new."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+            self._retrying = None
+        if self._stopping.is_set():
+            return False
+        try:
+            if not await ports.serve(self._view):
+                return False
+        except (OSError, TlsError) as error:
+            if not self._fails(ports, error):
+                self._retrying = self._loop.create_task(self._try_again(ports))
+            return True
+        self._report(ports)
+        if ports.certificates and self._checking is None:
+            self._checking = self._loop.create_task(self._check_certificates(ports))
+        settle()
+        return True
+
+    def _fails(self, ports: Ports, error: Exception) -> bool:
+        """Report what cannot be served as the options say. True when that ends this proxy: it has served nothing."""
+        self._report(ports, error=str(error))
+        if ports.grpc_address is None and ports.http_address is None:
+            self.exit_code = EXIT_CANNOT_BIND
+            return True
+        logger.error("%s Serving as before.", error)
+        return False
+
+    def _intercept(self, options: control_pb2.InstanceOptions, ingress: Ingress) -> None:
+        """Have the operator's interceptors see each call first: the only code of others that a proxy runs.
+
+        Raises:
+            InterceptorError: one cannot be used. Those before stay.
+        """
+        named: dict[str, Any] = json.loads(options.grpc_options_json or "{}")
+        paths = named.get("interceptors", []) if has_grpc(options) else []
+        wanted = (tuple(paths), float(named.get("interceptor_timeout_s", 5.0)) if paths else 0.0)
+        if wanted == self._intercepted:
+            return
+        if paths:
+            from swerve.interceptors import load
+            from swerve.proxy.interception import Interceptors
+
+            sys.path[:0] = [entry for entry in options.sys_path if entry not in sys.path]
+            ingress.intercept(Interceptors(load(paths), wanted[1], self._loop))
+        else:
+            ingress.intercept(None)
+        self._intercepted = wanted
+
+    async def _try_again(self, ports: Ports) -> None:
+        await asyncio.sleep(_RETRY_S)
+        self._retrying = None
+        if await self._serve(ports):
+            with contextlib.suppress(RpcError):
+                await self._controller.saw_view(self._spec.proxy_id, self._view.version, reported=True)
 
     def _queue(self, app: str, deployment: str, release: str) -> Queue | None:
         # The view names all deployments that are autoscaled, the proxy calls ingresses alone.
@@ -137,122 +183,42 @@ class Proxy:
         target = self._ingress.targets.get(key) if self._ingress is not None else None
         return None if target is None else target.router
 
-    def _make_ingress(self, view: control_pb2.View) -> Ingress:
+    def _begin(self, view: control_pb2.View) -> tuple[Ingress, Ports]:
         config: dict[str, Any] = json.loads(view.options.logging_config_json or "{}")
         name = f"proxy_{self._spec.proxy_id}"
         handler = configure("proxy", self._spec.proxy_id, Path(self._spec.log_dir), name, config)
         if config.get("enable_access_log", True):
             self._access_log = AccessLog(handler, "proxy", self._spec.proxy_id, self._loop)
         self._observer = ProxyObserver(self._access_log)
-        return Ingress(self._loop, self._observer)
-
-    async def _listen(self, view: control_pb2.View, ingress: Ingress) -> None:
-        """Serve the ports that the options name, and report where.
-
-        Raises:
-            OSError, TlsError, InterceptorError: one of them cannot be served; the message says which and why.
-        """
-        self._report({"grpc": await self._serve_grpc(view, ingress), "http": await self._serve_http(view, ingress)})
-
-    async def _serve_grpc(self, view: control_pb2.View, ingress: Ingress) -> str | None:
-        options: dict[str, Any] = json.loads(view.options.grpc_options_json or "{}")
-        host, port = options.get("host") or "", int(options.get("port", 0))
-        if port <= 0 or not view.options.grpc_methods:
-            return None
-        if options.get("interceptors"):
-            self._intercept(view, ingress, options)
-        listen_options = replace(
-            client_limits.room_for(client_limits.listen_options(options)), tls=self._context_of(grpc_tls(options))
-        )
-        listener = Listener(ingress.accept, listen_options)
-        try:
-            self._shared = view.options.num_proxies > 1
-            sockets = bind_tcp(host, port, share=self._shared)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise OSError(f"The gRPC port {Address(host=host or '*', port=port)} cannot be bound: {reason}.") from error
-        for sock in sockets:
-            await listener.listen_on(sock)
-        self._listener = listener
-        self._request_watch = RequestWatch(
-            self._loop, listener.connections, ingress, client_limits.request_limits(options)
-        )
-        bound = sockets[0].getsockname()
-        logger.info("Serving gRPC at %s", Address(host=bound[0], port=bound[1]))
-        return f"{host or bound[0]}:{bound[1]}"
-
-    def _intercept(self, view: control_pb2.View, ingress: Ingress, options: dict[str, Any]) -> None:
-        """Have the operator's interceptors see each call first: the only code of others that a proxy runs.
-
-        Raises:
-            InterceptorError: one cannot be used.
-        """
-        from swerve.interceptors import load
-        from swerve.proxy.interception import Interceptors
-
-        sys.path[:0] = [entry for entry in view.options.sys_path if entry not in sys.path]
-        chain = load(options["interceptors"])
-        ingress.intercept(Interceptors(chain, float(options.get("interceptor_timeout_s", 5.0)), self._loop))
-
-    async def _serve_http(self, view: control_pb2.View, ingress: Ingress) -> str | None:
-        if not view.options.http_options_json:
-            return None
-        # Only a proxy that serves HTTP pays for the server's modules.
-        from swerve.proxy.http import HttpIngress
-        from swerve.proxy.http_observer import HttpObserver
-        from swerve.proxy.http_server import PortInUseError, http_settings, start_http_server
-
-        options = json.loads(view.options.http_options_json)
-        settings = http_settings(options)
-        self._http_observer = HttpObserver(self._access_log)
-        http = HttpIngress(ingress, self._http_observer, self._all_metrics, settings.request_timeout_s)
-        http.update(view)
-        try:
-            self._http_server = await start_http_server(
-                settings, http, share=view.options.num_proxies > 1, tls=self._context_of(http_tls(options))
-            )
-        except PortInUseError as error:
-            if view.options.http_port_required:
-                raise
-            logger.warning("%s Serving without HTTP; name a free port in http_options to have it.", error)
-            return None
-        self._http_ingress = http
-        logger.info("Serving HTTP at %s", self._http_server.address)
-        return str(self._http_server.address)
+        ingress = Ingress(self._loop, self._observer)
+        return ingress, Ports(ingress, self._access_log, self._all_metrics, shared=self._spec.shares_ports)
 
     # --- certificates ----------------------------------------------------------------------------------------------
 
-    def _context_of(self, tls: PortTls | None) -> ssl.SSLContext | None:
-        if tls is None:
-            return None
-        certificate = Certificate(tls)
-        self._certificates.append(certificate)
-        self._checking = self._checking or self._loop.create_task(self._check_certificates())
-        return certificate.context
-
-    async def _check_certificates(self) -> None:
+    async def _check_certificates(self, ports: Ports) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
-            for certificate in self._certificates:
+            for certificate in ports.certificates:
                 certificate.check()
 
     def _renew_certificates(self) -> None:
-        if not self._certificates:
+        certificates = [] if self._ports is None else self._ports.certificates
+        if not certificates:
             logger.info("SIGHUP has no effect: no port of this proxy speaks TLS")
-        for certificate in self._certificates:
+        for certificate in certificates:
             certificate.renew()
 
     # --- metrics ---------------------------------------------------------------------------------------------------
 
     def _own_metrics(self) -> str:
-        if self._ingress is None or self._observer is None:
+        if self._ingress is None or self._ports is None or self._observer is None:
             return ""
         own: Labels = (("proxy", self._spec.proxy_id),)
         targets = {target: self._version(target) for target in self._ingress.targets.values()}
         ingresses = {(target.app, version): target.deployment for target, version in targets.items()}
         text = self._observer.prometheus_text(own, ingresses)
-        if self._http_observer is not None:
-            text += self._http_observer.prometheus_text(own)
+        if self._ports.http_observer is not None:
+            text += self._ports.http_observer.prometheus_text(own)
         lines = queue_lines(targets, self._spec.proxy_id, lambda target: version_label(targets[target]))
         return text + text_of(lines)
 
@@ -273,22 +239,36 @@ class Proxy:
 
     # --- life ------------------------------------------------------------------------------------------------------
 
-    def _report(self, what: dict[str, str | None]) -> None:
-        """Tell the controller by way of the ready file, which appears whole or not at all."""
+    def _report(self, ports: Ports, *, error: str | None = None, draining: bool = False) -> None:
+        """Say where this proxy serves, by way of the ready file, which appears whole or not at all."""
+        said = {"grpc": ports.grpc_address, "http": ports.http_address, "error": error, "draining": draining}
         ready = Path(self._spec.ready_file)
         scratch = ready.with_name(ready.name + ".new")
-        scratch.write_text(json.dumps(what))
+        scratch.write_text(json.dumps(said))
         scratch.rename(ready)
 
-    async def _drain(self) -> None:
-        """Say unhealthy, ask clients to go, let running calls finish."""
-        if self._ingress is not None:
-            self._ingress.builtin.drain()
-        async with asyncio.TaskGroup() as closing:
-            if self._listener is not None:
-                closing.create_task(self._listener.close(_DRAIN_S, linger=not self._shared))
-            if self._http_server is not None:
-                closing.create_task(self._http_server.close(_DRAIN_S))
+    async def _drain(self, ports: Ports) -> None:
+        """Say unhealthy, let another proxy take over, ask clients to go, let running calls finish."""
+        assert self._ingress is not None
+        self._ingress.builtin.drain()
+        self._report(ports, draining=True)
+        logger.info("Draining")
+        await ports.drain(self._view.drain_s, linger=not await self._is_succeeded())
+        logger.info("Drained")
+
+    async def _is_succeeded(self) -> bool:
+        """Wait until another proxy takes the connections that would come here. False: none will."""
+        try:
+            async with asyncio.timeout(_SUCCESSION_S):
+                await self._controller.saw_view(self._spec.proxy_id, self._view.version, reported=True)
+                while has_ports(self._view.options) and not self._view.draining:
+                    if any(proxy_id != self._spec.proxy_id for proxy_id in self._view.proxy_ids):
+                        return True
+                    self._view_changed.clear()
+                    await self._view_changed.wait()
+        except (RpcError, TimeoutError):
+            logger.info("No other proxy takes over")
+        return False
 
 
 async def _serve(spec: control_pb2.ProxySpec) -> int:

@@ -20,6 +20,7 @@ class GrpcLimits:
     request_timeout_s: float | None = None
     strict_application: bool = False
     max_metadata_size: int = 16 * 1024
+    enable_reflection: bool = True
 
 
 class Upstream(NamedTuple):
@@ -97,6 +98,7 @@ def limits_of(options: Mapping[str, object]) -> GrpcLimits:
         request_timeout_s=float(timeout) if isinstance(timeout, int | float) and timeout >= 0 else None,
         strict_application=bool(options.get("strict_application", False)),
         max_metadata_size=int(size) if isinstance(size, int) else GrpcLimits().max_metadata_size,
+        enable_reflection=bool(options.get("enable_reflection", True)),
     )
 
 

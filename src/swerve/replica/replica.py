@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from swerve.http_ingress import is_ingress
 from swerve.net.bundles import BundleServer
 from swerve.net.connection import Acceptor, Connection, Headers, StreamHandler
 from swerve.net.mailbox import Mailbox
-from swerve.net.server_call import CallSide
+from swerve.net.server_call import CallSide, ServerCall
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import stack_trace
 from swerve.replica.grpc_call import GrpcCall
@@ -29,10 +30,11 @@ from swerve.replica.slots import Slots
 from swerve.replica.threads import ThreadPool
 from swerve.replica.user_call import UserCall
 from swerve.replica.user_code import UserCode
-from swerve.servicers import ServedMethod
+from swerve.servicers import ServedMethod, Servicers
 from swerve.servicers import load as load_servicers
 from swerve.wire import bundle
 from swerve.wire.http2 import ErrorCode
+from swerve.wire.status import Status, StatusCode
 
 if TYPE_CHECKING:
     from swerve.replica.asgi_app import AsgiApp
@@ -41,6 +43,10 @@ logger = logging.getLogger("swerve.replica")
 
 Phase = control_pb2.ReplicaState
 
+_UNKNOWN_METHOD = Status(
+    StatusCode.UNIMPLEMENTED,
+    "The replica cannot import the servicer function of this method; the controller's log says why.",
+)
 _PRIVATE_PREFIX = b"/swerve.control.v1.Replica/"
 # Where a proxy sends HTTP requests and WebSockets.
 _HTTP = b"/swerve.control.v1.Http/Request"
@@ -62,7 +68,6 @@ class Replica:
         self, spec: control_pb2.ReplicaSpec, loop: asyncio.AbstractEventLoop, observer: ReplicaObserver
     ) -> None:
         config: dict[str, Any] = json.loads(spec.config_json)
-        grpc_options: dict[str, Any] = json.loads(spec.grpc_options_json or "{}")
         self.app = spec.app
         self.deployment = spec.deployment
         self.loop = loop
@@ -71,8 +76,9 @@ class Replica:
         self.timers = TimerWheel(loop)
         self.user_code: UserCode = UserCode(_not_loaded, (), {})
         self.asgi_app: AsgiApp | None = None
-        self.max_message_size = int(grpc_options.get("max_message_size", (1 << 31) - 1))
-        self.keep_status_on_exception = bool(grpc_options.get("keep_status_on_exception", False))
+        self.max_message_size: int
+        self.keep_status_on_exception: bool
+        self._take_limits(spec.grpc_options_json)
         self.slots = Slots(int(config["max_ongoing_requests"]))
         # Takes the calls of the replica's private service; set before it listens.
         self.private: Acceptor
@@ -84,6 +90,9 @@ class Replica:
         self._phase = Phase.INITIALIZING
         self._message = ""
         self._methods: dict[bytes, ServedMethod] = {}
+        self._file_descriptors: frozenset[bytes] = frozenset()
+        # Methods that the gRPC port serves and that this process could not learn.
+        self._unknown: frozenset[bytes] = frozenset()
         self._stats: dict[str, float] = {}
         self._recording: asyncio.Task[None] | None = None
         # How often the state has changed, so that each watcher sees each change; the event is set for a moment then.
@@ -123,7 +132,11 @@ class Replica:
             from swerve.replica.websocket_call import WebSocketCall
 
             return WebSocketCall(connection, stream_id, headers, fields, self)
-        # A method that this replica's servicer functions lack: the proxy's are newer or older than its.
+        if path in self._unknown:
+            refused = ServerCall(connection, stream_id, headers, self.max_message_size)
+            refused.finish(_UNKNOWN_METHOD, ((b"request_id", fields.get(b"request_id", b"")),))
+            return refused
+        # A method that is new, and that this replica has not been told of yet.
         connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
         return None
 
@@ -160,8 +173,7 @@ class Replica:
     async def _construct(self) -> None:
         spec = self._spec
         if spec.is_ingress and spec.grpc_servicer_functions:
-            servicers = load_servicers(spec.grpc_servicer_functions)
-            self._methods = {path.encode(): method for path, method in servicers.methods.items()}
+            self._learn(load_servicers(spec.grpc_servicer_functions))
         code = cloudpickle.loads(spec.code)
         self.user_code = UserCode(code.target, code.init_args, code.init_kwargs)
         # The constructor may ask for its replica's context; the instance is in it as soon as there is one.
@@ -203,6 +215,44 @@ class Replica:
         self._state_changed()
         if config.get("user_config") is not None and config["user_config"] != previous:
             await self.user_code.reconfigure(config["user_config"], rank)
+
+    def _learn(self, servicers: Servicers) -> None:
+        """What was learnt before stays: no proxy sends what is not served any more."""
+        self._methods = self._methods | {path.encode(): method for path, method in servicers.methods.items()}
+        self._file_descriptors |= frozenset(servicers.file_descriptors)
+
+    def _take_limits(self, grpc_options_json: str) -> None:
+        options: dict[str, Any] = json.loads(grpc_options_json or "{}")
+        self.max_message_size = int(options.get("max_message_size", (1 << 31) - 1))
+        self.keep_status_on_exception = bool(options.get("keep_status_on_exception", False))
+
+    async def take_options(self, request: control_pb2.TakeOptionsRequest) -> control_pb2.TakeOptionsResponse:
+        """Learn the methods of servicer functions, then go by the limits, if the request has any.
+
+        What has been imported stays as it is in a process: a method that was added to a module since cannot be learnt.
+        """
+        answer = control_pb2.TakeOptionsResponse()
+        if not all(map(self._knows_method, request.methods)) or not self._has_files(request):
+            sys.path += [entry for entry in request.sys_path if entry not in sys.path]
+            try:
+                # In a thread: calls go on meanwhile.
+                self._learn(await asyncio.to_thread(load_servicers, request.grpc_servicer_functions))
+            except Exception as error:
+                answer.error = str(error)
+        answer.unknown.extend(method.path for method in request.methods if not self._knows_method(method))
+        answer.outdated = not self._has_files(request)
+        if request.grpc_options_json:
+            self._take_limits(request.grpc_options_json)
+            self._unknown = frozenset(path.encode() for path in answer.unknown)
+        return answer
+
+    def _has_files(self, request: control_pb2.TakeOptionsRequest) -> bool:
+        return self._file_descriptors.issuperset(request.file_descriptors)
+
+    def _knows_method(self, asked: control_pb2.GrpcMethod) -> bool:
+        method = self._methods.get(asked.path.encode())
+        kinds = (asked.client_streaming, asked.server_streaming)
+        return method is not None and (method.client_streaming, method.server_streaming) == kinds
 
     async def check_health(self) -> None:
         """Raise if the user's `check_health` does."""

@@ -37,6 +37,10 @@ def replica_methods(replica: Replica, observer: ReplicaObserver) -> dict[str, Me
             return control_pb2.ReconfigureResponse(error=stack_trace(error)).SerializeToString()
         return control_pb2.ReconfigureResponse().SerializeToString()
 
+    async def take_options(request: bytes, metadata: MetadataDict) -> bytes:
+        answer = await replica.take_options(control_pb2.TakeOptionsRequest.FromString(request))
+        return answer.SerializeToString()
+
     async def stop(request: bytes, metadata: MetadataDict) -> bytes:
         await replica.stop(control_pb2.StopRequest.FromString(request).timeout_s)
         return control_pb2.StopResponse().SerializeToString()
@@ -49,6 +53,7 @@ def replica_methods(replica: Replica, observer: ReplicaObserver) -> dict[str, Me
         f"{_SERVICE}/WatchState": ServerStream(watch_state),
         f"{_SERVICE}/CheckHealth": Unary(check_health),
         f"{_SERVICE}/Reconfigure": Unary(reconfigure),
+        f"{_SERVICE}/TakeOptions": Unary(take_options),
         f"{_SERVICE}/Stop": Unary(stop),
         f"{_SERVICE}/Metrics": Unary(metrics),
     }

@@ -1,0 +1,46 @@
+"""Whether the ports that an instance is to serve are there to be had."""
+
+from __future__ import annotations
+
+import os
+
+from swerve.control.options import listening
+from swerve.generated import control_pb2 as pb
+from swerve.net.address import Address
+from swerve.net.listener import bind_tcp
+
+
+class PortError(Exception):
+    """A port cannot be served; the message says which and why."""
+
+
+def check_ports(wanted: pb.InstanceOptions, present: pb.InstanceOptions) -> None:
+    """See that proxies can serve the ports that `wanted` has and `present`, which they serve now, has not.
+
+    It blocks: a host's name may have to be looked up. Proxies that share a port cannot tell each other from another
+    instance's, so this is asked before any of them binds it.
+
+    Raises:
+        PortError: they cannot.
+    """
+    now, then = listening(present), listening(wanted)
+    if not wanted.http_port_required and wanted.num_proxies <= 1:
+        # It goes without HTTP if the port is taken.
+        then.pop("HTTP", None)
+    ours = {port: protocol for protocol, (_, port) in now.items()}
+    for protocol, (host, port) in then.items():
+        if now.get(protocol) == (host, port):
+            continue
+        if any(other != protocol and port == its_port for other, (_, its_port) in then.items()):
+            raise PortError(f"Port {port} cannot be the gRPC port and the HTTP port.")
+        if ours.get(port, protocol) != protocol:
+            raise PortError(
+                f"The {protocol} port cannot be {port} yet, because that is the {ours[port]} port; move that one first."
+            )
+        try:
+            for sock in bind_tcp(host, port, share=port in ours):
+                sock.close()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            where = Address(host=host or "*", port=port)
+            raise PortError(f"The {protocol} port {where} cannot be bound: {reason}.") from error

@@ -1,0 +1,288 @@
+"""Services, ports and options that change while an instance serves."""
+
+import importlib
+import json
+import os
+import signal
+import socket
+import threading
+
+import grpc
+import httpx
+import pytest
+import yaml
+from e2e_support import failure_of
+
+import swerve as serve
+from swerve import connection
+from tests.conftest import find_free_port, processes_of, wait_for
+
+LAB = "lab_pb2_grpc.add_LabServicer_to_server"
+PROBE = "probe_pb2_grpc.add_ProbeServicer_to_server"
+SECOND = "probe_pb2_grpc.add_SecondServicer_to_server"
+
+
+@serve.deployment(num_replicas=2, max_ongoing_requests=20)
+class Changing:
+    async def Unary(self, note):
+        return type(note)(text=note.text, number=os.getpid())
+
+    async def Stream(self, note):
+        import asyncio
+
+        for number in range(note.number):
+            await asyncio.sleep(0.02)
+            yield type(note)(number=number)
+
+    async def Other(self, note):
+        return type(note)(text="other", number=os.getpid())
+
+    async def Plain(self, note):
+        return type(note)(text="plain", number=os.getpid())
+
+    async def __call__(self, request):
+        return "answer"
+
+
+class Load:
+    """Calls without end over one connection, each of which must succeed; with `fresh` over new ones as well."""
+
+    def __init__(self, port, *, fresh=False):
+        self.port = port
+        self.channel = grpc.insecure_channel(f"localhost:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+        self.stub = importlib.import_module("probe_pb2_grpc").ProbeStub(self.channel)
+        self.note = importlib.import_module("probe_pb2").Note
+        self.answered = 0
+        self.failures = []
+        self.pids = set()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call) for _ in range(3)]
+        if fresh:
+            self._threads.append(threading.Thread(target=self._connect_and_call))
+
+    def _call(self):
+        while not self._stop.is_set():
+            try:
+                self.pids.add(self.stub.Unary(self.note(text="x"), timeout=20).number)
+                self.answered += 1
+            except grpc.RpcError as error:
+                self.failures.append((error.code(), error.details()))
+                self._stop.wait(0.05)
+
+    def _connect_and_call(self):
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        while not self._stop.is_set():
+            with grpc.insecure_channel(f"localhost:{self.port}", options=options) as channel:
+                try:
+                    importlib.import_module("probe_pb2_grpc").ProbeStub(channel).Unary(self.note(), timeout=20)
+                except grpc.RpcError as error:
+                    self.failures.append((error.code(), f"a new connection: {error.details()}"))
+                    self._stop.wait(0.05)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        try:
+            self.goes_on()
+        except AssertionError as error:
+            self.__exit__()
+            raise AssertionError(f"no answers: {self.failures[:3]}") from error
+        return self
+
+    def goes_on(self):
+        """Wait until it is seen that calls are answered now."""
+        before = self.answered
+        wait_for(lambda: self.answered > before + 20, what="answers")
+
+    def __exit__(self, *error):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self.channel.close()
+
+
+@pytest.fixture
+def port(state_dir, proto_dir, free_port):
+    serve.start(grpc_options={"port": free_port, "grpc_servicer_functions": [PROBE]}, http_options={"port": 0})
+    serve.run(Changing.bind())
+    return free_port
+
+
+def pids_of_replicas(state_dir):
+    return {
+        pid for pid in processes_of(state_dir) if b"swerve.replica.process" in open(f"/proc/{pid}/cmdline", "rb").read()
+    }
+
+
+def test_a_new_service_is_served_without_a_restart_and_a_removed_one_finishes_its_calls(state_dir, port):
+    with Load(port) as load:
+        replicas = pids_of_replicas(state_dir)
+        lab = importlib.import_module("lab_pb2_grpc").LabStub(load.channel)
+        assert failure_of(lambda: lab.Plain(load.note(), timeout=20)).code().name == "UNIMPLEMENTED"
+        serve.start(grpc_options={"grpc_servicer_functions": [PROBE, LAB]})
+        assert lab.Plain(load.note(), timeout=20).text == "plain"
+        load.goes_on()
+        assert pids_of_replicas(state_dir) == replicas
+        stream = load.stub.Stream(load.note(number=50), timeout=30)
+        next(stream)
+        assert load.failures == []
+        serve.start(grpc_options={"grpc_servicer_functions": [LAB]})
+        assert len(list(stream)) == 49
+        assert lab.Plain(load.note(), timeout=20).text == "plain"
+        wait_for(lambda: load.failures)
+        assert {code.name for code, _ in load.failures} == {"UNIMPLEMENTED"}
+    assert pids_of_replicas(state_dir) == replicas
+
+
+def test_a_port_moves_and_calls_on_the_old_one_finish(state_dir, port):
+    new = find_free_port()
+    with Load(port) as load:
+        stream = load.stub.Stream(load.note(number=50), timeout=30)
+        next(stream)
+        serve.start(grpc_options={"port": new})
+        with Load(new) as after:
+            after.goes_on()
+            assert len(list(stream)) == 49
+            assert after.failures == []
+
+
+def healthy_proxies():
+    return {proxy.pid for proxy in connection.connected().status().proxies if proxy.status == "HEALTHY"}
+
+
+def test_proxies_are_added_and_taken_away_under_load(state_dir, port):
+    with Load(port, fresh=True) as load:
+        for number in (3, 1, 2):
+            serve.start(grpc_options={"num_proxies": number})
+            wait_for(lambda number=number: len(connection.connected().status().proxies) == number, what="proxies")
+            load.goes_on()
+        stream = load.stub.Stream(load.note(number=50), timeout=30)
+        next(stream)
+        for pid in healthy_proxies():
+            os.kill(pid, signal.SIGTERM)
+            wait_for(lambda pid=pid: pid not in healthy_proxies() and len(healthy_proxies()) == 2, what="a successor")
+            load.goes_on()
+        assert len(list(stream)) == 49
+    assert load.failures == []
+
+
+def test_a_single_proxy_that_is_terminated_is_succeeded_without_a_failed_call(state_dir, port):
+    (before,) = connection.connected().status().proxies
+    with Load(port, fresh=True) as load:
+        stream = load.stub.Stream(load.note(number=100), timeout=30)
+        next(stream)
+        os.kill(before.pid, signal.SIGTERM)
+        assert len(list(stream)) == 99
+        wait_for(lambda: before.pid not in {proxy.pid for proxy in connection.connected().status().proxies})
+        load.goes_on()
+    assert load.failures == []
+    assert (before.status, len(connection.connected().status().proxies)) == ("HEALTHY", 1)
+
+
+CONFIG = """
+grpc_options: {grpc}
+http_options: {http}
+applications:
+- {{name: {name}, route_prefix: /{name}, import_path: "changing:app"}}
+"""
+APP = """
+import swerve as serve
+
+@serve.deployment
+class Changing:
+    async def Unary(self, note):
+        return note
+
+    async def Plain(self, note):
+        return note
+
+    async def __call__(self, request):
+        return "answer"
+
+app = Changing.bind()
+"""
+
+
+@pytest.fixture
+def deploy(swerve_command, free_port):
+    """Runs `swerve deploy` with a config file, on an instance that serves nothing else."""
+    (swerve_command.cwd / "changing.py").write_text(APP)
+    swerve_command("start", "--http-port", "0")
+
+    def run(name="one", http="{port: 0}", **grpc_options):
+        text = CONFIG.format(grpc=json.dumps({"port": free_port, **grpc_options}), http=http, name=name)
+        (swerve_command.cwd / "config.yaml").write_text(text)
+        return swerve_command("deploy", "config.yaml")
+
+    return run
+
+
+def in_force(swerve_command):
+    return yaml.safe_load(swerve_command("status").stdout)
+
+
+def test_a_deploy_applies_its_options_and_its_applications_together_or_not_at_all(swerve_command, deploy, free_port):
+    deployed = deploy(grpc_servicer_functions=[PROBE])
+    assert "Changed: newly served: /probe.v1.Probe/Unary" in deployed.stderr
+    with Load(free_port) as load, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        before = in_force(swerve_command)
+        for wrong, reason in (
+            ({"port": taken.getsockname()[1]}, "cannot be bound: Address already in use"),
+            ({"grpc_servicer_functions": ["probe_pb2_grpc.nothing"]}, "has no attribute 'nothing'"),
+            ({"http": '{port: 1, ssl_keyfile: "no", ssl_certfile: "no"}'}, "TLS files of the HTTP port cannot be used"),
+        ):
+            refused = deploy(name="two", **{"grpc_servicer_functions": [PROBE, LAB], **wrong})
+            assert refused.returncode == 1
+            assert reason in refused.stderr
+            assert "Traceback" not in refused.stderr
+        after = in_force(swerve_command)
+        assert after["grpc_options"] == before["grpc_options"]
+        assert list(after["applications"]) == ["one"]
+        assert load.failures == []
+
+
+def test_the_options_of_a_file_go_with_it(swerve_command, deploy, free_port):
+    http_port = find_free_port()
+    deploy(http=f"{{port: {http_port}}}", grpc_servicer_functions=[PROBE], request_timeout_s=7)
+    wait_for(lambda: _get(f"http://127.0.0.1:{http_port}/one") == "answer", what="HTTP")
+    shown = yaml.safe_load(swerve_command("config").stdout)
+    assert (shown["grpc_options"]["request_timeout_s"], shown["http_options"]["port"]) == (7, http_port)
+
+    deploy(grpc_servicer_functions=[PROBE])
+
+    options = in_force(swerve_command)
+    assert (options["grpc_options"]["request_timeout_s"], options["http_options"]) == (None, {"port": 0})
+    with Load(free_port):
+        pass
+
+
+def _get(url):
+    try:
+        return httpx.get(url).text
+    except httpx.TransportError:
+        return None
+
+
+def test_options_that_were_deployed_survive_the_controller_a_proxy_and_the_instance(
+    swerve_command, deploy, free_port, state_dir
+):
+    deploy(grpc_servicer_functions=[PROBE, LAB], max_message_size=1000)
+    with Load(free_port) as load:
+        controller = connection.connected().status().controller_pid
+        os.kill(controller, signal.SIGKILL)
+        wait_for(lambda: connection.connected().status().controller_pid != controller, what="a new controller")
+        assert in_force(swerve_command)["grpc_options"]["max_message_size"] == 1000
+        load.goes_on()
+        assert load.failures == []
+    os.kill(connection.connected().status().agent_pid, signal.SIGTERM)
+    wait_for(lambda: not processes_of(state_dir), what="the end")
+    assert f"gRPC on localhost:{free_port}" in swerve_command("start", "--http-port", "0").stdout
+    with Load(free_port) as load:
+        lab = importlib.import_module("lab_pb2_grpc").LabStub(load.channel)
+        assert lab.Plain(load.note(text="x"), timeout=20).text == "x"
+        error = failure_of(lambda: lab.Plain(load.note(text="x" * 1000), timeout=20))
+        assert error.code().name == "RESOURCE_EXHAUSTED"
+    # Another start is newer than what was deployed.
+    swerve_command("shutdown", "-y")
