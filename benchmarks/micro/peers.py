@@ -1,10 +1,14 @@
 """The other ends: transports that keep what is written, and HTTP/2 peers straight on the engine."""
 
 import asyncio
+import itertools
 
 import ngh2
 
+from swerve.net.bundles import BundleCaller
 from swerve.net.connection import Connection
+from swerve.wire import bundle
+from swerve.wire.message import MessageReader
 
 # As many calls as a busy connection brings in one read.
 BATCH = 16
@@ -74,6 +78,47 @@ def requests(peer: ngh2.Connection, body: bytes = MESSAGE, headers: tuple[tuple[
         stream_id = peer.send_request((*REQUEST_HEADERS, *headers))
         peer.send_data(stream_id, body, end_stream=True)
     return peer.data_to_send(1 << 20)
+
+
+class BundlePeer:
+    """A replica that answers each call of a bundle with `MESSAGE`."""
+
+    def __init__(self, ours: Connection, transport: MemoryTransport) -> None:
+        self._engine = server_peer()
+        self._reader = MessageReader(1 << 20)
+        shake_hands(ours, transport, self._engine)
+        BundleCaller(ours)
+        ours.flush()
+        self._engine.receive_data(transport.take())
+        (opened,) = (event for event in self._engine.events() if isinstance(event, ngh2.RequestReceived))
+        self._stream_id = opened.stream_id
+        self._engine.send_response(self._stream_id, RESPONSE_HEADERS)
+        ours.data_received(self._engine.data_to_send(1 << 20))
+
+    def answers(self, received: bytes) -> bytes:
+        """The bytes that answer each call in `received`."""
+        self._engine.receive_data(received)
+        data = [event.data for event in self._engine.events() if isinstance(event, ngh2.DataReceived)]
+        bundles = [bundle.unpack(message) for part in data for message in self._reader.feed(part)]
+        for records in bundles:
+            answers = [(bundle.ANSWER, number, None, MESSAGE, ()) for _, number, *_ in records]
+            self._engine.send_data(self._stream_id, bundle.pack(answers))
+        return self._engine.data_to_send(1 << 20)
+
+
+class BundleRequests:
+    """Makes the bytes of `BATCH` requests in bundles."""
+
+    def __init__(self, peer: ngh2.Connection, fields: tuple[tuple[bytes, bytes], ...]) -> None:
+        self._peer = peer
+        self._headers = (*REQUEST_HEADERS, *fields)
+        self._stream_id = peer.send_request(((b":path", bundle.PATH), *REQUEST_HEADERS[:2], *REQUEST_HEADERS[3:]))
+        self._numbers = itertools.count(1)
+
+    def take(self) -> bytes:
+        calls = [(bundle.CALL, number, self._headers, MESSAGE) for number in itertools.islice(self._numbers, BATCH)]
+        self._peer.send_data(self._stream_id, bundle.pack(calls))
+        return self._peer.data_to_send(1 << 20)
 
 
 def responses(peer: ngh2.Connection, received: bytes) -> bytes:

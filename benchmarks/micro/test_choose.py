@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from swerve.routing.calls import Shed
 from swerve.routing.replicas import ReplicaInfo
 from swerve.routing.router import Router
 
@@ -13,6 +14,12 @@ class Call:
 
     def __init__(self) -> None:
         self.model_id = ""
+
+    def field(self, name: bytes) -> str:
+        return ""
+
+    def shed(self, why: Shed) -> None:
+        raise why
 
 
 @pytest.mark.parametrize("replicas", [1, 8, 64])

@@ -1,10 +1,22 @@
 """The proxy's part of a unary call: `BATCH` requests in, `BATCH` answers out, one client and one replica."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from benchmarks.micro.peers import BATCH, MemoryTransport, client_peer, requests, responses, server_peer, shake_hands
-from swerve.caller.target import Target
+import pytest
+
+from benchmarks.micro.peers import (
+    BATCH,
+    BundlePeer,
+    MemoryTransport,
+    client_peer,
+    requests,
+    responses,
+    server_peer,
+    shake_hands,
+)
 from swerve.generated import control_pb2
 from swerve.net.connection import Connection
 from swerve.proxy.ingress import Ingress
@@ -22,14 +34,21 @@ _VIEW = control_pb2.View(
 )
 
 
-def test_unary(benchmark: Any) -> None:
+@pytest.mark.parametrize("hop", ["bundles", "streams"])
+def test_unary(benchmark: Any, hop: str) -> None:
     loop = asyncio.new_event_loop()
     ingress = Ingress(loop, ProxyObserver(None))
     ingress.update(_VIEW)
-    target: Target[Any] = ingress._targets["app", "Deployment"]
-    to_replica, replica_side, replica = Connection(loop, Http2Limits()), MemoryTransport(), server_peer()
+    (target,) = ingress.targets.values()
+    to_replica, replica_side = Connection(loop, Http2Limits()), MemoryTransport()
     to_replica.connection_made(replica_side)
-    shake_hands(to_replica, replica_side, replica)
+    answers: Callable[[bytes], bytes]
+    if hop == "bundles":
+        answers = BundlePeer(to_replica, replica_side).answers
+    else:
+        replica = server_peer()
+        shake_hands(to_replica, replica_side, replica)
+        answers = partial(responses, replica)
     for added in target.router.update([ReplicaInfo("one", "unix:/none", 200)]):
         added.link = to_replica
     to_client, client_side, client = (
@@ -46,7 +65,7 @@ def test_unary(benchmark: Any) -> None:
     def forward(received: bytes) -> None:
         to_client.data_received(received)
         to_replica.flush()
-        to_replica.data_received(responses(replica, replica_side.take()))
+        to_replica.data_received(answers(replica_side.take()))
         to_client.flush()
         client.receive_data(client_side.take())
         assert len(client.events()) >= BATCH

@@ -13,6 +13,7 @@ from swerve.config import DeploymentConfig
 from swerve.deployment_code import DeploymentCode
 from swerve.generated import control_pb2
 from swerve.handle import DeploymentHandle
+from swerve.net.bundles import BundleCaller
 from swerve.net.connection import Connection
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
@@ -33,6 +34,7 @@ def test_small_argument(benchmark: Any) -> None:
     from_caller, back = Connection(loop, Http2Limits(), accept=replica.accept), MemoryTransport()
     to_replica.connection_made(out)
     from_caller.connection_made(back)
+    bundles = BundleCaller(to_replica)
     set_runtime(runtime)
     handle = DeploymentHandle("Back", "app")
 
@@ -41,6 +43,11 @@ def test_small_argument(benchmark: Any) -> None:
             from_caller.data_received(data)
         if data := back.take():
             to_replica.data_received(data)
+
+    async def get_ready() -> None:
+        while not bundles.ready:
+            await asyncio.sleep(0)
+            move()
 
     async def calls() -> list[int]:
         responses = [handle.number.remote(number) for number in range(BATCH)]
@@ -54,6 +61,7 @@ def test_small_argument(benchmark: Any) -> None:
         assert loop.run_until_complete(calls()) == list(range(BATCH))
 
     try:
+        loop.run_until_complete(get_ready())
         benchmark.pedantic(batch, rounds=500, warmup_rounds=20)
     finally:
         set_runtime(None)

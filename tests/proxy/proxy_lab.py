@@ -239,7 +239,7 @@ class ProxyLab:
             self.until(lambda target=target: all(one.ongoing == 0 for one in target.router.replicas.values()))
             assert target.router.queued == 0
             for replica in target.router.replicas.values():
-                self.until(lambda replica=replica: replica.link._idle)
+                self.until(lambda replica=replica: replica.link.idle)
                 assert replica.link._unacknowledged == 0
                 assert not replica.link._held
                 assert not replica.link._owed

@@ -399,11 +399,11 @@ class Connection(asyncio.Protocol):
             self._flush_due = False
         if self._window_suspect and not self._unacknowledged and not self._closed:
             self._repair_window()
-        if self._draining and self._idle:
+        if self._draining and self.idle:
             self.close()
 
     @property
-    def _idle(self) -> bool:
+    def idle(self) -> bool:
         """No call is under way. The bundle stream lasts as long as its connection."""
         bundles = self.bundles
         return not self.streams or (bundles is not None and len(self.streams) == 1 and not bundles.calls)
