@@ -290,3 +290,30 @@ def test_a_draining_connection_waits_for_calls_in_bundles_and_closes_then(ends):
     ends.pair.run()
     assert call.body == b"answer"
     assert ends.pair.client.closed
+
+
+def test_a_draining_server_tells_a_call_that_crossed_the_notice_that_it_is_turned_away(ends):
+    ends.turn_away = True
+    ends.pair.server.drain()
+    calls = []
+
+    def ask_late():
+        # In the turn in which the caller hears that the server goes, before the call has left.
+        calls.append(ends.ask())
+
+    ends.pair.loop.call_soon(ask_late)
+    ends.pair.run()
+    assert calls[0].resets == [ErrorCode.REFUSED_STREAM]
+    assert ends.pair.client.closed
+    assert ends.pair.server.closed
+
+
+def test_a_draining_server_s_last_answer_arrives(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.pair.server.drain()
+    ends.pair.run()
+    ends.server.respond(call.number, RESPONSE_HEADERS, b"answer", TRAILERS)
+    ends.pair.run()
+    assert (call.body, call.trailers, call.resets) == (b"answer", TRAILERS, [])
+    assert ends.pair.server.closed

@@ -113,6 +113,10 @@ class BundleCaller(_Bundles):
         bundles = connection.bundles
         return bundles if isinstance(bundles, BundleCaller) and bundles.ready else None
 
+    @property
+    def idle(self) -> bool:
+        return not self.calls
+
     def call(self, headers: Headers, body: bytes, call: BundledCall) -> int:
         """Make a call. Returns its number."""
         self._last = number = self._last + 1
@@ -202,6 +206,11 @@ class BundleServer(_Bundles):
         self._outgoing: dict[int, _Outgoing] = {}
         connection.bundles = self
         connection.send_headers(stream_id, RESPONSE_HEADERS)
+
+    @property
+    def idle(self) -> bool:
+        # The caller hangs up when it has its answers. Until it has heard that it should, requests may be on their way.
+        return False
 
     def on_record(self, record: Record) -> None:
         kind, number = record[0], record[1]

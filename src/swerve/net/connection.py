@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from swerve.net.address import peer_name
@@ -84,10 +84,11 @@ class CreditSource(Protocol):
 
 
 class Bundles(Protocol):
-    """A stream of the connection on which small calls share messages, see `net/bundles.py`. `calls` are under way."""
+    """A stream of the connection on which small calls share messages, see `net/bundles.py`."""
 
     @property
-    def calls(self) -> Sized: ...
+    def idle(self) -> bool:
+        """Whether a connection that drains need not wait for it."""
 
 
 # Takes (connection, stream id, headers, end_stream) of a request and returns its handler, or None when it already
@@ -406,7 +407,7 @@ class Connection(asyncio.Protocol):
     def idle(self) -> bool:
         """No call is under way. The bundle stream lasts as long as its connection."""
         bundles = self.bundles
-        return not self.streams or (bundles is not None and len(self.streams) == 1 and not bundles.calls)
+        return not self.streams or (bundles is not None and len(self.streams) == 1 and bundles.idle)
 
     def _repair_window(self) -> None:
         try:
