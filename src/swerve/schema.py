@@ -157,7 +157,7 @@ class CanarySchema(CanaryOptions):
 
     def overrides(self) -> dict[str, Any]:
         """What it consists of where it differs from the application, as plain data."""
-        own = self.model_fields.keys() - CanaryOptions.model_fields.keys()
+        own = CanarySchema.model_fields.keys() - CanaryOptions.model_fields.keys()
         return self.model_dump(mode="json", include=own, exclude_unset=True, exclude_none=True)
 
 
