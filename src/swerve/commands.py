@@ -152,7 +152,11 @@ def start(
     if instances.connected() is not None:
         raise CommandError(f"A Serve instance is already running (state folder: {instances.current_state_dir()}).")
     options = checked_instance_options(grpc, http, location=location or ProxyLocation.EveryNode)
-    say_where_it_serves(instances.start_instance(options, owned=False))
+    try:
+        say_where_it_serves(instances.start_instance(options, owned=False))
+    except KeyboardInterrupt:
+        instances.end_started()
+        raise
 
 
 def say_where_it_serves(connection: Connection) -> None:

@@ -177,6 +177,14 @@ def start_instance(options: control_pb2.InstanceOptions, *, owned: bool) -> Conn
     return _connect(started.controller_address, started, owned=owned)
 
 
+def end_started() -> None:
+    """Ends the instance that this process has started, if it has; what is deployed is kept for the next start."""
+    from swerve.control import instance as instances
+
+    disconnect()
+    instances.end_started(current_state_dir())
+
+
 def shut_down(connection: Connection) -> None:
     """Stops the instance and waits until it is gone.
 

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import pytest
 
 from swerve import connection
 from swerve.config import gRPCOptions
 from swerve.control import instance
+from swerve.engine import presence
 from swerve.engine.layout import Layout
 from swerve.engine.procfs import ProcessIdentity
 from swerve.generated import control_pb2 as pb
@@ -153,8 +156,68 @@ def test_an_interrupted_start_leaves_nothing(state_dir):
     assert not processes_of(state_dir)
 
 
+def test_a_start_command_that_is_interrupted_when_all_is_ready_leaves_nothing(state_dir):
+    script = """
+        import os, signal
+        from pathlib import Path
+        from swerve import commands
+        from swerve.config import gRPCOptions
+        commands.say_where_it_serves = lambda connection: os.kill(os.getpid(), signal.SIGINT)
+        commands.start(None, Path(), gRPCOptions(port=0), None, commands.proxy_location("Disabled"))
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=40, check=False
+    )
+    assert "KeyboardInterrupt" in ended.stderr
+    assert not processes_of(state_dir)
+
+
+def test_of_starts_at_the_same_moment_one_wins_and_the_others_say_that_it_runs(state_dir):
+    script = f"""
+        import sys, time
+        from pathlib import Path
+        from swerve.control import instance
+        from swerve.generated import control_pb2 as pb
+        time.sleep(max(0, float(sys.argv[1]) - time.time()))
+        try:
+            instance.start(Path({str(state_dir)!r}), pb.InstanceOptions(), owner_pid=None)
+        except instance.InstanceError as error:
+            print(error)
+        else:
+            print("won")
+    """
+    at = str(time.time() + 1.5)
+    starts = [
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), at], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = [start.communicate(timeout=50)[0].strip() for start in starts]
+    assert said.count("won") == 1
+    assert all("already running" in line for line in said if line != "won"), said
+    assert connection.required().status().agent_pid == agent_pid(state_dir)
+
+
+def test_a_start_waits_for_one_that_has_just_begun_and_takes_its_place_when_it_fails(state_dir):
+    layout = Layout(state_dir)
+    layout.make()
+    lock = presence.take_lock(layout)
+    threading.Timer(0.3, os.close, [lock]).start()
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+    assert instance.find(state_dir) is not None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What a killed instance leaves
+
+
+def test_a_start_adopts_several_proxies_that_hold_their_port(state_dir):
+    options = with_proxy(find_free_port())
+    options.num_proxies = 2
+    instance.start(state_dir, options, owner_pid=None)
+    before = {name for name in recorded(state_dir) if name.startswith("proxy")}
+    kill_agent_and_controller(state_dir)
+    instance.start(state_dir, options, owner_pid=None)
+    assert {name for name in recorded(state_dir) if name.startswith("proxy")} == before
 
 
 def test_a_start_with_other_options_ends_the_old_proxies(state_dir):

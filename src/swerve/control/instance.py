@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +19,6 @@ from swerve.control.options import resume
 from swerve.control.ports import PortError, check_ports
 from swerve.control.store import Store, StoreError
 from swerve.engine import presence
-from swerve.engine.agent import EXIT_LOCKED
 from swerve.engine.layout import MAX_SOCKET_PATH, Layout
 from swerve.engine.local import spawn_agent
 from swerve.exceptions import RayServeException
@@ -28,7 +31,7 @@ _END_TIMEOUT_S = 10.0
 _ENDING_S = 30.0
 
 
-# The agents that this process has started, so that their ends are waited for.
+# The agents that this process has started, to be ended or waited for.
 _agents: dict[Path, subprocess.Popen[bytes]] = {}
 
 
@@ -67,7 +70,11 @@ def remains(state_dir: Path) -> int:
 def end_remains(state_dir: Path) -> int:
     """End what an instance that was killed has left; how many processes that were."""
     layout = Layout(state_dir.absolute())
-    left = [] if presence.runs(layout) else presence.recorded(layout)
+    return 0 if presence.runs(layout) else _end_recorded(layout)
+
+
+def _end_recorded(layout: Layout) -> int:
+    left = presence.recorded(layout)
     if left:
         presence.end_processes(process for _, process in left)
         layout.remove_run_files()
@@ -86,21 +93,50 @@ def start(state_dir: Path, options: pb.InstanceOptions, *, owner_pid: int | None
     """
     layout = Layout(state_dir.absolute())
     wait_if_ending(layout.root)
-    _prepare(layout, options, forget=owner_pid is not None)
-    _require_free_ports(_resumed(layout, options))
-    logs = _Logs(layout)
-    agent = spawn_agent(layout, "--owner-pid", str(owner_pid or 0))
+    lock = _lock(layout)
+    try:
+        _prepare(layout, options, forget=owner_pid is not None)
+        if not presence.recorded(layout):
+            _require_free_ports(_resumed(layout, options))
+        logs = _Logs(layout)
+        # It holds the lock from its first moment: of several starts at once, one wins and the others see its instance.
+        with _uninterrupted():
+            agent = _agents[layout.root] = spawn_agent(layout, "--owner-pid", str(owner_pid or 0), lock=lock)
+    finally:
+        os.close(lock)
     try:
         error = _wait_ready(layout, agent, logs, time.monotonic() + timeout_s)
     except BaseException:
         # Interrupted: what was started is in a session of its own and would stay.
-        _end(agent)
+        end_started(layout.root)
         raise
     if error is None:
-        _agents[layout.root] = agent
         return _instance(layout)
-    _end(agent)
+    end_started(layout.root)
     raise InstanceError(error)
+
+
+def end_started(state_dir: Path) -> None:
+    """End the instance that this process has started there, if it has; what is deployed is kept for the next start."""
+    agent = _agents.pop(state_dir.absolute(), None)
+    if agent is not None:
+        _end(agent)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let a Ctrl-C wait until the block has ended: what it starts must be remembered, to be ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other thread is interrupted
+        return
+    came: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def wait_stopped(instance: Instance, timeout_s: float) -> bool:
@@ -120,18 +156,35 @@ def _instance(layout: Layout) -> Instance:
     return Instance(layout.root, layout.controller_address)
 
 
-def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> None:
+def _lock(layout: Layout) -> int:
+    """Make the folder and lock it, so that nobody else starts or ends anything there."""
     if excess := layout.socket_path_excess():
         raise InstanceError(
             f"The state folder's path is {excess} bytes too long: {layout.root}. Its sockets' paths may have "
             f"{MAX_SOCKET_PATH} bytes. Choose another folder with --state-dir or SWERVE_STATE_DIR."
         )
+    deadline = time.monotonic() + _ENDING_S
     try:
         layout.make()
-        if presence.runs(layout):
-            raise InstanceError(_already_running(layout))
+        while (lock := presence.take_lock(layout)) is None:
+            if not presence.is_ending(layout) or time.monotonic() >= deadline:
+                raise InstanceError(_already_running(layout))
+            time.sleep(_POLL_S)
+    except OSError as error:
+        raise InstanceError(f"The state folder {layout.root} cannot be used: {error}.") from error
+    return lock
+
+
+def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> None:
+    """Make the locked folder ready for a new instance."""
+    if any(name == presence.CONTROLLER for name, _ in presence.recorded(layout)):
+        # It is starting another agent in place of one that was killed.
+        raise InstanceError(_already_running(layout))
+    try:
         if forget or not _continues(layout, options):
-            end_remains(layout.root)
+            _end_recorded(layout)
+        # Until the new agent writes it, there is nothing to connect to.
+        layout.agent_record.unlink(missing_ok=True)
         layout.ready.unlink(missing_ok=True)
         if forget:
             layout.remove_store()
@@ -190,9 +243,7 @@ def _wait_ready(layout: Layout, agent: subprocess.Popen[bytes], logs: _Logs, dea
         with contextlib.suppress(OSError, ValueError):
             error: str | None = json.loads(layout.ready.read_text())["error"]
             return error
-        if (code := agent.poll()) is not None:
-            if code == EXIT_LOCKED:
-                return _already_running(layout)
+        if agent.poll() is not None:
             return f"The instance ended while it started (see {layout.logs}). {logs.last_words()}"
         if time.monotonic() >= deadline:
             return f"The instance was not ready in time; see {layout.logs}. {logs.last_words()}"

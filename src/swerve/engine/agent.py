@@ -1,6 +1,6 @@
 """The local agent: starts and watches the processes of an instance, the controller among them, and outlives it.
 
-    python -m swerve.engine.agent --state-dir D [--owner-pid N]
+    python -m swerve.engine.agent --state-dir D [--owner-pid N] [--lock FD]
 
 It uses the standard library only and decides nothing about serving: it restarts the controller, carries out commands
 that come over `run/agent.sock`, and tells of exits. One JSON object a line:
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -37,6 +36,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from swerve.engine import presence
 from swerve.engine.layout import Layout
 from swerve.engine.presence import CONTROLLER
 from swerve.engine.procfs import ProcessIdentity, identify
@@ -61,8 +61,6 @@ _BACKOFF_LAST_S = 5.0
 _BACKOFF_RESET_S = 10.0
 # How often the agent looks whether its state folder is still there.
 _FOLDER_CHECK_S = 1.0
-_LOCK_TRIES = 10
-_LOCK_RETRY_S = 0.01
 # A command is a line of at most this many bytes; a reader that lags by more is cut off.
 _MAX_BUFFER = 4 << 20
 
@@ -352,23 +350,6 @@ def _described(child: Child) -> dict[str, Any]:
     return {"id": child.id, "pid": child.identity.pid, "started_s": child.started_s}
 
 
-def _lock(path: Path) -> int | None:
-    """Hold the lock until this process ends; None if another process holds it."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    # Who looks for an instance holds the lock for a moment.
-    for _ in range(_LOCK_TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        time.sleep(_LOCK_RETRY_S)
-    else:
-        os.close(lock)
-        return None
-    os.ftruncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
-    return lock
-
-
 def _begin(layout: Layout, owner_pid: int) -> ProcessIdentity | None:
     """A new instance's owner, None if it has none; recorded for the agent's successor."""
     owner = (identify(owner_pid) or ProcessIdentity(owner_pid, 0, "")) if owner_pid else None
@@ -391,17 +372,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="swerve.engine.agent", description="The local agent of a Swerve instance.")
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--owner-pid", type=int)
+    parser.add_argument("--lock", type=int, help="a descriptor that holds the lock; without, it is taken")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s agent %(process)d -- %(message)s")
     layout = Layout(arguments.state_dir.absolute())
     try:
-        lock = _lock(layout.lock)
+        lock = presence.take_lock(layout) if arguments.lock is None else arguments.lock
     except FileNotFoundError:
         logger.error("there is no state folder %s", layout.root)
         return EXIT_NOTHING
     if lock is None:
         logger.error("another agent serves %s", layout.root)
         return EXIT_LOCKED
+    os.set_inheritable(lock, False)
+    presence.sign_lock(lock)
     try:
         owner = _continue(layout) if arguments.owner_pid is None else _begin(layout, arguments.owner_pid)
     except FileNotFoundError:

@@ -215,10 +215,17 @@ class LocalEngine:
             self._revived = spawn_agent(self._layout)
 
 
-def spawn_agent(layout: Layout, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start an agent of its own session, with its output in its log."""
+def spawn_agent(layout: Layout, *arguments: str, lock: int | None = None) -> subprocess.Popen[bytes]:
+    """Start an agent of its own session, with its output in its log. It takes over a `lock` that this process holds."""
     argv = [sys.executable, "-m", "swerve.engine.agent", "--state-dir", str(layout.root), *arguments]
+    if lock is not None:
+        argv += ["--lock", str(lock)]
     with open(os.open(layout.agent_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         return subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         )

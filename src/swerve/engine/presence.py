@@ -18,10 +18,35 @@ CONTROLLER = "controller"
 # How long processes have between SIGTERM and SIGKILL.
 _TERMINATE_S = 3.0
 _POLL_S = 0.02
+_LOCK_TRIES = 10
+_LOCK_RETRY_S = 0.01
+
+
+def take_lock(layout: Layout) -> int | None:
+    """A descriptor that holds the folder's lock, as do its copies in other processes; None if another process has it.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    lock = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Who looks for an instance holds the lock for a moment.
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        time.sleep(_LOCK_RETRY_S)
+    os.close(lock)
+    return None
+
+
+def sign_lock(lock: int) -> None:
+    """Write into the lock's file who holds it: this process."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
 
 
 def agent_runs(layout: Layout) -> bool:
-    """Whether an agent holds the lock."""
+    """Whether an agent holds the lock, or a start that makes one."""
     try:
         lock = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -42,13 +67,13 @@ def runs(layout: Layout) -> bool:
 
 
 def is_ending(layout: Layout) -> bool:
-    """Whether an instance that runs is about to end: it was told to, or its owner has gone."""
+    """Whether an instance that runs is about to end, or only about to start: to be asked again."""
     if layout.ending.exists():
         return True
     try:
         owner = json.loads(layout.agent_record.read_text())
     except FileNotFoundError:
-        # An agent's last act, before it lets the lock go, is to remove it.
+        # An agent's last act, before it lets the lock go, is to remove it; at its start it writes it anew.
         return True
     except (OSError, ValueError):
         return False
