@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_a_store_that_cannot_be_read_fails_the_start_with_its_reason(folder):
     Layout(folder).make()
     (folder / "state.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(instance.InstanceError, match=r"state\.db cannot be opened"):
+    with pytest.raises(instance.InstanceError, match=r"state\.db cannot be read"):
         instance.start(folder, NO_PORT, owner_pid=None)
     assert not processes_of(folder)
     (folder / "logs" / "controller.out").unlink()

@@ -150,6 +150,54 @@ while True:
         store.close()
 
 
+def written(path):
+    """A store with one application, all of it in the file."""
+    world = World()
+    world.deploy(application())
+    store = Store(path)
+    store.save(store.load(), world.state, {"v1": b"x" * 20_000})
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.close()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+def test_a_machine_that_stopped_amid_a_write_leaves_the_state_before(path, tmp_path, share):
+    """Of what was written last, only a part has reached the disk."""
+    written(path)
+    store = Store(path)
+    state = store.load()
+    world = World(state)
+    world.deploy(application("second", "/second"))
+    store.save(state, world.state, {"v2": b"y" * 20_000})
+    torn = tmp_path / "torn.db"
+    torn.write_bytes(path.read_bytes())
+    wal = path.with_name("state.db-wal").read_bytes()
+    torn.with_name("torn.db-wal").write_bytes(wal[: int(len(wal) * share)])
+    store.close()
+    assert list(Store(torn).load().applications) == ["app"]
+
+
+def test_a_damaged_file_says_what_to_do(path):
+    written(path)
+    damaged = bytearray(path.read_bytes())
+    for page in range(4096, len(damaged), 4096):
+        damaged[page : page + 200] = b"\xff" * 200
+    path.write_bytes(damaged)
+    with pytest.raises(StoreError, match=r"state\.db cannot be read: .* Put a copy of it back"):
+        Store(path).load()
+
+
+@pytest.mark.parametrize("value", ["no json", "{}", "[]"])
+def test_a_record_that_nobody_can_have_written_says_what_to_do(path, value):
+    written(path)
+    db = sqlite3.connect(path)
+    with db:
+        db.execute("UPDATE records SET value = ? WHERE kind = 'deployment'", (value,))
+    db.close()
+    with pytest.raises(StoreError, match=r"Put a copy of it back"):
+        Store(path).load()
+
+
 def test_a_store_of_another_release_is_refused(path):
     Store(path).close()
     db = sqlite3.connect(path)
@@ -161,7 +209,7 @@ def test_a_store_of_another_release_is_refused(path):
 
 def test_a_file_that_is_no_store_is_refused(path):
     path.write_bytes(b"this is no database at all" * 100)
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match="cannot be read"):
         Store(path)
 
 

@@ -62,6 +62,22 @@ def test_a_successor_adopts_what_runs_and_cleans_up_after_the_rest(layout, proce
     assert successor.get("running").started_s == running.started_s
 
 
+def test_a_process_is_recorded_before_it_runs(layout, processes):
+    record = layout.of_process("early", "json")
+    code = f"print(open({str(record)!r}).read())"
+    child = processes.start("early", [sys.executable, "-c", code], {}, None)
+    child.process.wait()
+    assert f'"pid": {child.identity.pid}' in layout.output("early").read_text()
+
+
+def test_a_process_whose_agent_died_before_it_was_recorded_never_runs(layout, processes, monkeypatch):
+    """Its successor may have looked for records already."""
+    monkeypatch.setattr(table.os, "getppid", lambda: 1)
+    child = processes.start("orphan", [sys.executable, "-c", "print('runs')"], {}, None)
+    assert child.process.wait() == 1
+    assert layout.output("orphan").read_text() == ""
+
+
 def test_a_pid_that_another_process_has_now_is_not_adopted(layout, processes):
     child = processes.start("mine", SLEEP, {}, None)
     record = layout.of_process("mine", "json")

@@ -71,13 +71,14 @@ _OUTPUT_TAIL = 4000
 
 
 class Controller:
-    """Runs one instance. Its tasks belong to `tasks`; made on the loop that it runs on."""
+    """Runs one instance, from the stored `state` on. Its tasks belong to `tasks`; made on the loop that it runs on."""
 
     def __init__(
         self,
         layout: Layout,
         options: pb.InstanceOptions,
         store: Store,
+        state: State,
         engine: Engine,
         tasks: asyncio.TaskGroup,
     ) -> None:
@@ -86,7 +87,7 @@ class Controller:
         self._layout = layout
         self._store = store
         self._engine = engine
-        self._state: State = store.load()
+        self._state = state
         self._keeps_state = True
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()

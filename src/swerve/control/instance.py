@@ -210,11 +210,11 @@ def _resumed(layout: Layout, options: pb.InstanceOptions) -> pb.InstanceOptions:
     if not layout.store.exists():
         return options
     try:
-        store = Store(layout.store)
+        with contextlib.closing(Store(layout.store)) as store:
+            return resume(store.load().options, options).in_force
     except StoreError:
+        # The controller says so, with what to do.
         return options
-    with contextlib.closing(store):
-        return resume(store.load().options, options).in_force
 
 
 def _require_free_ports(options: pb.InstanceOptions) -> None:

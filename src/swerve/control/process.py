@@ -13,6 +13,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from swerve.control.controller import Controller
+from swerve.control.model import State
 from swerve.control.service import methods
 from swerve.control.store import Store, StoreError
 from swerve.engine.agent import EXIT_CANNOT_START
@@ -28,11 +29,11 @@ logger = logging.getLogger("swerve.control")
 _CLOSE_GRACE_S = 0.2
 
 
-async def _run(layout: Layout, options: pb.InstanceOptions, store: Store) -> None:
+async def _run(layout: Layout, options: pb.InstanceOptions, store: Store, state: State) -> None:
     engine = LocalEngine(layout)
     try:
         async with asyncio.TaskGroup() as tasks:
-            controller = Controller(layout, options, store, engine, tasks)
+            controller = Controller(layout, options, store, state, engine, tasks)
             await controller.recover()
             server = await serve(layout.controller_address, methods(controller))
             await controller.until_finished()
@@ -48,6 +49,7 @@ def main() -> int:
     try:
         options = pb.InstanceOptions.FromString(layout.options.read_bytes())
         store = Store(layout.store)
+        state = store.load()
     except (OSError, DecodeError, StoreError) as error:
         print(error, file=sys.stderr)
         return EXIT_CANNOT_START
@@ -56,7 +58,7 @@ def main() -> int:
     # What asyncio reports is a fault of ours that nothing else would tell.
     logging.getLogger("asyncio").addHandler(handler)
     try:
-        asyncio.run(_run(layout, options, store))
+        asyncio.run(_run(layout, options, store, state))
     finally:
         store.close()
     return 0

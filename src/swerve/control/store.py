@@ -26,6 +26,11 @@ CREATE TABLE IF NOT EXISTS records (kind TEXT, key TEXT, value TEXT NOT NULL, PR
 CREATE TABLE IF NOT EXISTS code (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
 """
 
+_DAMAGED = (
+    "The store {path} cannot be read: {error}. Put a copy of it back, or move it and its -wal and -shm files away to "
+    "start with nothing deployed."
+)
+
 _T = TypeVar("_T")
 
 
@@ -42,6 +47,7 @@ class Store:
         Raises:
             StoreError: it is no store of this release, or cannot be opened.
         """
+        self._path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             path.chmod(0o600)
@@ -52,7 +58,7 @@ class Store:
             if found == 0:
                 self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_FORMAT}; COMMIT;")
         except sqlite3.Error as error:
-            raise StoreError(f"The store {path} cannot be opened: {error}") from error
+            raise StoreError(_DAMAGED.format(path=path, error=error)) from error
         if found not in (0, _FORMAT):
             raise StoreError(f"The store {path} has format {found}, this release of Swerve reads {_FORMAT}.")
 
@@ -60,7 +66,17 @@ class Store:
         self._db.close()
 
     def load(self) -> State:
-        """The stored state. Its replicas and proxies may have ended meanwhile."""
+        """The stored state. Its replicas and proxies may have ended meanwhile.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        try:
+            return self._load()
+        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+            raise StoreError(_DAMAGED.format(path=self._path, error=error)) from error
+
+    def _load(self) -> State:
         meta = dict(self._db.execute("SELECT key, value FROM records WHERE kind = 'meta'"))
         return State(
             seed=meta.get("seed") or secrets.token_hex(8),
