@@ -107,8 +107,10 @@ class Layout:
         self.run.mkdir(mode=0o700, exist_ok=True)
 
     def _require_ours(self) -> None:
+        # In this order: another start may be making the folder, and makes the mark first.
+        has_files = any(path.name != _PACKAGES for path in self.root.iterdir())
         marked = self.mark.exists() or (self.lock.exists() and self.options.exists())
-        if not marked and any(path.name != _PACKAGES for path in self.root.iterdir()):
+        if has_files and not marked:
             raise PermissionError(
                 "it has files of others in it. Choose a new or an empty folder with --state-dir or SWERVE_STATE_DIR"
             )
