@@ -126,7 +126,9 @@ def test_a_handshake_that_does_not_go_on_is_given_up(authority):
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_client"])
 def test_handshakes_count_against_the_limits_of_connections(authority, limit):
-    with tls_lab(authority, **{limit: 2}) as running:
+    # No handshake is given up while the test runs.
+    patient = ConnectionLimits(handshake_timeout_s=10 * TIMEOUT_S)
+    with tls_lab(authority, connection_limits=patient, **{limit: 2}) as running:
         silent = [socket.create_connection(("127.0.0.1", running.port), TIMEOUT_S) for _ in range(2)]
         wait_for(lambda: len(running.listener._tls_ports[0].under_way) == 2)
         with socket.create_connection(("127.0.0.1", running.port), TIMEOUT_S) as third:
