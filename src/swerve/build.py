@@ -15,10 +15,12 @@ from typing import Any
 
 from swerve.application import Application, Deployment, configure
 from swerve.autoscaling_policy import default_autoscaling_policy
-from swerve.config import AutoscalingPolicy, DeploymentConfig, LoggingConfig, state_dir
-from swerve.deployment_code import DeploymentCode, pickled, pickled_policy
+from swerve.config import AutoscalingPolicy, DeploymentConfig, LoggingConfig, RequestRouterConfig, state_dir
+from swerve.deployment_code import DeploymentCode, pickled, pickled_extra
 from swerve.generated import control_pb2
 from swerve.import_path import load_object
+from swerve.request_router import RequestRouter
+from swerve.routing.options import BUILT_IN
 from swerve.runtime_env import merge, resolve
 from swerve.schema import DeploymentSchema
 
@@ -55,7 +57,7 @@ def build(app: Application, options: BuildOptions) -> control_pb2.Application:
         TypeError: `app` is no application.
         ValueError: an override names no deployment or has a wrong value, or code cannot be pickled.
         FileNotFoundError: the runtime_env names a folder that does not exist.
-        ImportError: an autoscaling policy cannot be imported.
+        ImportError: an autoscaling policy or a request router cannot be imported.
     """
     if not isinstance(app, Application):
         raise TypeError("`serve.run` expects an `Application` returned by `Deployment.bind()`.")
@@ -79,6 +81,7 @@ def build(app: Application, options: BuildOptions) -> control_pb2.Application:
                 code_version=version,
                 config_json=configs[name].model_dump_json(),
                 autoscaling_policy=_policy(scaling.policy) if (scaling := configs[name].autoscaling_config) else b"",
+                request_router=_router(configs[name].request_router_config),
             )
             for name, (_, code) in graph.items()
         ],
@@ -175,7 +178,20 @@ def _policy(policy: AutoscalingPolicy) -> bytes:
         return b""
     if not callable(found):
         raise TypeError(f"The autoscaling policy '{policy.policy_function}' is no function or class: {found!r}.")
-    return pickled_policy(found, policy.policy_kwargs)
+    return pickled_extra(found, policy.policy_kwargs, "autoscaling policy", "the controller")
+
+
+def _router(config: RequestRouterConfig) -> bytes:
+    """The request router as callers take it; nothing for one that is built in."""
+    path = str(config.request_router_class)
+    if path in BUILT_IN:
+        return b""
+    found = load_object(path)
+    if not inspect.isclass(found) or not issubclass(found, RequestRouter):
+        raise TypeError(
+            f"The request router '{path}' is no subclass of swerve.request_router.RequestRouter: {found!r}."
+        )
+    return pickled_extra(found, {}, "request router", "the deployment's callers")
 
 
 def own_sys_path() -> list[str]:

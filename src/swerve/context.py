@@ -112,3 +112,8 @@ def get_replica_context() -> ReplicaContext:
     if _replica_context is None:
         raise RayServeException("`serve.get_replica_context()` may only be called from within a Ray Serve deployment.")
     return _replica_context
+
+
+def _get_internal_replica_context() -> ReplicaContext | None:
+    """Ray Serve's accessor of the same name: None outside a replica."""
+    return _replica_context

@@ -75,19 +75,20 @@ def pickled(name: str, code: DeploymentCode) -> bytes:
         ) from error
 
 
-def pickled_policy(policy: Callable[..., Any], kwargs: dict[str, Any]) -> bytes:
-    """An autoscaling policy, a function or a class with its arguments, as DeploymentCode.
+def pickled_extra(target: Callable[..., Any], kwargs: dict[str, Any], what: str, whom: str) -> bytes:
+    """Code that does not run in a replica, an autoscaling policy or a request router, as DeploymentCode. `what` it is
+    and `whom` it goes to are for messages.
 
-    By value, because the controller imports nothing from where the application does but what the policy itself uses.
+    By value, because those import nothing from where the application does but what the code itself uses.
 
     Raises:
         ValueError: it cannot be pickled.
     """
     try:
-        return _dumps(DeploymentCode(policy, (), kwargs), sys.modules.get(policy.__module__))
+        return _dumps(DeploymentCode(target, (), kwargs), sys.modules.get(target.__module__))
     except Exception as error:
         raise ValueError(
-            f"The autoscaling policy {policy!r} cannot be sent to the controller, because it cannot be "
+            f"The {what} {target!r} cannot be sent to {whom}, because it cannot be "
             f"pickled: {type(error).__name__}: {error}"
         ) from error
 

@@ -153,7 +153,7 @@ class DeploymentHandle:
     async def choose_replica(self, *args: Any, **kwargs: Any) -> AsyncIterator[ReplicaSelection]:
         """Reserve a slot of a replica for one `dispatch`; it is given back at the end of the `async with` block.
 
-        The arguments are those of the call to come, for routers that look at them; none of Swerve's does.
+        The arguments are those of the call to come, for request routers that look at them.
 
         Raises:
             BackPressureError, DeploymentUnavailableError, TimeoutError: no slot is to be had.
@@ -161,7 +161,7 @@ class DeploymentHandle:
         """
         if self._local is not None:
             raise NotImplementedError("`choose_replica` is not implemented in local testing mode.")
-        reservation = Reservation(get_runtime(), self._destination, _origin())
+        reservation = Reservation(get_runtime(), self._destination, _origin(), (args, kwargs))
         self._initialized = True
         try:
             yield await reservation
@@ -189,7 +189,7 @@ class DeploymentHandle:
             raise ValueError(
                 "Cannot dispatch a selection twice, or after its `async with choose_replica()` block has ended."
             )
-        return self._call(args, kwargs, replica)
+        return self._call(args, kwargs, replica, reservation)
 
     def shutdown(self) -> None:
         """Nothing to release: handles of a process share its connections, which end with `serve.shutdown()`."""
@@ -213,7 +213,13 @@ class DeploymentHandle:
             raise RuntimeError("Handle cannot be initialized twice, or after it was used.")
         self._initialized = True
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any], replica: Replica | None) -> Any:
+    def _call(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        replica: Replica | None,
+        reservation: Reservation | None = None,
+    ) -> Any:
         destination = self._destination
         caller = self._caller()
         origin = _origin()
@@ -226,7 +232,7 @@ class DeploymentHandle:
             response = DeploymentResponse(origin.request_id)
             call = response._call = caller.call(destination, origin, response)
         if replica is not None:
-            call.pin(replica)
+            call.pin(replica, reservation)
         if has_responses(args, kwargs):
             caller.post(Resolution(call, args, kwargs, caller.post).start)
             return response

@@ -20,6 +20,15 @@ from types import ModuleType
 from typing import Any
 
 _ALIAS = "ray.serve"
+# Ray's private and experimental modules that request routers are written with.
+_PACKAGES = ("_private", "experimental")
+_ROUTER_MODULES = (
+    "_private.common",
+    "_private.replica_result",
+    "_private.request_router",
+    "experimental.consistent_hash_router",
+    "experimental.round_robin_router",
+)
 
 
 class _AliasLoader(Loader):
@@ -81,10 +90,19 @@ class _Finder(MetaPathFinder):
         if fullname != _ALIAS and not fullname.startswith(_ALIAS + "."):
             return None
         inner = fullname[len(_ALIAS) + 1 :]
-        ours = f"swerve.{inner}" if inner else "swerve"
+        ours = _name_of(inner)
         if find_spec(ours) is None:
             raise ModuleNotFoundError(f"Swerve has no module that stands for '{fullname}'.", name=fullname)
         return ModuleSpec(fullname, _AliasLoader(ours), is_package=True)
+
+
+def _name_of(inner: str) -> str:
+    """The module of ours that stands for `ray.serve.<inner>`."""
+    if not inner or inner in _PACKAGES:
+        return "swerve"
+    if inner in _ROUTER_MODULES:
+        return "swerve.request_router"
+    return f"swerve.{inner}"
 
 
 def _ray_installed() -> bool:

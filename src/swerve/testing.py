@@ -20,7 +20,7 @@ from typing import Any, cast
 from swerve.application import Application
 from swerve.build import deployments_of
 from swerve.caller import codec
-from swerve.caller.call import MAX_UNREAD, Destination, Sink
+from swerve.caller.call import MAX_UNREAD, Destination, Routed, Sink
 from swerve.caller.codec import Pieces
 from swerve.caller.loop_thread import LoopThread
 from swerve.context import RequestContext, _request_context
@@ -127,7 +127,7 @@ class LocalCall:
         )
         origin.children[id(self)] = self.cancel_soon
 
-    def pin(self, replica: Replica) -> None:
+    def pin(self, replica: Replica, reserved_by: Routed | None = None) -> None:
         """There is one place only."""
 
     def start(self) -> None:

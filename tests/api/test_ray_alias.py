@@ -18,7 +18,9 @@ def test_every_public_import_of_ray_serve_gives_swerves_module(tmp_path):
 import swerve.ray_compat
 from ray import serve
 import ray.serve.config, ray.serve.schema, ray.serve.exceptions, ray.serve.context, ray.serve.batching
-import ray.serve.metrics, ray.serve.handle, ray.serve.grpc_util
+import ray.serve.metrics, ray.serve.handle, ray.serve.grpc_util, ray.serve.request_router
+from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
+from ray.serve._private.common import ReplicaID
 from ray.serve.generated import serve_pb2, serve_pb2_grpc
 from ray.serve.generated.serve_pb2_grpc import RayServeAPIServiceStub
 from ray.serve.deployment import Application, Deployment

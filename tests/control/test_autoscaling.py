@@ -16,7 +16,7 @@ from swerve.control.events import Phase, Recovered, ReplicaReported, Scale, Star
 from swerve.control.model import DeploymentKey
 from swerve.control.scaling import ScalingLoop
 from swerve.control.view import status, view
-from swerve.deployment_code import pickled_policy
+from swerve.deployment_code import pickled_extra
 from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger
 
 KEY = DeploymentKey("app", "Model")
@@ -57,7 +57,7 @@ def test_without_a_minimum_an_application_runs_with_no_replicas():
     assert not world.replicas()
     assert app_status(world) == ApplicationStatus.RUNNING
     assert says(world) == (DeploymentStatus.HEALTHY, DeploymentStatusTrigger.CONFIG_UPDATE_COMPLETED)
-    (shown,) = view(world.state, str).deployments
+    (shown,) = view(world.state, str, str.encode).deployments
     assert shown.autoscaled
     assert not shown.unavailable
 
@@ -344,7 +344,7 @@ def both(contexts):
 
 def live_with(policy, kwargs, until, whole=False):
     """A world, its controller's scaling loop, and a policy of the user's; until a condition holds."""
-    code = pickled_policy(policy, kwargs)
+    code = pickled_extra(policy, kwargs, "policy", "it")
     targets = {name: elastic(min_replicas=1, downscale_delay_s=60) for name in ("A", "B")}
     app, targets = application(**targets)
     if whole:

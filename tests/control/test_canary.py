@@ -49,7 +49,7 @@ def roll_back(world, reason="Because.", release=""):
 
 def split_of(world):
     """What proxies are told of the application's canary."""
-    (app,) = view(world.state, str).applications
+    (app,) = view(world.state, str, str.encode).applications
     return app.canary if app.HasField("canary") else None
 
 
@@ -132,7 +132,7 @@ def test_promotion_keeps_the_replicas_and_drains_the_others():
     commands = promote(world)
     assert commands == [StopReplica(old.id, 20.0)]
     assert split_of(world) is None
-    (app,) = view(world.state, str).applications
+    (app,) = view(world.state, str, str.encode).applications
     assert (app.name, app.route_prefix, app.release) == ("app", "/", kept.key.release)
     # The replica that drains shows where it showed before.
     (deployment,) = shown(world).deployments

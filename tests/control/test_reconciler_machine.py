@@ -173,7 +173,7 @@ class Reconciler(RuleBasedStateMachine):
     @invariant()
     def what_calls_are_sent_to_is_there(self):
         state = self.world.state
-        seen = view(state, str)
+        seen = view(state, str, str.encode)
         published = {(item.app, item.name, item.release): item for item in seen.deployments}
         for app in seen.applications:
             assert not published[app.name, app.ingress, app.release].aside

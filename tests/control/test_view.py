@@ -17,7 +17,7 @@ from swerve.generated import control_pb2 as pb
 
 
 def shown(world):
-    return view(world.state, lambda replica_id: f"unix:/run/{replica_id}.sock")
+    return view(world.state, lambda replica_id: f"unix:/run/{replica_id}.sock", str.encode)
 
 
 def test_replicas_are_in_the_view_from_running_to_stopping():

@@ -401,6 +401,27 @@ class Models:
 
 
 @serve.deployment
+class Ranked:
+    """Tells request routers its rank, the last one once it has retired."""
+
+    def __init__(self):
+        context = serve.get_replica_context()
+        self.tag = context.replica_tag
+        self.rank = context.rank.rank
+
+    async def Coroutine(self, note: Note) -> Note:
+        if note.text == "retire":
+            self.rank = 99
+        return Note(text=self.tag)
+
+    def who(self) -> str:
+        return self.tag
+
+    def record_routing_stats(self):
+        return {"rank": self.rank}
+
+
+@serve.deployment
 class Kinds:
     """Handlers of other kinds than their RPCs."""
 

@@ -12,8 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
+from swerve.caller import codec
 from swerve.caller.codec import Pieces
 from swerve.caller.target import Target
 from swerve.context import RequestContext
@@ -27,13 +28,13 @@ from swerve.net.bundles import BundleCaller
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.timers import TimerWheel
-from swerve.routing.calls import Shed, Unavailable
+from swerve.routing.calls import CallDescription, Shed, Unavailable
 from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
-from swerve.wire.message import prefix
+from swerve.wire.message import PREFIX_SIZE, prefix
 from swerve.wire.status import Status, StatusCode
 
 CALL_PATH = "/swerve.control.v1.Handle/Call"
@@ -45,6 +46,9 @@ MAX_MESSAGE_SIZE = (1 << 31) - 1
 MAX_UNREAD = 16
 # A replica that a call is bound to refused it: the pause before it is asked again.
 _PINNED_RETRY_S = 0.02
+
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,13 @@ class Destination:
         return cls(app, deployment, method, model_id, session_id, stream, headers)
 
 
+def describe(destination: Destination, origin: RequestContext, arguments: Callable[[], Arguments]) -> CallDescription:
+    """A handle's call as a user's request router sees it."""
+    return CallDescription(
+        origin.request_id, destination.method, destination.app, arguments, origin.route, destination.stream
+    )
+
+
 class Sink(Protocol):
     """Where a call's outcome goes. Called on the runtime's loop; must not wait."""
 
@@ -85,7 +96,7 @@ class PendingCall(Protocol):
 
     @property
     def owes(self) -> bool: ...
-    def pin(self, replica: Replica) -> None: ...
+    def pin(self, replica: Replica, reserved_by: Routed | None = None) -> None: ...
     def start(self) -> None: ...
     def submit(self, pieces: Pieces) -> None: ...
     def launch(self, pieces: Pieces) -> None: ...
@@ -131,6 +142,9 @@ class Routed(Protocol):
     def shed(self, why: Shed) -> None:
         """The queue is full."""
 
+    def describe(self) -> CallDescription:
+        """What a user's request router may look at."""
+
 
 class Home(Protocol):
     """What a call needs of its runtime."""
@@ -174,6 +188,7 @@ class HandleCall(ClientCall):
         "_owed",
         "_pinned",
         "_replica",
+        "_reserved_by",
         "_sink",
         "_target",
         "_unread",
@@ -194,6 +209,8 @@ class HandleCall(ClientCall):
         self.destination = destination
         self.model_id = destination.model_id
         self.finished = False
+        # What the router chose the replica for, when not this call.
+        self._reserved_by: Routed | None = None
         self._home = home
         self._origin = origin
         self._sink: Sink | None = sink
@@ -219,8 +236,9 @@ class HandleCall(ClientCall):
             else:
                 self._home.timers.add(deadline, self)
 
-    def pin(self, replica: Replica) -> None:
-        """Go to `replica` and to no other. Its slot was taken for this call."""
+    def pin(self, replica: Replica, reserved_by: Routed | None = None) -> None:
+        """Go to `replica` and to no other. Its slot was taken for this call, or by the reservation that it uses."""
+        self._reserved_by = reserved_by
         self._target = self._home.target(self.destination.app, self.destination.deployment)
         self._replica = replica
         self._pinned = True
@@ -257,6 +275,15 @@ class HandleCall(ClientCall):
 
     def field(self, name: bytes) -> str:
         return self.destination.session_id if name == SESSION_FIELD else self._origin.metadata_field(name)
+
+    def describe(self) -> CallDescription:
+        """The call as a user's request router sees it."""
+        body = self._body
+
+        def arguments() -> Arguments:
+            return cast(Arguments, codec.decode(b"".join(body)[PREFIX_SIZE:]))
+
+        return describe(self.destination, self._origin, arguments)
 
     def _take_body(self, pieces: Pieces) -> bool:
         first = pieces[0]
@@ -299,7 +326,7 @@ class HandleCall(ClientCall):
             self._replica = replica
             self._home.loop.call_later(_PINNED_RETRY_S, self._send_again, replica)
         else:
-            self._target.release(replica)
+            self._target.release(replica, self._reserved_by or self)
             self.fail(ReplicaUnavailableError(f"Replica '{replica.info.replica_id}' is gone."))
 
     def _send_again(self, replica: Replica) -> None:
@@ -402,7 +429,7 @@ class HandleCall(ClientCall):
     def _leave_replica(self) -> None:
         replica, self._replica = self._replica, None
         if replica is not None and self._target is not None:
-            self._target.release(replica)
+            self._target.release(replica, self._reserved_by or self)
 
     def _finish(self, error: BaseException | None) -> None:
         self.finished = True

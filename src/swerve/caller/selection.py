@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from swerve.caller import waiting
-from swerve.caller.call import Destination, Home, Routed, admit
+from swerve.caller.call import Arguments, Destination, Home, Routed, admit, describe
 from swerve.caller.target import Target
 from swerve.context import RequestContext
-from swerve.routing.calls import Shed
+from swerve.routing.calls import CallDescription, Shed
 from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
 
@@ -44,9 +44,10 @@ class Reservation:
     Made and awaited on any thread or loop; all else happens on the runtime's.
     """
 
-    def __init__(self, home: Home, destination: Destination, origin: RequestContext) -> None:
+    def __init__(self, home: Home, destination: Destination, origin: RequestContext, arguments: Arguments) -> None:
         self.destination = destination
         self.model_id = destination.model_id
+        self._arguments = arguments
         self._home = home
         self._origin = origin
         self._deadline = origin.deadline
@@ -72,6 +73,9 @@ class Reservation:
 
     def field(self, name: bytes) -> str:
         return self.destination.session_id if name == SESSION_FIELD else self._origin.metadata_field(name)
+
+    def describe(self) -> CallDescription:
+        return describe(self.destination, self._origin, lambda: self._arguments)
 
     def release_soon(self) -> None:
         """Give the slot, or the place in the queue, back if no call took it. From any thread."""
@@ -120,4 +124,4 @@ class Reservation:
         self.fail(RuntimeError("The reservation was released."))
         replica = self.take()
         if replica is not None and self._target is not None:
-            self._target.release(replica)
+            self._target.release(replica, self)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from swerve.exceptions import BackPressureError
 from swerve.generated import control_pb2
@@ -24,6 +24,9 @@ from swerve.routing.replicas import Replica, ReplicaInfo
 from swerve.routing.router import Router
 from swerve.wire.http2 import Http2Error
 from swerve.wire.status import RpcError
+
+if TYPE_CHECKING:
+    from swerve.caller.user_router import UserRouter
 
 logger = logging.getLogger("swerve.caller")
 
@@ -58,12 +61,13 @@ class Target(Generic[Call]):
         # Ends a call that found the deployment forgotten; set by `close`.
         self._drop: Callable[[Call], None] | None = None
         self._view = control_pb2.DeploymentView(max_queued_requests=-1)
+        self._user_router: UserRouter | None = None
 
     def update(self, view: control_pb2.DeploymentView) -> None:
         """Take over what the view says of the deployment."""
-        if view.request_router_json != self._view.request_router_json:
-            self.router.configure(RouterOptions.of(view.request_router_json))
-        self._view = view
+        known, self._view = self._view, view
+        if (view.request_router_json, view.request_router) != (known.request_router_json, known.request_router):
+            self._configure(view)
         self.router.max_queued = view.max_queued_requests
         self.router.unavailable = view.unavailable
         self._wanted = {info.replica_id: info for info in replica_infos(view)}
@@ -73,6 +77,22 @@ class Target(Generic[Call]):
             if replica_id not in self._links:
                 self._links[replica_id] = _Link(info.address, self._links_changed, self._loop)
         self._links_changed()
+
+    def _configure(self, view: control_pb2.DeploymentView) -> None:
+        options = RouterOptions.of(view.request_router_json)
+        if self._user_router is not None:
+            self._user_router.close()
+            self._user_router = None
+        if not view.request_router:
+            self.router.configure(options)
+            return
+        # Only a caller of a deployment that has one pays for it.
+        from swerve.caller.user_router import UserRouter
+
+        self._user_router = UserRouter(
+            self.app, self.deployment, view.request_router, view.sys_path, options, self._loop, self._poll
+        )
+        self.router.configure(options, self._user_router.affinity)
 
     @property
     def settled(self) -> bool:
@@ -90,8 +110,10 @@ class Target(Generic[Call]):
         after = view.backpressure_retry_after_s if view.HasField("backpressure_retry_after_s") else shed.retry_after_s
         return BackPressureError(shed.queued, shed.limit, view.backpressure_status_code or 503, after)
 
-    def release(self, replica: Replica) -> None:
-        """A call at `replica` ended; the one that waits longest takes its slot."""
+    def release(self, replica: Replica, call: Call) -> None:
+        """`call`, which the router sent to `replica`, ended there; the one that waits longest takes its slot."""
+        if self._user_router is not None:
+            self._user_router.completed(call, replica)
         for call, free in self.router.release(replica):
             self._start(call, free)
         if self.router.attention:
@@ -118,6 +140,8 @@ class Target(Generic[Call]):
         while router.pushed_out:
             call, why = router.pushed_out.pop()
             call.shed(why)
+        if self._user_router is not None:
+            self._user_router.attend()
         wake_at = router.wake_at
         if wake_at is None or (self._timer is not None and self._timer_at <= wake_at):
             return
@@ -139,6 +163,9 @@ class Target(Generic[Call]):
         self.router.update([])
         for call in self.router.drop_waiting():
             drop(call)
+        if self._user_router is not None:
+            self._user_router.close()
+            self._user_router = None
 
     def drop(self, call: Call) -> None:
         """What `close` said is to be done with a call that comes too late."""
@@ -164,6 +191,8 @@ class Target(Generic[Call]):
                 self.router.lost(replica)
         for replica in self.router.update([self._wanted[replica_id] for replica_id in up]):
             replica.link = up[replica.info.replica_id]
+        if self._user_router is not None:
+            self._user_router.replicas_changed(list(self.router.replicas.values()))
         self._poll()
 
     def _start_all(self, assigned: list[tuple[Call, Replica]]) -> None:
@@ -181,6 +210,7 @@ def replica_infos(deployment: control_pb2.DeploymentView) -> list[ReplicaInfo]:
             replica.address,
             replica.max_ongoing_requests,
             frozenset(replica.multiplexed_model_ids),
+            replica.routing_stats_json,
         )
         for replica in deployment.replicas
     ]

@@ -265,7 +265,7 @@ class Controller:
 
     def _publish(self) -> None:
         self._publishing = False
-        self.publisher.publish(view(self._state, self._layout.address_of))
+        self.publisher.publish(view(self._state, self._layout.address_of, self._store.code))
 
     def _follow_processes(self) -> None:
         """Connect to each replica that has started, drop what is gone."""
@@ -425,7 +425,8 @@ class Controller:
         if phase is Phase.FAILED:
             logger.error("replica %s failed to start: %s", replica_id, report.message)
         models = tuple(report.multiplexed_model_ids)
-        self.apply(ReplicaReported(self._now(), replica_id, phase, report.message, models))
+        stats = report.routing_stats_json
+        self.apply(ReplicaReported(self._now(), replica_id, phase, report.message, models, stats))
 
     def _load_reported(self, replica_id: str, report: pb.ReplicaState) -> None:
         stats = report.autoscaling_stats

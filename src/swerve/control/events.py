@@ -146,6 +146,7 @@ class ReplicaReported:
     phase: Phase
     message: str = ""
     model_ids: tuple[str, ...] = ()
+    routing_stats_json: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,8 @@ class ReplicaLink:
                         report = pb.ReplicaState.FromString(message)
                         if report.phase not in _PHASES:
                             continue
-                        content = (report.phase, report.message, tuple(report.multiplexed_model_ids))
+                        models = tuple(report.multiplexed_model_ids)
+                        content = (report.phase, report.message, models, report.routing_stats_json)
                         if content != told:
                             told = content
                             self._on_report(self._id, _PHASES[report.phase], report)

@@ -154,6 +154,7 @@ class Replica:
     world_size: int = 0
     options_version: int = 0
     model_ids: tuple[str, ...] = ()
+    routing_stats_json: str = ""
     # When a replica that runs counts as stable, so that its deployment's failures are forgiven. None: it has.
     stable_at: float | None = None
     check_at: float | None = None

@@ -139,7 +139,7 @@ def _replica_reported(draft: Draft, event: ReplicaReported) -> None:
     replica = draft.replicas.get(event.id)
     if replica is None or replica.state is ReplicaState.STOPPING:
         return
-    replica = replace(replica, model_ids=event.model_ids)
+    replica = replace(replica, model_ids=event.model_ids, routing_stats_json=event.routing_stats_json)
     draft.replicas[replica.id] = replica
     starting = replica.state in (ReplicaState.STARTING, ReplicaState.RECOVERING)
     match event.phase:

@@ -65,7 +65,8 @@ def _read(
     targets = {deployment.name: _target(app, deployment) for deployment in app.deployments}
     code.update((targets[deployment.name].code_digest, deployment.code) for deployment in app.deployments)
     policies = (app.autoscaling_policy, *(deployment.autoscaling_policy for deployment in app.deployments))
-    code.update((_digest(policy), policy) for policy in policies if policy)
+    routers = [deployment.request_router for deployment in app.deployments]
+    code.update((_digest(extra), extra) for extra in (*policies, *routers) if extra)
     return _application(app, time_s), targets
 
 
@@ -94,6 +95,7 @@ def _target(app: pb.Application, deployment: pb.Deployment) -> DeploymentTarget:
         logging_config_json=app.logging_config_json,
         is_ingress=deployment.name == app.ingress,
         policy_digest=_digest(deployment.autoscaling_policy),
+        router_digest=_digest(deployment.request_router),
     )
     try:
         # Read here once, so that what cannot be read is refused before it is applied.

@@ -146,12 +146,13 @@ class _Transaction:
 
 def _digests(state: State) -> set[str]:
     goals = [goal for item in state.deployments.values() for goal in (item.goal, item.previous) if goal is not None]
-    policies = {
+    optional = {
         *(goal.target.policy_digest for goal in goals),
+        *(goal.target.router_digest for goal in goals),
         *(app.policy_digest for app in state.applications.values()),
         *(canary.application.policy_digest for canary in state.canaries.values()),
     }
-    return {goal.target.code_digest for goal in goals} | (policies - {""})
+    return {goal.target.code_digest for goal in goals} | (optional - {""})
 
 
 def _records(state: State, other: State) -> dict[tuple[str, str], str]:

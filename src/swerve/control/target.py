@@ -70,6 +70,8 @@ class DeploymentTarget:
     servicers: str = ""
     # Finds the code of the user's autoscaling policy in the store, "" for the default one.
     policy_digest: str = ""
+    # Finds the code of the user's request router there, "" for one that is built in.
+    router_digest: str = ""
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

@@ -13,8 +13,8 @@ from swerve.generated import control_pb2 as pb
 from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger, ProxyStatus
 
 
-def view(state: State, address_of: Callable[[str], str]) -> pb.View:
-    """What to route by now, without a version."""
+def view(state: State, address_of: Callable[[str], str], code_of: Callable[[str], bytes]) -> pb.View:
+    """What to route by now, without a version. `code_of` gives the code of a digest."""
     applications = [
         pb.ApplicationView(
             name=app.name,
@@ -26,7 +26,9 @@ def view(state: State, address_of: Callable[[str], str]) -> pb.View:
         for app in state.applications.values()
         if not app.deleting
     ]
-    deployments = [_deployment_view(state, deployment, address_of) for deployment in state.deployments.values()]
+    deployments = [
+        _deployment_view(state, deployment, address_of, code_of) for deployment in state.deployments.values()
+    ]
     return pb.View(
         options=state.options.in_force,
         applications=applications,
@@ -52,9 +54,12 @@ def _canary_view(state: State, app: str) -> pb.CanaryView | None:
     )
 
 
-def _deployment_view(state: State, deployment: Deployment, address_of: Callable[[str], str]) -> pb.DeploymentView:
+def _deployment_view(
+    state: State, deployment: Deployment, address_of: Callable[[str], str], code_of: Callable[[str], bytes]
+) -> pb.DeploymentView:
+    target = deployment.goal.target
     serving = [replica for replica in state.replicas_of(deployment.key) if replica.serves]
-    router = deployment.goal.target.config.get("request_router_config")
+    router = target.config.get("request_router_config")
     backpressure = deployment.goal.target.config.get("backpressure_config") or {}
     application = state.applications.get(deployment.key.app)
     return pb.DeploymentView(
@@ -66,6 +71,7 @@ def _deployment_view(state: State, deployment: Deployment, address_of: Callable[
                 address=address_of(replica.id),
                 max_ongoing_requests=replica.max_ongoing_requests,
                 multiplexed_model_ids=replica.model_ids,
+                routing_stats_json=replica.routing_stats_json,
             )
             for replica in serving
         ],
@@ -77,6 +83,8 @@ def _deployment_view(state: State, deployment: Deployment, address_of: Callable[
         request_router_json=json.dumps(router) if router else "",
         release=deployment.key.release,
         aside=application is not None and application.release != deployment.key.release,
+        request_router=code_of(target.router_digest) if target.router_digest else b"",
+        sys_path=target.import_dirs if target.router_digest else (),
     )
 
 

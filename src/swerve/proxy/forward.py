@@ -25,11 +25,12 @@ from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS, status_trailers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method
-from swerve.routing.calls import Shed, Unavailable
+from swerve.routing.calls import CallDescription, Shed, Unavailable
 from swerve.wire import metadata
 from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
+from swerve.wire.message import PREFIX_SIZE
 from swerve.wire.retry import retry_trailers
 from swerve.wire.status import Status, StatusCode
 
@@ -182,6 +183,18 @@ class ForwardedCall:
         """The last value of a field of the request's metadata, "" if it has none."""
         value = metadata.get(self._headers, name)
         return "" if value is None else value.decode("latin-1")
+
+    def describe(self) -> CallDescription:
+        """The call as a user's request router sees it."""
+        body = self._body if self._request_ended else None
+        message = b"".join(body)[PREFIX_SIZE:] if body else None
+        return CallDescription(
+            self.request_id.decode("latin-1"),
+            self.path.decode("latin-1"),
+            self._target.app,
+            lambda: (() if message is None else (message,), {}),
+            is_streaming=not self._method.unary,
+        )
 
     def start(self, replica: Replica) -> None:
         """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
@@ -403,7 +416,7 @@ class ForwardedCall:
         """Give the replica's slot back."""
         replica, self._replica, self._bundles = self._replica, None, None
         if replica is not None:
-            self._target.release(replica)
+            self._target.release(replica, self)
 
 
 class _ReplicaLeg:
@@ -444,11 +457,11 @@ class _ReplicaLeg:
         assert replica is not None
         call._leg = call._replica = None
         if call.done:
-            call._target.release(replica)
+            call._target.release(replica, call)
         elif error_code == ErrorCode.REFUSED_STREAM and call._body is not None:
             call._target.refused(replica, call)
         else:
-            call._target.release(replica)
+            call._target.release(replica, call)
             call._fail_without_answer(error_code)
 
 

@@ -17,7 +17,7 @@ from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.proxy.forward import CallObserver
 from swerve.proxy.ingress import ProxiedCall
-from swerve.routing.calls import Shed
+from swerve.routing.calls import CallDescription, Shed
 from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.deadline import format_timeout
@@ -163,6 +163,13 @@ class HttpCall:
         found = [field.value for field in self._request.headers if field.name == name]
         return found[-1].decode("latin-1") if found else ""
 
+    def describe(self) -> CallDescription:
+        """The request as a user's request router sees it."""
+        request = self._request
+        return CallDescription(
+            request.request_id, request.method, self.target.app, lambda: ((), {}), route=request.route
+        )
+
     def fail(self, code: StatusCode, details: str) -> None:
         """End a call that waits."""
         self._finish(Status(code, details))
@@ -196,7 +203,7 @@ class HttpCall:
             self._leg = None
             self.target.refused(replica, self)
             return
-        self.target.release(replica)
+        self.target.release(replica, self)
         self._finish(status)
 
     def _finish(self, status: Status) -> None:

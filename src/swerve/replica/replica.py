@@ -30,6 +30,7 @@ from swerve.replica.slots import Slots
 from swerve.replica.threads import ThreadPool
 from swerve.replica.user_call import UserCall
 from swerve.replica.user_code import UserCode
+from swerve.routing.options import BUILT_IN
 from swerve.servicers import ServedMethod, Servicers
 from swerve.servicers import load as load_servicers
 from swerve.wire import bundle
@@ -57,6 +58,8 @@ _PUBLISH_INTERVAL_S = 0.1
 # Ray Serve asks for the user's own metrics as often by default, and waits as long for them.
 _STATS_INTERVAL_S = 2.0
 _STATS_TIMEOUT_S = 10.0
+# They are in each view that each caller gets.
+_MAX_ROUTING_STATS = 16 * 1024
 # A class's finalizer may not hold up the end of its replica for longer.
 _DESTROY_TIMEOUT_S = 5.0
 
@@ -94,7 +97,8 @@ class Replica:
         # Methods that the gRPC port serves and that this process could not learn.
         self._unknown: frozenset[bytes] = frozenset()
         self._stats: dict[str, float] = {}
-        self._recording: asyncio.Task[None] | None = None
+        self._routing_stats_json = ""
+        self._recording: list[asyncio.Task[None]] = []
         # How often the state has changed, so that each watcher sees each change; the event is set for a moment then.
         self._version = 0
         self._changed = asyncio.Event()
@@ -168,7 +172,9 @@ class Replica:
             self._set_phase(Phase.RUNNING)
             logger.info("Started")
             if self.user_code.has_autoscaling_stats:
-                self._recording = self.loop.create_task(self._record_stats())
+                self._recording.append(self.loop.create_task(self._record_stats()))
+            if self.user_code.has_routing_stats:
+                self._recording.append(self.loop.create_task(self._record_routing_stats()))
 
     async def _construct(self) -> None:
         spec = self._spec
@@ -264,8 +270,8 @@ class Replica:
             await self.stopped.wait()
             return
         self._set_phase(Phase.DRAINING)
-        if self._recording is not None:
-            self._recording.cancel()
+        for recording in self._recording:
+            recording.cancel()
         for call in self._not_begun():
             if call.repeatable:
                 call.turn_away()
@@ -317,6 +323,7 @@ class Replica:
             multiplexed_model_ids=multiplex.loaded_model_ids(),
             pid=os.getpid(),
             autoscaling_stats=self._stats,
+            routing_stats_json=self._routing_stats_json,
         )
 
     async def watch(self) -> AsyncIterator[control_pb2.ReplicaState]:
@@ -350,6 +357,33 @@ class Replica:
                         self._stats = stats
                         self._state_changed()
             await asyncio.sleep(_STATS_INTERVAL_S)
+
+    async def _record_routing_stats(self) -> None:
+        """Ask the user's object what request routers should know of it, again and again. No built-in router looks."""
+        while True:
+            router = self._config["request_router_config"]
+            if router["request_router_class"] not in BUILT_IN:
+                try:
+                    async with asyncio.timeout(router["request_routing_stats_timeout_s"]):
+                        stats = _json_of(await self.user_code.routing_stats())
+                except Exception:
+                    logger.exception("record_routing_stats failed")
+                else:
+                    if stats != self._routing_stats_json:
+                        self._routing_stats_json = stats
+                        self._state_changed()
+            await asyncio.sleep(router["request_routing_stats_period_s"])
+
+
+def _json_of(stats: Any) -> str:
+    if not isinstance(stats, dict):
+        raise TypeError(f"record_routing_stats must return a dict, got: {stats!r:.100}.")
+    text = json.dumps(stats)
+    if len(text) > _MAX_ROUTING_STATS:
+        raise ValueError(
+            f"record_routing_stats returned {len(text)} characters of JSON; callers get {_MAX_ROUTING_STATS} at most."
+        )
+    return text
 
 
 def _not_loaded() -> None:

@@ -128,6 +128,16 @@ class UserCode:
             raise TypeError(f"record_autoscaling_stats must return a dict of numbers by name, got: {stats!r}.")
         return {str(name): float(value) for name, value in stats.items()}
 
+    @property
+    def has_routing_stats(self) -> bool:
+        """Whether the user's object tells request routers something."""
+        return self._is_class and hasattr(self.instance, "record_routing_stats")
+
+    async def routing_stats(self) -> Any:
+        """What the user's `record_routing_stats` says."""
+        method = self.instance.record_routing_stats
+        return await self._run(method, method)
+
     async def destroy(self) -> None:
         """Run the user's `__del__` once, and let the instance go."""
         instance, self.instance = self.instance, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from swerve.routing.replicas import Replica
@@ -22,6 +23,18 @@ class Unavailable(Exception):
     """The deployment failed to deploy and nothing of it runs; the call was not taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class CallDescription:
+    """A call as a user's request router sees it; `arguments` are made when they are asked for, on any thread."""
+
+    request_id: str
+    method: str
+    app: str
+    arguments: Callable[[], tuple[Sequence[Any], dict[str, Any]]]
+    route: str = ""
+    is_streaming: bool = False
+
+
 class RoutedCall(Protocol):
     """What the router looks at. Calls are compared by identity."""
 
@@ -33,20 +46,29 @@ class RoutedCall(Protocol):
     def shed(self, why: Shed) -> None:
         """End: the queue is full, and the call gives way to another."""
 
+    def describe(self) -> CallDescription:
+        """What a user's request router may look at."""
+
 
 class Affinity(Protocol):
     """A choice that looks at the call, and may let it wait for one replica while others are free."""
 
     # Whether it also chooses for calls that name a model.
     decides_models: bool
-    # So many waiting calls, in their order, are looked at when a slot falls free; None: all.
-    reach: int | None
+
+    @property
+    def reach(self) -> int | None:
+        """So many waiting calls, the first in line, are looked at; None: all."""
+
+    @property
+    def undecided(self) -> int:
+        """How many waiting calls may have a free replica, which is not decided yet."""
 
     def find(self, call: Any, free: Sequence[Replica], random: Callable[[], float], *, patient: bool) -> Replica | None:
         """The replica for `call`, None when it is to wait. Not `patient`: it cannot wait, because the queue is full."""
 
     def forget(self, call: Any) -> None:
-        """`call` waits no more."""
+        """`call` waits no more, and has got no replica."""
 
     def replicas_changed(self, replicas: Mapping[str, Replica]) -> None:
         """The replicas that can be reached now, by id."""

@@ -14,6 +14,8 @@ class ReplicaInfo:
     address: str
     max_ongoing_requests: int
     model_ids: frozenset[str] = frozenset()
+    # JSON of what the user's `record_routing_stats` returned last.
+    routing_stats_json: str = ""
 
 
 class Replica:

@@ -44,7 +44,7 @@ class Router(Generic[Call]):
         self.wake_at: float | None = None
         # Calls that gave way to others in the full queue, for the caller to end.
         self.pushed_out: list[tuple[Call, Shed]] = []
-        # Whether `wake_at` or `pushed_out` has changed; the caller clears it.
+        # Whether `wake_at`, `pushed_out` or the affinity's own wishes may have changed; the caller clears it.
         self.attention = False
         self._options = RouterOptions()
         self._pick: Pick = shorter_of_two
@@ -85,12 +85,16 @@ class Router(Generic[Call]):
         free = self._free.items
         if free and self._affinity is None and not call.model_id:
             return self._take(self._pick(free, self._random) if len(free) > 1 else free[0])
-        full = 0 <= self.max_queued <= self.queued
+        affinity = self._affinity
+        undecided = 0 if affinity is None else affinity.undecided
+        full = 0 <= self.max_queued <= self.queued - undecided
         if free:
             # Better a replica that has not its model or its session than turned away.
-            found = self._find(call, patient=not full)
+            reach = None if affinity is None else affinity.reach
+            found = self._find(call, patient=not full) if reach is None or self.queued < reach else None
             if found is not None:
                 return self._take(found)
+            self._wake_for_affinity()
         elif self.unavailable:
             raise Unavailable
         if full:
@@ -113,6 +117,8 @@ class Router(Generic[Call]):
         if not (self._waiting.withdraw(call) or self._refused.withdraw(call)):
             return False
         self._left(call)
+        if self._affinity is not None:
+            self._affinity.forget(call)
         return True
 
     def release(self, replica: Replica) -> Sequence[tuple[Call, Replica]]:
@@ -223,8 +229,6 @@ class Router(Generic[Call]):
         """`call` waits no more."""
         self.queued -= 1
         self._patience.pop(call, None)
-        if self._affinity is not None:
-            self._affinity.forget(call)
 
     def _make_room(self, call: Call) -> None:
         """Let a waiting call give way to `call`.
@@ -234,6 +238,8 @@ class Router(Generic[Call]):
         """
         shed = Shed(self.queued, self.max_queued, self.retry_after_s())
         victim = self._waiting.make_room(call)
+        if self._affinity is not None:
+            self._affinity.forget(victim or call)
         if victim is None:
             raise shed
         self._left(victim)
@@ -263,13 +269,18 @@ class Router(Generic[Call]):
 
     def _assign_some(self, line: Line[Call]) -> Iterator[tuple[Call, Replica]]:
         now = self._clock()
-        reach = None if self._affinity is None else self._affinity.reach
-        for call in list(itertools.islice(line, reach)):
+        reach = len(line) if self._affinity is None or self._affinity.reach is None else self._affinity.reach
+        passed = 0
+        # As many again, in place of those that find a replica.
+        for call in list(itertools.islice(line, 2 * reach)):
             if not self._free.items:
                 return
+            if passed >= reach:
+                break
             patience = self._patience.get(call)
             replica = self._find(call, patient=patience is None or patience > now)
             if replica is None:
+                passed += 1
                 if patience is not None:
                     self._wake_by(patience)
                 continue
@@ -277,9 +288,7 @@ class Router(Generic[Call]):
             self._left(call)
             self._drain.count(1)
             yield call, self._take(replica)
-        wake_at = None if self._affinity is None else self._affinity.wake_at()
-        if wake_at is not None:
-            self._wake_by(wake_at)
+        self._wake_for_affinity()
 
     def _find(self, call: Call, *, patient: bool) -> Replica | None:
         """A replica with a free slot for `call`; None when it had better wait for another one."""
@@ -288,12 +297,19 @@ class Router(Generic[Call]):
             everyone = tuple(self.replicas.values())
             return for_model(free, everyone, call.model_id, patient=patient, random=self._random, pick=self._pick)
         if self._affinity is not None:
+            # It may have something to ask or to tell.
+            self.attention = True
             return self._affinity.find(call, free, self._random, patient=patient)
         return self._pick(free, self._random)
 
     @property
     def _affinity_decides_models(self) -> bool:
         return self._affinity is not None and self._affinity.decides_models
+
+    def _wake_for_affinity(self) -> None:
+        wake_at = None if self._affinity is None else self._affinity.wake_at()
+        if wake_at is not None:
+            self._wake_by(wake_at)
 
     def _wake_by(self, when: float) -> None:
         if self.wake_at is None or when < self.wake_at:

@@ -50,7 +50,8 @@ class SessionAffinity:
     """Satisfies `Affinity`. A call that names no session may go anywhere."""
 
     decides_models = False
-    reach: int | None = None
+    reach = None
+    undecided = 0
 
     def __init__(self, virtual_nodes: int = VIRTUAL_NODES, fallback_replicas: int = FALLBACK_REPLICAS) -> None:
         self._virtual_nodes = virtual_nodes
