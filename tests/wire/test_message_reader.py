@@ -18,6 +18,7 @@ from swerve.wire.message import (
     frame_compressed,
     frame_in_parts,
     prefix,
+    whole_message,
 )
 from swerve.wire.status import RpcError, StatusCode
 
@@ -149,3 +150,24 @@ def test_a_body_in_tiny_pieces_takes_little_more_memory_than_it_is_long():
         tracemalloc.stop()
     assert kept < 2 * len(wire)
     assert reader.feed(wire[start + 2 :]) == [wire[5:]]
+
+
+@given(st.binary(max_size=300))
+def test_a_whole_message_is_recognized(message):
+    assert whole_message(frame(message), LIMIT) == message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        frame(b"a")[:-1],
+        frame(b"a") + b"b",
+        frame(b"a") + frame(b"b"),
+        frame_compressed(b"a", GZIP),
+        frame(bytes(9)),
+    ],
+    ids=["nothing", "too short", "too long", "two", "compressed", "over the limit"],
+)
+def test_anything_else_is_left_to_a_reader(data):
+    assert whole_message(data, 8) is None

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from swerve.net.connection import Headers
 from swerve.wire.http2 import ErrorCode
-from swerve.wire.message import IDENTITY, MessageReader, frame
+from swerve.wire.message import IDENTITY, MessageReader, frame, whole_message
 from swerve.wire.status import CODE_BYTES, RpcError, Status, StatusCode, encode_message, truncate_details
 
 RESPONSE_HEADERS: Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
@@ -46,7 +46,18 @@ class ServerCall:
     A subclass ends the call with `finish`, once; what it sends after that, or after `cancelled`, goes nowhere.
     """
 
-    __slots__ = ("_half_closed", "_reader", "_started", "connection", "done", "headers", "initial", "stream_id")
+    __slots__ = (
+        "_half_closed",
+        "_max_message_size",
+        "_reader",
+        "_request_encoding",
+        "_started",
+        "connection",
+        "done",
+        "headers",
+        "initial",
+        "stream_id",
+    )
 
     def __init__(
         self,
@@ -62,7 +73,10 @@ class ServerCall:
         self.done = False
         # Fields that the response's headers get beside the protocol's own, whenever they are sent.
         self.initial: Headers = ()
-        self._reader = MessageReader(max_message_size, encoding)
+        self._max_message_size = max_message_size
+        self._request_encoding = encoding
+        # Made for a request that comes in pieces.
+        self._reader: MessageReader | None = None
         self._started = False
         self._half_closed = False
 
@@ -97,9 +111,7 @@ class ServerCall:
             self.connection.acknowledge(self.stream_id, len(data))
             return
         try:
-            messages = self._reader.feed(data)
-            if end_stream and self._reader.pending:
-                raise RpcError(Status(StatusCode.INTERNAL, "The request ended in the middle of a message."))
+            messages = self._cut(data, end_stream)
         except RpcError as error:
             self.connection.acknowledge(self.stream_id, len(data))
             self.refuse(error.status)
@@ -107,6 +119,19 @@ class ServerCall:
         self.deliver(messages, len(data))
         if end_stream and not self.done:
             self.half_closed()
+
+    def _cut(self, data: bytes, end_stream: bool) -> list[bytes]:
+        """The messages that `data` completes."""
+        reader = self._reader
+        if reader is None:
+            message = whole_message(data, self._max_message_size) if end_stream else None
+            if message is not None:
+                return [message]
+            reader = self._reader = MessageReader(self._max_message_size, self._request_encoding)
+        messages = reader.feed(data)
+        if end_stream and reader.pending:
+            raise RpcError(Status(StatusCode.INTERNAL, "The request ended in the middle of a message."))
+        return messages
 
     def deliver(self, messages: list[bytes], size: int) -> None:
         """Take the messages that `size` received bytes completed, and give credit for these. Overridden where user
@@ -127,7 +152,7 @@ class ServerCall:
     @property
     def in_message(self) -> bool:
         """Whether a part of a message has come and the rest is awaited."""
-        return self._reader.pending and not self.done
+        return self._reader is not None and self._reader.pending and not self.done
 
     # --- sending ---------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,14 @@ def too_large(length: int, limit: int) -> RpcError:
     return RpcError(Status(StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({length} vs. {limit})."))
 
 
+def whole_message(data: bytes, limit: int) -> bytes | None:
+    """The message of `data` if that is one, uncompressed, and no more. None leaves the rest to a `MessageReader`."""
+    size = len(data) - PREFIX_SIZE
+    if 0 <= size <= limit and data[0] == 0 and int.from_bytes(data[1:PREFIX_SIZE], "big") == size:
+        return data[PREFIX_SIZE:]
+    return None
+
+
 class MessageReader:
     """Cuts a stream of DATA into messages. A message that comes in pieces is joined once, when it is complete.
 
