@@ -212,6 +212,9 @@ class HTTPOptions(Options):
     root_url: str = ""
     request_timeout_s: float | None = None
     keep_alive_timeout_s: NonNegativeFloat = 90
+    # Seconds within which some of a request whose length is known has to come, and of a response has to be read. None
+    # switches it off. Swerve's own.
+    stall_timeout_s: PositiveFloat | None = 60.0
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile_password: str | None = Field(default=None, repr=False)

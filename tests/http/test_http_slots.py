@@ -1,6 +1,8 @@
 """HTTP requests take the slots that all calls of a replica share, and give each back once."""
 
 import asyncio
+import contextlib
+import socket
 import threading
 import time
 from pathlib import Path
@@ -75,6 +77,21 @@ def test_a_request_that_is_cancelled_before_its_task_begins_frees_its_slot(clien
 
     asyncio.run(abandon())
     assert client.get("/hello").text == "hello"
+
+
+def test_requests_without_their_whole_body_take_no_slot(client, web):
+    """The application has one slot."""
+    head = b"POST /shared HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345"
+    with contextlib.ExitStack() as stack:
+        lazy = [stack.enter_context(socket.create_connection(("127.0.0.1", web.port), 20)) for _ in range(8)]
+        for peer in lazy:
+            peer.sendall(head)
+        wait_for(lambda: under_way(web.url) == 8)
+        assert client.post("/shared", content=b"x").content == b"x"
+        lazy[0].sendall(b"67890")
+        answer = lazy[0].recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+    wait_for(lambda: under_way(web.url) == 0)
 
 
 def test_requests_that_end_in_every_way_leave_nothing_under_way(client, web, tmp_path):

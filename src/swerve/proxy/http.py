@@ -11,25 +11,27 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from swerve.exceptions import BackPressureError, DeploymentUnavailableError
+from swerve.exceptions import BackPressureError
 from swerve.generated import control_pb2
 from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest
 from swerve.observe.metrics import CONTENT_TYPE
 from swerve.proxy.http_call import HttpCall
-from swerve.proxy.http_exchange import relay_response, upload_body
+from swerve.proxy.http_exchange import STALLED, relay_response, upload_body
 from swerve.proxy.http_observer import CLIENT_CLOSED_REQUEST, HttpObserver, is_server_error
 from swerve.proxy.http_reply import Receive, Reply, Send
 from swerve.proxy.http_routes import HttpRoute, HttpRoutes, Wanted, build_http_routes, read_wanted
 from swerve.proxy.http_websocket import WebSocketReply, relay_websocket, upload_messages
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.request_ids import new_request_id, path_for_log
-from swerve.routing.calls import Shed, Unavailable
+from swerve.routing.calls import Shed
 from swerve.wire.retry import retry_after
 from swerve.wire.status import RpcError, StatusCode
 
 Scope: TypeAlias = MutableMapping[str, Any]
 
 _INTERNAL_ERROR = "Internal Server Error"
+# What is left of a request that was answered early is not worth reading.
+_CLOSE = (b"connection", b"close")
 
 # What a call that its replica did not answer is answered; other codes are faults of ours.
 _HTTP_STATUS = {StatusCode.RESOURCE_EXHAUSTED: 503, StatusCode.UNAVAILABLE: 503}
@@ -45,6 +47,7 @@ class HttpIngress:
         metrics: Callable[[], Awaitable[str]],
     ) -> None:
         self.request_timeout_s: float | None = None
+        self.stall_timeout_s: float | None = None
         self._ingress = ingress
         self._observer = observer
         self._metrics = metrics
@@ -75,7 +78,7 @@ class HttpIngress:
             else:
                 timeout = self.request_timeout_s if wanted.timeout_s is None else wanted.timeout_s
                 call = self._call(scope, reply, route, wanted, timeout)
-                await self._forward(scope, receive, reply, route, call, timeout, detached=wanted.detached)
+                await self._forward(scope, receive, reply, route, call, timeout, wanted)
         finally:
             self._observer.ongoing -= 1
             seconds = time.monotonic() - started_at
@@ -135,21 +138,15 @@ class HttpIngress:
         route: HttpRoute,
         call: HttpCall,
         timeout: float | None,
-        *,
-        detached: bool,
+        wanted: Wanted,
     ) -> None:
-        try:
-            call.submit()
-        except Shed as shed:
-            await _answer_shed(reply, route, shed)
-            return
-        except Unavailable:
-            await reply.text(503, str(DeploymentUnavailableError(call.target.deployment, route.app)))
-            return
         if isinstance(reply, WebSocketReply):
+            call.begin(whole=False)
             upload = upload_messages(receive, call, reply)
         else:
-            upload = upload_body(receive, call, detached=detached)
+            call.begin(whole=wanted.whole)
+            stall_timeout_s = self.stall_timeout_s if wanted.whole else None
+            upload = upload_body(receive, call, detached=wanted.detached, stall_timeout_s=stall_timeout_s)
         uploading = asyncio.get_running_loop().create_task(upload)
         try:
             async with asyncio.timeout(timeout) as limit:
@@ -168,6 +165,8 @@ class HttpIngress:
             elif code == StatusCode.NOT_FOUND:
                 # The application was deleted while the request waited.
                 await reply.fail(404, _not_found(route_path(scope)))
+            elif code == STALLED:
+                await reply.fail(408, error.status.details, [_CLOSE])
             elif code == StatusCode.DEADLINE_EXCEEDED:
                 await reply.fail(408, _timed_out(reply.request_id, timeout))
             else:

@@ -12,12 +12,13 @@ import time
 from collections import deque
 
 from swerve.caller.target import Target
+from swerve.exceptions import DeploymentUnavailableError
 from swerve.generated.http_pb2 import HttpEvent
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import CONNECTION_LOST, Connection, Headers
 from swerve.proxy.forward import CallObserver
 from swerve.proxy.ingress import ProxiedCall
-from swerve.routing.calls import CallDescription, Shed
+from swerve.routing.calls import CallDescription, Shed, Unavailable
 from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.deadline import format_timeout
@@ -50,6 +51,8 @@ class HttpCall:
         self._kept: list[bytes] | None = [frame(request.SerializeToString())]
         self._kept_size = 0
         self._request_ended = False
+        # The router has not been asked yet, because too little of the request has come.
+        self._incomplete = False
         self._leg: _ReplicaLeg | None = None
         self._received: deque[bytes] = deque()
         self._owed = 0
@@ -59,19 +62,31 @@ class HttpCall:
 
     # --- the request's task -----------------------------------------------------------------------------------------
 
-    def submit(self) -> None:
-        """Hand the call to the router.
+    def begin(self, *, whole: bool) -> None:
+        """The request's head has come. Of a body that comes `whole` the end is waited for, or so much that it can wait
+        here no longer, so that a client that begins requests and goes no further takes no slot from others."""
+        self._incomplete = whole
+        if not whole:
+            self._submit()
 
-        Raises:
-            Shed: the deployment's queue is full.
-            Unavailable: nothing will ever serve it.
-        """
-        router = self.target.router
-        replica = router.submit(self)
-        if replica is not None:
-            self.start(replica)
-        elif router.attention:
-            self.target.attend()
+    def _submit(self) -> None:
+        """Hand the call to the router."""
+        self._incomplete = False
+        target = self.target
+        if target.closed:
+            target.drop(self)
+            return
+        try:
+            replica = target.router.submit(self)
+        except Shed as why:
+            self.shed(why)
+        except Unavailable:
+            self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
+        else:
+            if replica is not None:
+                self.start(replica)
+            elif target.router.attention:
+                target.attend()
 
     async def read(self) -> HttpEvent | None:
         """The replica's next event; None when it has sent all.
@@ -111,6 +126,8 @@ class HttpCall:
                 self._kept = None
         if leg is not None:
             leg.send(data, last)
+        elif self._incomplete and self._status is None and (last or self._kept_size >= _HIGH_WATER):
+            self._submit()
         await self._room()
 
     async def _room(self) -> None:
@@ -128,10 +145,14 @@ class HttpCall:
 
     def cancel(self) -> None:
         """Abandon the call, if it has not ended."""
+        self.give_up(StatusCode.CANCELLED, "The call was cancelled.")
+
+    def give_up(self, code: StatusCode, details: str) -> None:
+        """End the call wherever it is, if it has not ended."""
         if self._status is None:
             if self._leg is None:
                 self.target.router.withdraw(self)
-            self._finish(Status(StatusCode.CANCELLED, "The call was cancelled."))
+            self._finish(Status(code, details))
             if self._leg is not None:
                 self._leg.cancel()
 

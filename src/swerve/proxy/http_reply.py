@@ -59,10 +59,10 @@ class Reply:
         """Answer with plain text."""
         await self.whole(status, text.encode("utf-8", "replace"), _TEXT, extra)
 
-    async def fail(self, status: int, text: str) -> None:
+    async def fail(self, status: int, text: str, extra: Fields | None = None) -> None:
         """Answer with an error; if the head has left already, the response stays incomplete and the server hangs up,
         so that no client takes it for whole."""
         if self.status:
             self.status = status
         else:
-            await self.text(status, text)
+            await self.text(status, text, extra)

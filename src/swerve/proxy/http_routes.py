@@ -70,6 +70,8 @@ class Wanted:
     timeout_s: float | None = None
     # Run to the end even if the client goes away.
     detached: bool = False
+    # The body has a length, so it is meant to be read whole; without one it may be a stream.
+    whole: bool = False
 
 
 def read_wanted(headers: Iterable[Sequence[bytes]]) -> Wanted:
@@ -83,6 +85,7 @@ def read_wanted(headers: Iterable[Sequence[bytes]]) -> Wanted:
         session_id=fields.get(b"x-session-id", ""),
         timeout_s=_seconds(fields.get(b"x-request-timeout-seconds", "")),
         detached=fields.get(b"x-request-disconnect-disabled") == "?1",
+        whole=fields.get(b"content-length", "0") != "0",
     )
 
 

@@ -35,6 +35,7 @@ class HttpSettings:
     root_path: str
     keep_alive_timeout_s: float
     request_timeout_s: float | None
+    stall_timeout_s: float | None
 
 
 def http_settings(options: dict[str, Any]) -> HttpSettings:
@@ -45,6 +46,7 @@ def http_settings(options: dict[str, Any]) -> HttpSettings:
         root_path=options.get("root_path") or "",
         keep_alive_timeout_s=float(options.get("keep_alive_timeout_s", 90)),
         request_timeout_s=options.get("request_timeout_s"),
+        stall_timeout_s=options.get("stall_timeout_s"),
     )
 
 
@@ -122,6 +124,10 @@ async def start_http_server(
         sockets = instead_of.shared_sockets()
     else:
         sockets = _bind(settings, share=share)
+    for sock in sockets:
+        # Of what a client does not read, and 0 is never: connections take it over. uvicorn waits for such a client.
+        timeout_ms = math.ceil((settings.stall_timeout_s or 0) * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     _share_log()
     # `serve()` would do these steps, and take the signals, which are the proxy's.
     server = uvicorn.Server(config)

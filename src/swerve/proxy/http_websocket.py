@@ -6,7 +6,7 @@ import asyncio
 
 from swerve.generated.http_pb2 import HttpEvent, WebSocketAccept, WebSocketClose
 from swerve.proxy.http_call import HttpCall
-from swerve.proxy.http_reply import Message, Receive, Reply, Send, pairs
+from swerve.proxy.http_reply import Fields, Message, Receive, Reply, Send, pairs
 
 # RFC 6455, section 7.4.1; a reason has 123 bytes at most (section 5.5).
 _NO_STATUS = 1005
@@ -51,9 +51,9 @@ class WebSocketReply(Reply):
         self.status = self.status or code
         self.complete = True
 
-    async def fail(self, status: int, text: str) -> None:
+    async def fail(self, status: int, text: str, extra: Fields | None = None) -> None:
         if not self._accepted:
-            await super().fail(status, text)
+            await super().fail(status, text, extra)
         elif not self.complete:
             await self.close(_INTERNAL_ERROR, text.encode()[:_MAX_REASON].decode("utf-8", "ignore"))
 

@@ -237,6 +237,7 @@ class Ports:
                 logger.warning("%s Serving without HTTP; name a free port in http_options to have it.", error)
                 return None
         ingress.request_timeout_s = settings.request_timeout_s
+        ingress.stall_timeout_s = settings.stall_timeout_s
         return server
 
     def _make_http_ingress(self, view: control_pb2.View) -> HttpIngress:
