@@ -417,6 +417,18 @@ def canary_status(
 
 
 @app.command()
+def renew_certificates(
+    state_dir: StateDir = None,
+    address: Address = None,
+) -> None:
+    """Have the proxies read their TLS files now, without waiting for them to see that these have changed."""
+    from swerve import commands
+
+    commands.accept_address(address)
+    commands.renew_certificates(state_dir)
+
+
+@app.command()
 def metrics(
     state_dir: StateDir = None,
     address: Address = None,

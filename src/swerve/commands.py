@@ -377,6 +377,17 @@ def scale(state_dir: Path | None, app: str, deployment: str, num_replicas: int) 
     typer.echo("Scaling request received. Deployment will get scaled asynchronously.")
 
 
+def renew_certificates(state_dir: Path | None) -> None:
+    choose(state_dir)
+    answer = running().call(lambda client: client.renew_certificates())
+    for line in answer.renewed:
+        typer.echo(line)
+    if answer.faults:
+        raise CommandError("\n".join([*answer.faults, "The old certificate stays in use there."]))
+    if not answer.renewed:
+        raise CommandError("No port of the instance speaks TLS.")
+
+
 def metrics(state_dir: Path | None) -> None:
     choose(state_dir)
     typer.echo(running().call(lambda client: client.metrics()), nl=False)

@@ -159,12 +159,33 @@ def test_new_connections_get_a_new_certificate_and_open_ones_live_on(secured):
     assert "The gRPC port uses the certificate in" in secured.log()
 
 
+def test_an_operator_has_new_files_read_at_once_and_hears_of_bad_ones(secured, swerve_command):
+    def renew():
+        return swerve_command("renew-certificates", "--state-dir", str(secured.state_dir))
+
+    secured.authority.issue("server")
+    done = renew()
+    chain = secured.authority.folder / "server.pem"
+    assert done.stdout == f"The gRPC port uses the certificate in {chain} from now on.\n", done.stderr
+    assert secured.served_certificate() == chain.read_text()
+    good = chain.read_text()
+    chain.write_text("junk")
+    try:
+        done = renew()
+        assert done.returncode == 1
+        assert f"The TLS files of the gRPC port cannot be used: {chain} holds no certificate" in done.stderr
+        assert secured.served_certificate() == good
+    finally:
+        chain.write_text(good)
+
+
 def test_a_bad_file_is_reported_and_the_old_certificate_stays(secured):
     old = secured.served_certificate()
     chain = secured.authority.folder / "server.pem"
     good = chain.read_text()
     chain.write_text("junk")
     (proxy,) = connection.connected().status().proxies
+    # As operators of nginx and others do it.
     os.kill(proxy.pid, signal.SIGHUP)
     try:
         wait_for(lambda: f"{chain} holds no certificate in PEM format" in secured.log(), what="the error in the log")

@@ -94,6 +94,12 @@ class ControllerClient:
         answer = await self._channel.unary(_SERVICE + "Metrics", request, timeout=_METRICS_TIMEOUT_S)
         return pb.MetricsResponse.FromString(answer).text
 
+    async def renew_certificates(self) -> pb.RenewCertificatesResponse:
+        """Have the proxies read the files of their certificates; returns what they say."""
+        request = pb.RenewCertificatesRequest().SerializeToString()
+        answer = await self._channel.unary(_SERVICE + "RenewCertificates", request, timeout=_TIMEOUT_S)
+        return pb.RenewCertificatesResponse.FromString(answer)
+
     async def shutdown(self) -> None:
         """Begin to end the instance and forget what was deployed."""
         request = pb.ShutdownRequest().SerializeToString()

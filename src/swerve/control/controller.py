@@ -14,6 +14,7 @@ from typing import Any
 from swerve.control import specs
 from swerve.control.analysis import Analysis, Ended
 from swerve.control.autoscaler import Autoscaler
+from swerve.control.certificates import renew_certificates
 from swerve.control.converge import shutdown_time
 from swerve.control.counts import Counts
 from swerve.control.deploy import Rejected
@@ -232,6 +233,10 @@ class Controller:
         answer.controller_pid = os.getpid()
         answer.agent_pid = int(self._layout.lock.read_text() or 0)
         return answer
+
+    async def renew_certificates(self) -> pb.RenewCertificatesResponse:
+        """Have every proxy read the files of its certificates."""
+        return await renew_certificates(self._state, self._layout.address_of)
 
     async def metrics(self) -> str:
         """The series of every process, in Prometheus' text format."""

@@ -41,6 +41,7 @@ def methods(controller: Controller) -> Mapping[str, Method]:
         SERVICE + "GetStatus": Unary(service.get_status),
         SERVICE + "GetConfig": Unary(service.get_config),
         SERVICE + "Metrics": Unary(service.metrics),
+        SERVICE + "RenewCertificates": Unary(service.renew_certificates),
         SERVICE + "Shutdown": Unary(service.shutdown),
         SERVICE + "WatchView": ServerStream(service.watch_view),
     }
@@ -149,6 +150,9 @@ class _Service:
 
     async def metrics(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         return pb.MetricsResponse(text=await self._controller.metrics()).SerializeToString()
+
+    async def renew_certificates(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        return (await self._controller.renew_certificates()).SerializeToString()
 
     async def shutdown(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
         await self._controller.shutdown(forget=True)

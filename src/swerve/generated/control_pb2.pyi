@@ -488,6 +488,18 @@ class MetricsResponse(_message.Message):
     text: str
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
+class RenewCertificatesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RenewCertificatesResponse(_message.Message):
+    __slots__ = ("renewed", "faults")
+    RENEWED_FIELD_NUMBER: _ClassVar[int]
+    FAULTS_FIELD_NUMBER: _ClassVar[int]
+    renewed: _containers.RepeatedScalarFieldContainer[str]
+    faults: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, renewed: _Optional[_Iterable[str]] = ..., faults: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ReplicaSpec(_message.Message):
     __slots__ = ("replica_id", "app", "deployment", "code", "config_json", "address", "controller_address", "sys_path", "grpc_servicer_functions", "grpc_options_json", "logging_config_json", "log_dir", "code_version", "rank", "world_size", "is_ingress", "release")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]

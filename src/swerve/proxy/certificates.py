@@ -38,15 +38,25 @@ class Certificate:
             self.renew()
         self._last = present
 
-    def renew(self) -> None:
-        """Read the files now. New handshakes use them if they are good."""
+    def renew(self) -> str:
+        """Read the files now. New handshakes use them if they are good.
+
+        Returns:
+            What was wrong with them, "" if nothing was. It is logged as well.
+        """
         self._read = self._fingerprint()
         try:
             self.context.current = self.tls.context()
         except TlsError as error:
             logger.error("%s The old certificate stays in use; mend the files and they are read again.", error)
-        else:
-            logger.info("The %s port uses the certificate in %s from now on", self.tls.port, self.tls.files.certfile)
+            return str(error)
+        logger.info("%s", self.in_use)
+        return ""
+
+    @property
+    def in_use(self) -> str:
+        """A sentence for the operator."""
+        return f"The {self.tls.port} port uses the certificate in {self.tls.files.certfile} from now on."
 
     def _fingerprint(self) -> Fingerprint:
         files = self.tls.files

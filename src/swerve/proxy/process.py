@@ -73,7 +73,13 @@ class Proxy:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._renew_certificates)
-        private = await serve(self._spec.address, {"/swerve.control.v1.Proxy/Metrics": Unary(self._answer_metrics)})
+        private = await serve(
+            self._spec.address,
+            {
+                "/swerve.control.v1.Proxy/Metrics": Unary(self._answer_metrics),
+                "/swerve.control.v1.Proxy/RenewCertificates": Unary(self._answer_renewal),
+            },
+        )
         following = self._loop.create_task(self._follow())
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -201,12 +207,17 @@ class Proxy:
             for certificate in ports.certificates:
                 certificate.check()
 
-    def _renew_certificates(self) -> None:
-        certificates = [] if self._ports is None else self._ports.certificates
-        if not certificates:
-            logger.info("SIGHUP has no effect: no port of this proxy speaks TLS")
-        for certificate in certificates:
-            certificate.renew()
+    def _renew_certificates(self) -> control_pb2.RenewCertificatesResponse:
+        answer = control_pb2.RenewCertificatesResponse()
+        for certificate in [] if self._ports is None else self._ports.certificates:
+            if fault := certificate.renew():
+                answer.faults.append(fault)
+            else:
+                answer.renewed.append(certificate.in_use)
+        return answer
+
+    async def _answer_renewal(self, request: bytes, metadata: MetadataDict) -> bytes:
+        return self._renew_certificates().SerializeToString()
 
     # --- metrics ---------------------------------------------------------------------------------------------------
 
