@@ -192,3 +192,30 @@ def test_a_bad_file_is_reported_and_the_old_certificate_stays(secured):
         assert secured.served_certificate() == old
     finally:
         chain.write_text(good)
+
+
+def test_tls_and_interceptors_come_and_go_while_an_instance_serves(state_dir, probe, free_port, authority):
+    key, chain = authority.issue("server")
+    plain = {"port": free_port, "grpc_servicer_functions": [probe.add]}
+    serve.start(grpc_options=plain, http_options={"port": 0})
+    serve.run(Witness.bind())
+    running = Secured(free_port, authority, probe, state_dir)
+
+    def outcome(channel: grpc.Channel, token: str = "") -> str:
+        with channel:
+            try:
+                return running.ask(channel, ("token", token))["context"].get("tenant", ["unknown"])[0]
+            except grpc.RpcError as error:
+                return error.code().name
+
+    def insecure() -> grpc.Channel:
+        return grpc.insecure_channel(f"localhost:{free_port}", [("grpc.use_local_subchannel_pool", 1)])
+
+    assert outcome(insecure(), "stolen") == "unknown"
+    guarded = {"interceptors": ["e2e_interceptors:Tenants"], "ssl_keyfile": key, "ssl_certfile": chain}
+    serve.start(grpc_options=guarded)
+    wait_for(lambda: outcome(running.channel(), "acme") == "acme", what="TLS and the interceptor")
+    assert outcome(running.channel(), "stolen") == "PERMISSION_DENIED"
+    assert outcome(insecure(), "acme") == "UNAVAILABLE"
+    serve.start(grpc_options={"interceptors": []})
+    wait_for(lambda: outcome(running.channel(), "stolen") == "unknown", what="the interceptor's end")

@@ -107,6 +107,13 @@ def test_h2_is_agreed_on_with_tls_1_2_only_by_suites_that_http2_permits(authorit
             connect(running.port, context)
 
 
+def test_renegotiation_and_compression_are_off(authority):
+    files = server_files(authority)
+    for context in (h2_server_context(files, ssl.CERT_NONE), h2_client_context(files)):
+        assert context.options & ssl.OP_NO_RENEGOTIATION
+        assert context.options & ssl.OP_NO_COMPRESSION
+
+
 def test_a_client_without_tls_is_hung_up_on_and_others_are_served(authority):
     with tls_lab(authority) as running:
         with socket.create_connection(("127.0.0.1", running.port), TIMEOUT_S) as peer:

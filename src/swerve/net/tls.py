@@ -32,8 +32,7 @@ def h2_server_context(files: TlsFiles, clients: ssl.VerifyMode) -> ssl.SSLContex
         TlsError: a file cannot be used, or `clients` are to be verified and there are no `ca_certs`.
     """
     context = _server_context(files)
-    context.set_ciphers(_H2_CIPHERS)
-    context.set_alpn_protocols([H2])
+    _restrict_to_h2(context)
     if clients is not ssl.CERT_NONE and files.ca_certs is None:
         raise TlsError("clients' certificates can only be verified against ca_certs")
     context.verify_mode = clients
@@ -60,12 +59,18 @@ def h2_client_context(files: TlsFiles) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_H2_CIPHERS)
-    context.set_alpn_protocols([H2])
+    _restrict_to_h2(context)
     _load(context, files)
     if files.ca_certs is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return context
+
+
+def _restrict_to_h2(context: ssl.SSLContext) -> None:
+    """RFC 9113, sections 3.3 and 9.2. Compression is off in every context that Python makes."""
+    context.set_alpn_protocols([H2])
+    context.set_ciphers(_H2_CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION
 
 
 def _server_context(files: TlsFiles) -> ssl.SSLContext:
