@@ -147,7 +147,9 @@ class DeploymentHandle:
             Exception: what pickling the arguments raised.
         """
         destination = self.options(method_name=method_name, stream=False)._destination
-        return DeploymentBroadcastResponse(self._caller(), destination, _origin(), codec.encode((args, kwargs)))
+        return DeploymentBroadcastResponse(
+            self._caller(), destination, _origin(), codec.encode((args, kwargs), self._caller().lend)
+        )
 
     @asynccontextmanager
     async def choose_replica(self, *args: Any, **kwargs: Any) -> AsyncIterator[ReplicaSelection]:
@@ -234,14 +236,14 @@ class DeploymentHandle:
         if replica is not None:
             call.pin(replica, reservation)
         if has_responses(args, kwargs):
-            caller.post(Resolution(call, args, kwargs, caller.post).start)
+            caller.post(Resolution(call, args, kwargs, caller).start)
             return response
         try:
-            pieces = codec.encode((args, kwargs))
+            message = codec.encode((args, kwargs), caller.lend)
         except Exception as error:
             caller.post(functools.partial(call.fail, error))
         else:
-            caller.post(functools.partial(call.launch, pieces))
+            caller.post(functools.partial(call.launch, message))
         return response
 
     def _caller(self) -> Caller:

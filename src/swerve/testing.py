@@ -21,7 +21,7 @@ from swerve.application import Application
 from swerve.build import deployments_of
 from swerve.caller import codec
 from swerve.caller.call import MAX_UNREAD, Destination, Routed, Sink
-from swerve.caller.codec import Pieces
+from swerve.caller.codec import Encoded
 from swerve.caller.loop_thread import LoopThread
 from swerve.context import RequestContext, _request_context
 from swerve.exceptions import RayServeException, RequestCancelledError
@@ -72,6 +72,7 @@ class LocalApplication:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.lend = None
         self.pool = ThreadPool(_THREADS)
         self.deployments: dict[str, UserCode] = {}
         self.post = Mailbox(loop).run
@@ -133,12 +134,12 @@ class LocalCall:
     def start(self) -> None:
         """Local calls have no deadline of their own."""
 
-    def submit(self, pieces: Pieces) -> None:
+    def submit(self, message: Encoded) -> None:
         if self._sink is not None:
-            self._task = self._app.loop.create_task(self._run(codec.joined(pieces)))
+            self._task = self._app.loop.create_task(self._run(codec.joined(message)))
 
-    def launch(self, pieces: Pieces) -> None:
-        self.submit(pieces)
+    def launch(self, message: Encoded) -> None:
+        self.submit(message)
 
     def fail(self, error: BaseException) -> None:
         self._finish(error)

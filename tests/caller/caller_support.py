@@ -157,6 +157,7 @@ async def instance(folder) -> AsyncIterator[Instance]:
     running = Instance(folder)
     await running.start()
     runtime = CallerRuntime.in_replica(running.address, "caller")
+    runtime.lend = None  # these replicas do not see the connection that a message comes from
     set_runtime(runtime)
     try:
         yield running

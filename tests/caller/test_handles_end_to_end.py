@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
+import signal
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +111,25 @@ class Narrow:
         return os.getpid()
 
 
+@serve.deployment
+class Source:
+    def make(self, size):
+        return Pixels(bytes(range(256)) * (size // 256))
+
+    def pid(self):
+        return os.getpid()
+
+
+class Pixels:
+    """Offers its memory out of band, as a numpy array does."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        return Pixels, (pickle.PickleBuffer(self.data),)
+
+
 @pytest.fixture(scope="module")
 def outer():
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="swerve-") as folder:
@@ -145,6 +166,42 @@ def test_the_programs_own_classes_come_back_as_themselves(inner):
 def test_a_large_value_passes(inner):
     value = os.urandom(20 << 20)
     assert inner.remote(value).result(timeout_s=60) == value
+
+
+def lent_to_this_process():
+    return Path("/proc/self/maps").read_text().count("/memfd:swerve (deleted)")
+
+
+def lent_by(pid):
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    return links.count("/memfd:swerve (deleted)")
+
+
+def test_a_large_buffer_passes_by_shared_memory_there_and_back(outer):
+    before = lent_to_this_process()
+    data = bytes(range(256)) * (4 << 12)
+    pixels = outer.remote(Pixels(bytearray(data))).result(timeout_s=20)
+    assert pixels.data == data
+    assert memoryview(pixels.data).readonly
+    # What this process lent, and what it was lent.
+    assert lent_to_this_process() >= before + 2
+    del pixels
+    wait_for(lambda: lent_to_this_process() <= before and not lent_by(os.getpid()))
+
+
+def test_a_buffer_outlives_its_replica_and_nothing_outlives_the_buffer(outer):
+    source = serve.run(Source.bind(), name="source", route_prefix="/source")
+    before = lent_to_this_process()
+    pixels = source.make.remote(1 << 20).result(timeout_s=20)
+    pid = source.pid.remote().result(timeout_s=20)
+    assert lent_by(pid)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists() or not any(Path(f"/proc/{pid}/fd").iterdir()))
+    assert pixels.data == bytes(range(256)) * (1 << 12)
+    assert lent_to_this_process() == before + 1
+    del pixels
+    assert lent_to_this_process() == before
+    serve.delete("source")
 
 
 def test_streams_pass_through_generators_of_both_kinds(outer):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from swerve.caller import codec
-from swerve.caller.call import PendingCall
+from swerve.caller.call import Caller, PendingCall
 from swerve.caller.response import DeploymentResponse, DeploymentResponseGenerator
 
 _RESPONSES = (DeploymentResponse, DeploymentResponseGenerator)
@@ -32,12 +31,12 @@ class Resolution:
         call: PendingCall,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        post: Callable[[Callable[[], None]], None],
+        caller: Caller,
     ) -> None:
         self._call = call
         self._args = args
         self._kwargs = kwargs
-        self._post = post
+        self._caller = caller
 
     def start(self) -> None:
         self._call.start()
@@ -56,17 +55,17 @@ class Resolution:
     def _advance(self) -> None:
         while self._pending:
             response = self._pending[-1]
-            if not response._when_done(functools.partial(self._post, self._advance)):
+            if not response._when_done(functools.partial(self._caller.post, self._advance)):
                 return
             self._pending.pop()
         try:
             args = tuple(map(_result, self._args))
             kwargs = {name: _result(value) for name, value in self._kwargs.items()}
-            pieces = codec.encode((args, kwargs))
+            message = codec.encode((args, kwargs), self._caller.lend)
         except Exception as error:
             self._call.fail(error)
         else:
-            self._call.submit(pieces)
+            self._call.submit(message)
 
 
 def _result(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from swerve.caller import waiting
 from swerve.caller.call import Caller, Destination
-from swerve.caller.codec import Pieces
+from swerve.caller.codec import Encoded
 from swerve.caller.response import DeploymentResponse, refuse_in_event_loop
 from swerve.context import RequestContext
 from swerve.exceptions import RayServeException
@@ -21,11 +21,11 @@ _PATIENCE_S = 30.0
 class DeploymentBroadcastResponse:
     """The results of a broadcast, one for each replica that ran when it was sent."""
 
-    def __init__(self, caller: Caller, destination: Destination, origin: RequestContext, pieces: Pieces) -> None:
+    def __init__(self, caller: Caller, destination: Destination, origin: RequestContext, message: Encoded) -> None:
         self._caller = caller
         self._destination = destination
         self._origin = origin
-        self._pieces = pieces
+        self._message = message
         self._responses: list[DeploymentResponse] = []
         self._sent = False
         self._error: BaseException | None = None
@@ -98,13 +98,13 @@ class DeploymentBroadcastResponse:
             call = response._call = self._caller.call(self._destination, self._origin, response)
             self._responses.append(response)
             call.pin(replica)
-            call.launch(self._pieces)
+            call.launch(self._message)
         self._end(None)
 
     def _end(self, error: BaseException | None) -> None:
         self._error = error
         self._sent = True
-        self._pieces = []
+        self._message = []
         waiting.wake(self._waiters)
 
     def _cancel(self) -> None:

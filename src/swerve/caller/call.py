@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, cast
 
 from swerve.caller import codec
-from swerve.caller.codec import Pieces
+from swerve.caller.codec import Encoded, Lend, Lent, Pieces, claim
 from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.exceptions import (
@@ -98,8 +98,8 @@ class PendingCall(Protocol):
     def owes(self) -> bool: ...
     def pin(self, replica: Replica, reserved_by: Routed | None = None) -> None: ...
     def start(self) -> None: ...
-    def submit(self, pieces: Pieces) -> None: ...
-    def launch(self, pieces: Pieces) -> None: ...
+    def submit(self, message: Encoded) -> None: ...
+    def launch(self, message: Encoded) -> None: ...
     def fail(self, error: BaseException) -> None: ...
     def cancel_soon(self) -> None: ...
     def resume_soon(self) -> None: ...
@@ -110,6 +110,10 @@ class Caller(Protocol):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def lend(self) -> Lend | None:
+        """Memory for arguments that are lent instead of sent; None where nothing is."""
+
     def post(self, function: Callable[[], None]) -> None:
         """Run `function` on the loop: now when this is its thread, else soon."""
 
@@ -184,6 +188,7 @@ class HandleCall(ClientCall):
     __slots__ = (
         "_body",
         "_home",
+        "_lent",
         "_origin",
         "_owed",
         "_pinned",
@@ -221,6 +226,7 @@ class HandleCall(ClientCall):
         self._replica: Replica | None = None
         self._pinned = False
         self._body: Pieces = []
+        self._lent: Lent | None = None
         origin.children[id(self)] = self.cancel_soon
 
     # --- the way there ---------------------------------------------------------------------------------------------
@@ -243,14 +249,14 @@ class HandleCall(ClientCall):
         self._replica = replica
         self._pinned = True
 
-    def launch(self, pieces: Pieces) -> None:
+    def launch(self, message: Encoded) -> None:
         """`start` and `submit`."""
         self.start()
-        self.submit(pieces)
+        self.submit(message)
 
-    def submit(self, pieces: Pieces) -> None:
+    def submit(self, message: Encoded) -> None:
         """Send the encoded arguments to the replica that the router chooses, now or when one has a free slot."""
-        if self.finished or not self._take_body(pieces):
+        if self.finished or not self._take(message):
             return
         if self._replica is not None:
             self.send(self._replica)
@@ -261,7 +267,11 @@ class HandleCall(ClientCall):
     def send(self, replica: Replica) -> None:
         """The router chose `replica`."""
         self._replica = replica
-        connection, body = cast(Connection, replica.link), self._body
+        connection = cast(Connection, replica.link)
+        if self._lent is not None:
+            pieces = self._lent.to(connection)
+            self._body = _framed(pieces, sum(map(len, pieces)))
+        body = self._body
         if not self.destination.stream and len(body) == 1 and len(body[0]) <= MAX_BODY:
             bundles = BundleCaller.of(connection)
             if bundles is not None:
@@ -278,16 +288,19 @@ class HandleCall(ClientCall):
 
     def describe(self) -> CallDescription:
         """The call as a user's request router sees it."""
-        body = self._body
+        body, lent = self._body, self._lent
 
         def arguments() -> Arguments:
-            return cast(Arguments, codec.decode(b"".join(body)[PREFIX_SIZE:]))
+            message = b"".join(body)[PREFIX_SIZE:] if lent is None else lent.plain()
+            return cast(Arguments, codec.decode(message))
 
         return describe(self.destination, self._origin, arguments)
 
-    def _take_body(self, pieces: Pieces) -> bool:
-        first = pieces[0]
-        size = len(first) if len(pieces) == 1 else sum(map(len, pieces))
+    def _take(self, message: Encoded) -> bool:
+        if isinstance(message, Lent) or len(message) > 1:
+            size = len(message) if isinstance(message, Lent) else sum(map(len, message))
+        else:
+            size = len(message[0])
         if size > MAX_MESSAGE_SIZE:
             self.fail(
                 RayServeException(
@@ -296,8 +309,10 @@ class HandleCall(ClientCall):
                 )
             )
             return False
-        # One part is cheaper to send than two, and a first piece is small enough to be joined.
-        self._body = [prefix(size) + bytes(first), *pieces[1:]]
+        if isinstance(message, Lent):
+            self._lent = message
+        else:
+            self._body = _framed(message, size)
         return True
 
     def _headers(self) -> Headers:
@@ -320,6 +335,8 @@ class HandleCall(ClientCall):
         assert replica is not None
         assert self._target is not None
         self.done = False
+        if self._lent is not None:
+            self._lent.loan.refused(cast(Connection, replica.link))
         if not self._pinned:
             self._target.refused(replica, self)
         elif cast(Connection, replica.link).usable:
@@ -337,7 +354,8 @@ class HandleCall(ClientCall):
 
     def message_received(self, message: bytes) -> None:
         if self._sink is not None:
-            self._sink._on_message(message)
+            assert self.connection is not None
+            self._sink._on_message(claim(message, self.connection, 1))
 
     def consume(self, amount: int) -> None:
         if self.done or self._unread is None or len(self._unread) < MAX_UNREAD:
@@ -434,9 +452,16 @@ class HandleCall(ClientCall):
     def _finish(self, error: BaseException | None) -> None:
         self.finished = True
         self._body = []
+        self._lent = None
         if self._origin.deadline is not None:
             self._home.timers.remove(self._origin.deadline, self)
         self._origin.children.pop(id(self), None)
         sink, self._sink = self._sink, None
         if sink is not None:
             sink._on_finished(error)
+
+
+def _framed(pieces: Pieces, size: int) -> Pieces:
+    """One gRPC message of these pieces, which have `size` bytes."""
+    # One part is cheaper to send than two, and a first piece is small enough to be joined.
+    return [prefix(size) + bytes(pieces[0]), *pieces[1:]]

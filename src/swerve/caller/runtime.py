@@ -16,6 +16,8 @@ from collections.abc import Collection, Sequence
 from typing import cast
 
 from swerve.caller.call import Destination, HandleCall, Routed, Sink
+from swerve.caller.codec import Lend
+from swerve.caller.lending import LENDER
 from swerve.caller.loop_thread import LoopThread
 from swerve.caller.queues import Queue, QueueReporter
 from swerve.caller.target import Target, queue_keys
@@ -50,6 +52,7 @@ class CallerRuntime:
         home: tuple[str, str] = ("", ""),
     ) -> None:
         self.loop = loop
+        self.lend: Lend | None = LENDER.lend
         self.timers = TimerWheel(loop)
         self.closed = False
         self.controller_address = controller_address

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 from swerve.caller import codec
 from swerve.caller.call import CALL_PATH, MAX_MESSAGE_SIZE, STREAM_PATH
+from swerve.caller.lending import LENDER
 from swerve.context import RequestContext
 from swerve.net.connection import Headers
 from swerve.net.server_call import CallSide
@@ -68,7 +69,9 @@ class HandleCall(UserCall):
             self.refuse(Status(StatusCode.INTERNAL, "The call has more than one arguments message."))
             return
         try:
-            args, kwargs = cast(tuple[tuple[Any, ...], dict[str, Any]], codec.decode(message))
+            args, kwargs = cast(
+                tuple[tuple[Any, ...], dict[str, Any]], codec.decode(codec.claim(message, self.connection))
+            )
             handler = self.runtime.user_code.handler(self._method)
         except MissingMethodError as error:
             self.refuse(Status(StatusCode.UNIMPLEMENTED, str(error)))
@@ -84,7 +87,9 @@ class HandleCall(UserCall):
             self.refuse(Status(StatusCode.INTERNAL, "The call has no arguments message."))
 
     def encode(self, value: Any) -> list[bytes | memoryview]:
-        return _framed(codec.encode_reply(value))
+        # A stream's items are held back by their bytes in messages: lent, they would not wait for their reader.
+        message = codec.encode_reply(value, None if self._stream else LENDER.lend)
+        return _framed(message.to(self.connection) if isinstance(message, codec.Lent) else message)
 
     def outcome(self) -> Status:
         return OK
