@@ -212,8 +212,11 @@ class HTTPOptions(Options):
     root_url: str = ""
     request_timeout_s: float | None = None
     keep_alive_timeout_s: NonNegativeFloat = 90
+    # Swerve's own, of one proxy each (docs/limits.md): connections at a time; seconds until a request's head has come.
+    max_connections: PositiveInt = 10_000
+    header_timeout_s: PositiveFloat = 10.0
     # Seconds within which some of a request whose length is known has to come, and of a response has to be read. None
-    # switches it off. Swerve's own.
+    # switches it off.
     stall_timeout_s: PositiveFloat | None = 60.0
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None

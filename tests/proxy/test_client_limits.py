@@ -7,7 +7,6 @@ import pytest
 
 from swerve.config import gRPCOptions
 from swerve.net.limits import ConnectionLimits
-from swerve.net.listener import ListenOptions
 from swerve.proxy import client_limits
 
 
@@ -33,24 +32,30 @@ def test_the_options_are_what_the_port_keeps():
 
 @pytest.fixture
 def files(monkeypatch):
-    """What the system lets this process open; the list gets what it asks for."""
+    """What the system lets this process open: the soft and the hard limit."""
     allowed = {"now": (1024, 4096)}
     monkeypatch.setattr(resource, "getrlimit", lambda kind: allowed["now"])
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: allowed.update(now=pair))
-    return allowed
+    client_limits.room_for.cache_clear()
+    yield allowed
+    client_limits.room_for.cache_clear()
 
 
 def test_the_process_makes_room_for_its_connections(files):
-    assert client_limits.room_for(ListenOptions(max_connections=3000)).max_connections == 3000
+    assert client_limits.room_for(2000, 1000) == (2000, 1000)
     assert files["now"] == (3256, 4096)
 
 
-def test_more_connections_than_the_system_allows_are_not_taken(files, caplog):
-    assert client_limits.room_for(ListenOptions(max_connections=10_000)).max_connections == 3840
+def test_more_connections_than_the_system_allows_are_shared_out(files, caplog):
+    assert client_limits.room_for(10_000, 10_000) == (1920, 1920)
     assert files["now"] == (4096, 4096)
     assert "ulimit -n" in caplog.text
 
 
+def test_a_port_that_is_off_needs_no_room(files):
+    assert client_limits.room_for(10_000, 0) == (3840, 0)
+
+
 def test_a_limit_that_is_high_enough_stays(files):
-    assert client_limits.room_for(ListenOptions(max_connections=100)).max_connections == 100
+    assert client_limits.room_for(100, 100) == (100, 100)
     assert files["now"] == (1024, 4096)

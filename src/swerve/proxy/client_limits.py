@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import resource
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from swerve.net.limits import ConnectionLimits
@@ -40,25 +41,25 @@ def _named(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     return {field.name: options[field.name] for field in fields(kind) if field.name in options}
 
 
-def room_for(options: ListenOptions) -> ListenOptions:
-    """`options` with no more connections than this process may open files, after raising that to the system's hard
-    limit: a process that has used up its descriptors can reach no replica either."""
-    wanted = options.max_connections
-    if wanted is None:
-        return options
+@functools.cache
+def room_for(*wanted: int) -> tuple[int, ...]:
+    """How many of the connections that each port wants fit into the files that this process may open, after raising
+    that to the system's hard limit: a process that has used up its descriptors can reach no replica either."""
+    total = sum(wanted)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return options
-    if soft < wanted + _OTHER_FILES:
-        soft = wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(wanted + _OTHER_FILES, hard)
+        return wanted
+    if soft < total + _OTHER_FILES:
+        soft = total + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(total + _OTHER_FILES, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    fitting = max(1, min(wanted, soft - _OTHER_FILES))
-    if fitting < wanted:
-        logger.warning(
-            "Taking %d gRPC connections and not %d (max_connections): the system lets a process open %d files "
-            "(ulimit -n)",
-            fitting,
-            wanted,
-            soft,
-        )
-    return replace(options, max_connections=fitting)
+    room = max(0, soft - _OTHER_FILES)
+    if total <= room:
+        return wanted
+    fitting = tuple(max(1, count * room // total) if count else 0 for count in wanted)
+    logger.warning(
+        "Taking %d connections and not %d (max_connections): the system lets a process open %d files (ulimit -n)",
+        sum(fitting),
+        total,
+        soft,
+    )
+    return fitting

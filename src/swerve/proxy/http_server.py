@@ -17,6 +17,7 @@ from swerve.net.address import Address
 from swerve.net.listener import bind_tcp
 from swerve.proxy.certificates import Certificate
 from swerve.proxy.http import HttpIngress
+from swerve.proxy.http_guard import HeadWatch, bounded
 
 # uvicorn sees that it should stop a little later.
 _STOP_SLACK_S = 1.0
@@ -36,6 +37,8 @@ class HttpSettings:
     keep_alive_timeout_s: float
     request_timeout_s: float | None
     stall_timeout_s: float | None
+    header_timeout_s: float
+    max_connections: int
 
 
 def http_settings(options: dict[str, Any]) -> HttpSettings:
@@ -47,6 +50,8 @@ def http_settings(options: dict[str, Any]) -> HttpSettings:
         keep_alive_timeout_s=float(options.get("keep_alive_timeout_s", 90)),
         request_timeout_s=options.get("request_timeout_s"),
         stall_timeout_s=options.get("stall_timeout_s"),
+        header_timeout_s=options.get("header_timeout_s", 10.0),
+        max_connections=options.get("max_connections", 10_000),
     )
 
 
@@ -64,7 +69,9 @@ class HttpServer:
         self.certificate = certificate
         self._server = server
         self._sockets = sockets
-        self._ticking = asyncio.get_running_loop().create_task(server.main_loop())
+        loop = asyncio.get_running_loop()
+        self._ticking = loop.create_task(server.main_loop())
+        self._heads = HeadWatch(loop, server.server_state.connections, settings.header_timeout_s)
 
     @property
     def address(self) -> Address:
@@ -96,6 +103,7 @@ class HttpServer:
             async with asyncio.timeout(grace_s + _STOP_SLACK_S):
                 await self._ticking
                 await self._server.shutdown(self._sockets)
+        self._heads.close()
 
 
 async def start_http_server(
@@ -119,6 +127,7 @@ async def start_http_server(
         server_header=False,
     )
     config.load()
+    config.http_protocol_class = bounded(config.http_protocol_class, settings.max_connections)
     config.ssl = None if tls is None else tls.context
     if instead_of is not None and instead_of.has_address(settings):
         sockets = instead_of.shared_sockets()

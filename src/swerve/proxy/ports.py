@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("swerve.proxy")
 
+# At a port whose options come from an instance that knew of no such limit.
+_CONNECTIONS = 10_000
 # The proxy location that turns all ports off.
 _NO_PORTS = "Disabled"
 
@@ -150,7 +152,7 @@ class Ports:
         if old is not None and old is not grpc:
             self._retire(old.close(view.drain_s, old_watch))
         elif old is not None and old_watch is not None:
-            old.listener.treat_by(_listen_options(named, old.certificate))
+            old.listener.treat_by(_listen_options(view.options, old.certificate))
             old_watch.close()
         if grpc is not None and grpc is not old:
             logger.info("Serving gRPC at %s", grpc.address)
@@ -191,7 +193,7 @@ class Ports:
         host, port = named.get("host") or "", int(named["port"])
         present = self._grpc
         certificate = certificate_of(grpc_tls(named), None if present is None else present.certificate)
-        listen_options = _listen_options(named, certificate)
+        listen_options = _listen_options(options, certificate)
         if present is not None and (present.host, present.port) == (host, port):
             if present.listener.can_treat_by(listen_options):
                 return present
@@ -224,6 +226,7 @@ class Ports:
 
         named = json.loads(options.http_options_json)
         settings = http_settings(named)
+        settings = replace(settings, max_connections=_room(options)[1])
         ingress = self._http_ingress or self._make_http_ingress(view)
         server = self._http
         certificate = certificate_of(http_tls(named), None if server is None else server.certificate)
@@ -255,6 +258,14 @@ def _grpc_options(options: control_pb2.InstanceOptions) -> dict[str, Any]:
     return named
 
 
-def _listen_options(named: dict[str, Any], certificate: Certificate | None) -> ListenOptions:
-    options = client_limits.room_for(client_limits.listen_options(named))
-    return replace(options, tls=None if certificate is None else certificate.context)
+def _listen_options(options: control_pb2.InstanceOptions, certificate: Certificate | None) -> ListenOptions:
+    made = client_limits.listen_options(_grpc_options(options))
+    context = None if certificate is None else certificate.context
+    return replace(made, tls=context, max_connections=_room(options)[0])
+
+
+def _room(options: control_pb2.InstanceOptions) -> tuple[int, ...]:
+    """How many connections the gRPC port and the HTTP port may have."""
+    grpc = _grpc_options(options).get("max_connections", _CONNECTIONS) if has_grpc(options) else 0
+    http = json.loads(options.http_options_json).get("max_connections", _CONNECTIONS) if _has_http(options) else 0
+    return client_limits.room_for(grpc, http)
