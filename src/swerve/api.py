@@ -363,7 +363,12 @@ def get_deployment_handle(
     connection = required()
     if _check_exists:
         applications = connection.status().applications
-        known = {(app.name, deployment.name) for app in applications for deployment in app.deployments}
+        known = {
+            (app.name, deployment.name)
+            for app in applications
+            # A canary's replicas may ask for deployments that only it has.
+            for deployment in (*app.deployments, *app.canary.deployments)
+        }
         if (app_name, deployment_name) not in known:
             raise KeyError(f"Deployment(name='{deployment_name}', app='{app_name}') does not exist.")
     return DeploymentHandle(deployment_name, app_name)

@@ -62,6 +62,7 @@ def start(
         if present.phase is CanaryPhase.ROLLED_BACK:
             raise RuntimeError(f"The canary of application '{name}' was rolled back: {present.message}")
         if present.phase is CanaryPhase.RUNNING:
+            connection.call(lambda client: client.status(when_seen=True))
             return
         time.sleep(_POLL_S)
 

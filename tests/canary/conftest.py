@@ -4,15 +4,15 @@ import contextlib
 import shutil
 import tempfile
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from tests.conftest import find_free_port, processes_of, wait_for
@@ -60,20 +60,30 @@ class Shop:
         note = self.probe.pb.Note(text=text)
         return str(stub.Unary(note, timeout=timeout, metadata=(("application", app), *fields)).text)
 
+    def url(self, app: str) -> str:
+        return f"http://127.0.0.1:{self.http_port}/{app}"
+
     @contextlib.contextmanager
-    def under_load(self, app: str, clients: int = 4, text: str = "") -> Iterator[Load]:
+    def under_load(self, app: str, clients: int = 4, *, http: bool = False) -> Iterator[Load]:
         """Calls of an application while the block runs."""
         load, stop = Load(), threading.Event()
 
-        def run() -> None:
+        def grpc_client() -> None:
             with self.stub() as stub:
                 while not stop.is_set():
                     try:
-                        load.answers[self.call(stub, app, text)] += 1
+                        load.answers[self.call(stub, app)] += 1
                     except grpc.RpcError as error:
                         load.failures[f"{error.code().name}: {error.details()}"] += 1
 
-        threads = [threading.Thread(target=run) for _ in range(clients)]
+        def http_client() -> None:
+            with httpx.Client(timeout=20) as client:
+                while not stop.is_set():
+                    answer = client.get(self.url(app))
+                    book = load.answers if answer.status_code == 200 else load.failures
+                    book[answer.text] += 1
+
+        threads = [threading.Thread(target=http_client if http else grpc_client) for _ in range(clients)]
         for thread in threads:
             thread.start()
         try:
@@ -106,17 +116,3 @@ def shop(proto_dir: Path, probe: SimpleNamespace) -> Iterator[Shop]:
             serve.shutdown()
             wait_for(lambda: not processes_of(state_dir), 30, f"the end of the processes of {state_dir}")
             shutil.rmtree(state_dir)
-
-
-def patiently(check: Callable[[], None], timeout_s: float = 20) -> None:
-    """Check again and again until it holds."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            check()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return

@@ -2,6 +2,8 @@
 
 import os
 import re
+import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -31,6 +33,12 @@ class Model:
             handle = serve.get_app_handle("called")
             return type(note)(text=await handle.name.remote())
         return type(note)(text=self.version)
+
+    def Stream(self, note):
+        yield type(note)(text=self.version)
+        while not Path(note.text).exists():
+            time.sleep(0.01)
+        yield type(note)(text=self.version)
 
     async def name(self):
         return self.version
@@ -98,7 +106,7 @@ def test_calls_are_split_by_weight_and_the_other_version_is_not_an_application(s
     present = canary.status("weighed")
     assert (present.phase, present.weight, present.status) == (CanaryPhase.RUNNING, 0, "RUNNING")
     wait_for(lambda: canary.status("weighed").canary_calls.calls, what="the counts of its calls")
-    routes = httpx.get(f"http://127.0.0.1:{shop.http_port}/-/routes").json()
+    routes = httpx.get(shop.url("-/routes")).json()
     assert routes == {"/weighed": "weighed"}
 
 
@@ -107,7 +115,7 @@ def test_calls_that_match_go_to_the_canary_whatever_its_weight(shop, split):
     assert shop.ask("matched", x_version="new", x_who="us") == "v2"
     assert shop.ask("matched", x_version="new") == "v1"
     assert shop.ask("matched", x_version="newer", x_who="us") == "v1"
-    url = f"http://127.0.0.1:{shop.http_port}/matched"
+    url = shop.url("matched")
     assert httpx.get(url, headers={"X-Version": "new", "X-Who": "us"}).text == "v2"
     assert httpx.get(url).text == "v1"
 
@@ -119,7 +127,7 @@ def test_a_caller_stays_on_one_side(shop, split):
         first = {user: shop.call(stub, "sticky", user_id=user) for user in users}
         assert set(first.values()) == {"v1", "v2"}
         assert {user: shop.call(stub, "sticky", user_id=user) for user in users} == first
-    url = f"http://127.0.0.1:{shop.http_port}/sticky"
+    url = shop.url("sticky")
     assert httpx.get(url, headers={"User-Id": users[0]}).text == first[users[0]]
     canary.set_weight("sticky", 80)
     with shop.stub() as stub:
@@ -146,6 +154,41 @@ def test_promotion_loses_no_call_and_keeps_the_replicas(shop, split):
     canary.promote("promoted")
     serve.run(Model.bind("v4"), name="promoted", route_prefix="/promoted")
     wait_for(lambda: shop.ask("promoted") == "v4", what="the redeployed application")
+
+
+def test_http_requests_are_split_and_none_is_lost(shop, split):
+    split("web", weight=50)
+    with shop.under_load("web", http=True) as load:
+        load.until(100)
+        assert load.answers["v1"] > 20
+        assert load.answers["v2"] > 20
+        wait_for(lambda: canary.status("web").canary_calls.calls, what="the counts of its requests")
+        canary.promote("web")
+        before = load.answers["v1"]
+        load.until(100)
+        assert load.answers["v1"] - before <= 4
+        wait_for(lambda: states_of("web") == {"RUNNING": 1}, 30, "the end of the old replicas")
+    assert not load.failures
+
+
+def test_streams_of_the_old_version_go_on_to_their_end(shop, split, tmp_path):
+    split("streaming", weight=0)
+    gate = tmp_path / "gate"
+    with shop.stub() as stub:
+        note = shop.probe.pb.Note(text=str(gate))
+        stream = stub.Stream(note, timeout=30, metadata=(("application", "streaming"),))
+        assert next(stream).text == "v1"
+        canary.promote("streaming")
+        wait_for(lambda: shop.ask("streaming") == "v2", what="the new version")
+        gate.touch()
+        assert [note.text for note in stream] == ["v1"]
+
+
+def test_calls_wake_a_canary_that_was_scaled_to_none(shop, split):
+    scaling = {"min_replicas": 0, "max_replicas": 1, "upscale_delay_s": 0, "downscale_delay_s": 60}
+    split("asleep", Model.options(autoscaling_config=scaling).bind("v2"), weight=100)
+    assert not canary.status("asleep").deployments["Model"].replica_states
+    assert shop.ask("asleep", timeout=40) == "v2"
 
 
 def test_rolling_back_loses_no_call(shop, split):
@@ -199,7 +242,7 @@ def test_metrics_and_the_access_log_tell_the_version(shop, split):
     split("logged", weight=0, match={"x-version": "new"})
     shop.ask("logged")
     shop.ask("logged", x_version="new")
-    text = httpx.get(f"http://127.0.0.1:{shop.http_port}/-/metrics").text
+    text = httpx.get(shop.url("-/metrics")).text
     lines = [line for line in text.splitlines() if line.startswith("ray_serve_num_grpc_requests") and "logged" in line]
     assert sorted(('version="canary"' in line, line.rsplit(" ", 1)[1]) for line in lines) == [(False, "1"), (True, "1")]
     statuses = [

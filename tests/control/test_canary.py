@@ -246,6 +246,11 @@ def test_calls_go_to_a_canary_that_was_scaled_to_none():
     world = with_canary(None, Model=target("v2", autoscaling_config=scaled))
     assert not world.canary_replicas()
     assert split_of(world).ready
+    # And wait there for the replica that they wake.
+    world.feed(Scale(world.now, world.canary().application.key("Model"), 1, autoscaling=True))
+    assert split_of(world).ready
+    world.run()
+    assert split_of(world).ready
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -321,6 +326,20 @@ def test_the_same_file_again_changes_nothing_of_what_became_of_its_canary():
     assert world.canary().phase is CanaryPhase.ROLLED_BACK
     from_file(world, canary=new_canary(Model=target("v3")))
     assert world.canary().phase is CanaryPhase.RUNNING
+
+
+def test_another_target_capacity_counts_for_both_versions():
+    world = World()
+    two = new_canary(Model=target("v2", num_replicas=4))
+    two = replace(two, application=replace(two.application, source="declarative"))
+    made = application(source="declarative", Model=target("v1", num_replicas=2))
+    world.deploy(made, declarative=True, canaries=(two,))
+    world.run()
+    assert world.versions_alive() == ["v1"] * 2 + ["v2"] * 4
+    world.deploy(made, declarative=True, canaries=(two,), capacity=50)
+    world.run()
+    assert world.versions_alive() == ["v1"] + ["v2"] * 2
+    assert split_of(world).ready
 
 
 def test_a_file_without_a_canary_leaves_one_that_a_command_started():

@@ -4,7 +4,10 @@ import grpc
 import pytest
 
 from swerve.generated import control_pb2 as pb
+from swerve.net.client_call import request_headers
 from swerve.proxy.routes import Upstream
+from swerve.wire.message import frame
+from tests.proxy.proxy_lab import begin as partial_calls
 
 
 class Sides:
@@ -150,6 +153,26 @@ def test_a_call_that_a_draining_canary_turns_away_goes_to_the_application(proxy,
     sides.publish()
     assert call.result() == b"x"
     assert sides.seen()["old"] == 1
+
+
+def test_a_request_that_is_not_whole_when_its_release_goes_gets_the_other(proxy, sides):
+    sides.publish(ready=True, weight=100)
+    message = frame(b"x" * 1000)
+    client, (call,) = partial_calls(proxy, request_headers("/t.Lab/Echo", "test"), body=message[:-1])
+    proxy.until(lambda: proxy.observer.begun_count == 1)
+    sides.promote()
+    sides.publish()
+    proxy.call(lambda: client.send_data(call.stream_id, message[-1:], end_stream=True))
+    proxy.until(lambda: call.closed)
+    assert sides.seen() == {"old": 1, "new": 0}
+    proxy.call(client.close)
+
+
+def test_a_canary_is_no_application_of_its_own(proxy, channel, sides):
+    sides.publish(ready=True, weight=50)
+    assert proxy.ingress.builtin.applications == ["app"]
+    # And a single application stays single, so that its calls need no name.
+    begin(channel, application="whatever").result()
 
 
 def test_calls_of_an_application_that_is_gone_end_although_it_had_a_canary(proxy, channel, sides):

@@ -17,7 +17,7 @@ from swerve.control import release
 from swerve.control.draft import Draft
 from swerve.control.events import NewCanary, PromoteCanary, RollBackCanary, Warn, WeighCanary
 from swerve.control.model import DECLARATIVE, Application, Canary, State
-from swerve.statuses import CanaryPhase
+from swerve.statuses import CanaryPhase, DeploymentStatus
 
 BY_COMMAND = "It was rolled back by command."
 
@@ -54,11 +54,14 @@ def check_change(state: State, event: WeighCanary | PromoteCanary | RollBackCana
 
 
 def takes_calls(state: State, canary: Canary) -> bool:
-    """Whether calls may go to the canary: it has been up, and its ingress has a replica or none is to run now."""
+    """Whether calls may go to the canary: it has been up, and its ingress has a replica, or is one that calls wake."""
     if canary.phase is not CanaryPhase.RUNNING:
         return False
     key = canary.application.key(canary.application.ingress)
-    return state.deployments[key].goal.num_replicas == 0 or any(item.serves for item in state.replicas_of(key))
+    ingress = state.deployments[key]
+    # Calls that made autoscaling start the first replica wait for it.
+    wakes = ingress.goal.num_replicas == 0 or ingress.status is DeploymentStatus.UPSCALING
+    return wakes or any(item.serves for item in state.replicas_of(key))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -82,7 +85,7 @@ def start(draft: Draft, new: NewCanary, *, declared: bool = False) -> None:
     release.apply(draft, application, new.targets, same_capacity=True)
 
 
-def follow_file(draft: Draft, application: Application, new: NewCanary | None) -> None:
+def follow_file(draft: Draft, application: Application, new: NewCanary | None, *, same_capacity: bool) -> None:
     """A configuration file with the application was applied; `new` is the canary that it names.
 
     What became of the canary since (another weight, rolled back) stays while the file says the same of it.
@@ -93,6 +96,8 @@ def follow_file(draft: Draft, application: Application, new: NewCanary | None) -
             withdraw(draft, application.name)
     elif present is not None and (present.content, present.options_json) == (_content(new), new.options_json):
         draft.canaries[application.name] = replace(present, declared=True)
+        if present.active and not same_capacity:
+            release.apply(draft, present.application, new.targets, same_capacity=False)
     else:
         start(draft, new, declared=True)
 

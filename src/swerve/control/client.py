@@ -77,8 +77,9 @@ class ControllerClient:
         request = pb.SawViewRequest(proxy_id=proxy_id, version=version, reported=reported).SerializeToString()
         await self._channel.unary(_SERVICE + "SawView", request, timeout=_TIMEOUT_S)
 
-    async def status(self) -> pb.InstanceStatus:
-        request = pb.GetStatusRequest().SerializeToString()
+    async def status(self, *, when_seen: bool = False) -> pb.InstanceStatus:
+        """How everything does; `when_seen`: when the proxies route by the present state."""
+        request = pb.GetStatusRequest(when_seen=when_seen).SerializeToString()
         answer = await self._channel.unary(_SERVICE + "GetStatus", request, timeout=_TIMEOUT_S)
         return pb.InstanceStatus.FromString(answer)
 

@@ -122,7 +122,7 @@ def apply(draft: Draft, event: Deploy) -> None:
         release.apply(draft, application, targets, same_capacity=same_capacity)
         if event.declarative:
             new = next((item for item in event.canaries if item.application.name == application.name), None)
-            canary.follow_file(draft, application, new)
+            canary.follow_file(draft, application, new, same_capacity=same_capacity)
 
 
 def _apply_options(draft: Draft, options: pb.InstanceOptions, event: Deploy) -> None:

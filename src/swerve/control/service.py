@@ -143,6 +143,8 @@ class _Service:
         return pb.SawViewResponse().SerializeToString()
 
     async def get_status(self, request: bytes, metadata: Mapping[str, str]) -> bytes:
+        if pb.GetStatusRequest.FromString(request).when_seen:
+            await self._controller.until_seen()
         return self._controller.status().SerializeToString()
 
     async def get_config(self, request: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -449,8 +449,10 @@ class SawViewResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("when_seen",)
+    WHEN_SEEN_FIELD_NUMBER: _ClassVar[int]
+    when_seen: bool
+    def __init__(self, when_seen: bool = ...) -> None: ...
 
 class GetConfigRequest(_message.Message):
     __slots__ = ()

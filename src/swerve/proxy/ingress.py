@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from swerve.caller.target import Target
@@ -112,10 +112,10 @@ class Ingress:
     def _observer_of(self, ingress: Upstream) -> CallObserver:
         return self._sides.get(ingress, self._observer)
 
-    def target(self, ingress: Upstream, headers: Iterable[Sequence[bytes]]) -> Target[ProxiedCall]:
+    def target(self, ingress: Upstream, headers: Iterable[tuple[bytes, bytes]]) -> Target[ProxiedCall]:
         """Where a request with these headers goes, for the other protocols of this proxy."""
         if self._sides:
-            ingress = self._routes.side(ingress, {name: value for name, value in headers})  # noqa: C416
+            ingress = self._routes.side(ingress, dict(headers))
         return self._targets[ingress]
 
     def side(self, target: Target[ProxiedCall]) -> SideObserver | None:
