@@ -19,6 +19,7 @@ from swerve.exceptions import InterceptorError
 from swerve.grpc_util import GrpcRequest, abort
 from swerve.wire import metadata as wire_metadata
 from swerve.wire.metadata import Headers, Metadata
+from swerve.wire.peer import encode_peer
 
 Properties = Mapping[str, str | bytes | Sequence[str | bytes]]
 Interceptor = Callable[["IncomingCall"], Properties | Awaitable[Properties | None] | None]
@@ -40,8 +41,6 @@ class IncomingCall(GrpcRequest):
         super().__init__(headers, request_id=request_id, peer=peer, deadline=deadline)
         self._method = method
         self._application = application
-        self._auth_context: dict[str, list[bytes]] | None = None
-        self._extended = False
         self._encoded_trailing: Headers = ()
 
     def method(self) -> str:
@@ -51,12 +50,6 @@ class IncomingCall(GrpcRequest):
     def application(self) -> str:
         """The application that the call goes to, "" for one of the proxy's own services."""
         return self._application
-
-    def auth_context(self) -> dict[str, list[bytes]]:
-        """What TLS says about the client, and what the interceptors before this one have added."""
-        if self._auth_context is None:
-            self._auth_context = super().auth_context()
-        return {key: list(values) for key, values in self._auth_context.items()}
 
     def abort(self, code: Any, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
         """Refuse the call with a status other than OK, by raising.
@@ -74,6 +67,7 @@ class IncomingCall(GrpcRequest):
 
         Raises:
             TypeError: it is neither None nor a mapping of properties.
+            ValueError: the properties are too large together.
         """
         if properties is None:
             return
@@ -88,8 +82,8 @@ class IncomingCall(GrpcRequest):
             if not isinstance(key, str) or not all(isinstance(value, str | bytes) for value in values):
                 raise TypeError(f"A property's key must be a str, its values str or bytes; got {key!r}: {given!r}.")
             context.setdefault(key, []).extend(value.encode() if isinstance(value, str) else value for value in values)
-            self._extended = True
-        self._auth_context = context
+        if properties:
+            self._peer = encode_peer(self.peer(), context).decode()
 
 
 def load(paths: Iterable[str]) -> list[Interceptor]:

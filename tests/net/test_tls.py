@@ -320,6 +320,20 @@ def test_a_certificate_that_makes_no_sense_closes_its_connection_alone(authority
     assert "its certificate cannot be read: '<invalid>'" in caplog.text
 
 
+def test_a_certificate_that_would_burden_every_call_closes_its_connection(authority, caplog):
+    names = [x509.DNSName(f"{number}.{'x' * 40}.example") for number in range(800)]
+    client = client_certificate(authority, SUBJECTS["plain"], names)
+    with (
+        caplog.at_level("INFO", "swerve.net"),
+        tls_lab(authority, ssl.CERT_REQUIRED) as running,
+        grpcio_channel(running.port, authority, client) as channel,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        echo(channel)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "its certificate cannot be read: the auth context takes" in caplog.text
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Between processes: our own channels and servers
 

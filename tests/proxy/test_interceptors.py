@@ -239,6 +239,7 @@ def raises_status(code, details=None):
         lambda call: False,
         lambda call: {"key": 3},
         lambda call: {3: "value"},
+        lambda call: {"large": bytes(64 * 1024)},
         lambda call: call.abort(grpc.StatusCode.OK),
         lambda call: call.abort("UNAUTHENTICATED"),
         lambda call: call.abort(16, b"details"),

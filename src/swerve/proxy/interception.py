@@ -26,7 +26,6 @@ from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE
 from swerve.proxy.forward import CLIENT_WINDOW, PEER_FIELD, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
-from swerve.wire.peer import encode_peer
 from swerve.wire.status import Status, StatusCode
 
 logger = logging.getLogger("swerve.proxy")
@@ -173,9 +172,10 @@ class InterceptedCall(ForwardedCall):
         self._interception.start()
 
     def admitted(self, call: IncomingCall) -> None:
-        if call._extended:
+        peer = call._peer.encode()
+        if peer != self.client.peer_name:
             others = (field for field in self._headers if field[0] != PEER_FIELD)
-            self._headers = (*others, (PEER_FIELD, encode_peer(call.peer(), call.auth_context())))
+            self._headers = (*others, (PEER_FIELD, peer))
         super().open(self._request_ended)
         if self._incomplete and self._body_size >= CLIENT_WINDOW:
             self._submit()

@@ -14,6 +14,10 @@ SUBJECT_ALTERNATIVE_NAME = "x509_subject_alternative_name"
 COMMON_NAME = "x509_common_name"
 _IDENTITY_KEYS = (SUBJECT_ALTERNATIVE_NAME, COMMON_NAME)
 
+# A client's certificate has 1 to 4 KiB. Beside the metadata that a client may send (128 KiB at most), so much fits the
+# private link to a replica (`wire.http2.PRIVATE_HEADER_LIST_SIZE`).
+MAX_SIZE = 64 * 1024
+
 AuthContext = Mapping[str, Sequence[bytes]]
 
 # What grpcio reports of a channel without TLS.
@@ -24,11 +28,18 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encode_peer(address: str, auth_context: AuthContext = INSECURE) -> bytes:
-    """The field's value. JSON escapes whatever a header field cannot hold."""
+    """The field's value. JSON escapes whatever a header field cannot hold.
+
+    Raises:
+        ValueError: it is larger than `MAX_SIZE`.
+    """
     if auth_context is INSECURE:
         return address.encode()
     values = {key: [value.decode("latin-1") for value in values] for key, values in auth_context.items()}
-    return f"{address} {_to_json(values)}".encode("ascii")
+    field = f"{address} {_to_json(values)}".encode("ascii")
+    if len(field) > MAX_SIZE:
+        raise ValueError(f"the auth context takes {len(field)} bytes, and {MAX_SIZE} are allowed")
+    return field
 
 
 def peer_address(field: str) -> str:
