@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import json
 import threading
 from collections.abc import Iterator
@@ -235,3 +236,64 @@ def in_threads(count: int, work) -> Iterator[list]:
             thread.join(60)
     if failures:
         raise failures[0]
+
+
+class Load:
+    """Calls without end over one connection, each of which must succeed; with `fresh` over new ones as well."""
+
+    def __init__(self, port, *, fresh=False):
+        self.port = port
+        self.channel = grpc.insecure_channel(f"localhost:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+        self.stub = importlib.import_module("probe_pb2_grpc").ProbeStub(self.channel)
+        self.note = importlib.import_module("probe_pb2").Note
+        self.answered = 0
+        self.failures = []
+        self.pids = set()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call) for _ in range(3)]
+        if fresh:
+            self._threads.append(threading.Thread(target=self._connect_and_call))
+
+    def _call(self):
+        while not self._stop.is_set():
+            try:
+                self.pids.add(self.stub.Unary(self.note(text="x"), timeout=20).number)
+                self.answered += 1
+            except grpc.RpcError as error:
+                self.failures.append((error.code(), error.details()))
+                self._stop.wait(0.05)
+
+    def _connect_and_call(self):
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        while not self._stop.is_set():
+            with grpc.insecure_channel(f"localhost:{self.port}", options=options) as channel:
+                try:
+                    importlib.import_module("probe_pb2_grpc").ProbeStub(channel).Unary(self.note(), timeout=20)
+                except grpc.RpcError as error:
+                    self.failures.append((error.code(), f"a new connection: {error.details()}"))
+                    self._stop.wait(0.05)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        try:
+            self.goes_on()
+        except AssertionError as error:
+            self.__exit__()
+            raise AssertionError(f"no answers: {self.failures[:3]}") from error
+        return self
+
+    def goes_on(self):
+        """Wait until it is seen that calls are answered now."""
+        before = self.answered
+        wait_for(lambda: self.answered > before + 20, what="answers")
+
+    def stop(self):
+        """Call no more; calls that run finish."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def __exit__(self, *error):
+        self.stop()
+        self.channel.close()
