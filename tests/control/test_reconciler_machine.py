@@ -12,9 +12,11 @@ from swerve.control import autoscale, canary, rollout, scale
 from swerve.control.deploy import Rejected
 from swerve.control.events import (
     Delete,
+    Deploy,
     HealthChecked,
     Phase,
     PromoteCanary,
+    ProxyReported,
     Recovered,
     ReplicaReported,
     RollBackCanary,
@@ -22,7 +24,8 @@ from swerve.control.events import (
     WeighCanary,
 )
 from swerve.control.view import status, view
-from swerve.statuses import CanaryPhase, ReplicaState
+from swerve.generated import control_pb2 as pb
+from swerve.statuses import CanaryPhase, ProxyStatus, ReplicaState
 
 APPS = ("a", "b")
 VERSIONS = ("v1", "v2", "v3")
@@ -33,6 +36,7 @@ class Reconciler(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = ScaledWorld()
+        self.num_proxies = NUM_PROXIES
         self.world.feed(Recovered(self.world.now, {}, options_for(NUM_PROXIES)))
 
     @rule(
@@ -152,9 +156,23 @@ class Reconciler(RuleBasedStateMachine):
         self.world.pass_time(seconds)
         self.world.pending = pending + self.world.pending
 
+    @rule(app=st.sampled_from(APPS), number=st.integers(0, 3), method=st.sampled_from("AB"), outdated=st.booleans())
+    def options_change(self, app, number, method, outdated):
+        paths = [pb.GrpcMethod(path=f"/{method}/M")] if number else []
+        options = options_for(number, grpc_methods=paths).in_force
+        keys = frozenset(key for key in self.world.state.deployments if outdated and key.app == app)
+        self.world.feed(Deploy(self.world.now, (), options=options, outdated=keys))
+        self.num_proxies = number
+
+    @rule(data=st.data())
+    def a_proxy_is_told_to_stop(self, data):
+        serving = sorted(id for id, proxy in self.world.state.proxies.items() if proxy.state is ProxyStatus.HEALTHY)
+        if serving:
+            self.world.feed(ProxyReported(self.world.now, data.draw(st.sampled_from(serving)), draining=True))
+
     @rule()
     def controller_restarts(self):
-        self.world.restart_controller(stored(self.world.state), NUM_PROXIES)
+        self.world.restart_controller(stored(self.world.state), self.num_proxies)
 
     @invariant()
     def what_is_known_is_alive_and_what_is_alive_is_known(self):
@@ -214,7 +232,7 @@ class Reconciler(RuleBasedStateMachine):
             self.world.waiting(0, ("driver", app), "Main", app)
         self.world.live(20)
         state = self.world.state
-        assert len(state.proxies) == NUM_PROXIES
+        assert len(state.proxies) == self.num_proxies
         for application_ in state.applications.values():
             assert not application_.deleting
         assert not state.retired
