@@ -5,7 +5,11 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 
+import grpc
 import httpx
 import pytest
 import yaml
@@ -227,3 +231,130 @@ def test_options_that_were_deployed_survive_the_controller_a_proxy_and_the_insta
         assert error.code().name == "RESOURCE_EXHAUSTED"
     # Another start is newer than what was deployed.
     swerve_command("shutdown", "-y")
+
+
+PROTO = """
+syntax = "proto3";
+package grows.v1;
+message Word {{ string text = 1; {field} }}
+service Grows {{ rpc Say(Word) returns (Word); {rpc} }}
+"""
+GROWING = """
+import os
+import swerve as serve
+
+@serve.deployment(num_replicas=2)
+class Growing:
+    async def Say(self, word):
+        return word
+
+    async def Shout(self, word):
+        return type(word)(text=word.text.upper(), loud=True)
+
+app = Growing.bind()
+"""
+
+
+def compile_proto(folder, field="", rpc=""):
+    """The modules of the proto, made in `folder` anew."""
+    (folder / "grows.proto").write_text(PROTO.format(field=field, rpc=rpc))
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", f"--python_out={folder}"]
+    subprocess.run([*command, f"--grpc_python_out={folder}", str(folder / "grows.proto")], check=True, timeout=60)
+
+
+def test_a_method_that_is_added_to_a_proto_is_served_after_a_deploy(swerve_command, free_port):
+    folder = swerve_command.cwd
+    (folder / "growing.py").write_text(GROWING)
+    options = {"port": free_port, "grpc_servicer_functions": ["grows_pb2_grpc.add_GrowsServicer_to_server"]}
+    text = f"grpc_options: {json.dumps(options)}\napplications: [{{import_path: 'growing:app'}}]"
+    (folder / "config.yaml").write_text(text)
+    compile_proto(folder)
+    swerve_command("start", "--http-port", "0")
+    assert swerve_command("deploy", "config.yaml").returncode == 0
+    failures, stop = [], threading.Event()
+
+    def call(method, message, timeout=30):
+        return channel.unary_unary(f"/grows.v1.Grows/{method}")(message, timeout=timeout, wait_for_ready=True)
+
+    def load():
+        while not stop.is_set():
+            try:
+                call("Say", b"\n\x02hi")
+            except grpc.RpcError as error:
+                failures.append(error.details())
+                stop.wait(0.05)
+
+    with grpc.insecure_channel(f"localhost:{free_port}") as channel:
+        assert call("Say", b"\n\x02hi") == b"\n\x02hi"
+        loading = threading.Thread(target=load)
+        loading.start()
+        try:
+            compile_proto(folder, "bool loud = 2;", "rpc Shout(Word) returns (Word);")
+            deployed = swerve_command("deploy", "config.yaml")
+            assert "newly served: /grows.v1.Grows/Shout" in deployed.stderr
+            assert call("Shout", b"\n\x02hi") == b"\n\x02HI\x10\x01"
+            wait_for(lambda: "RUNNING" in swerve_command("status", "-n", "default").stdout.splitlines()[0])
+            for _ in range(20):
+                assert call("Shout", b"\n\x02hi") == b"\n\x02HI\x10\x01"
+        finally:
+            stop.set()
+            loading.join()
+    assert failures == []
+
+
+@serve.deployment
+class Rooted:
+    async def __call__(self, request):
+        return request.scope["root_path"]
+
+
+def test_http_changes_its_settings_and_its_port_under_load(state_dir, free_port):
+    serve.start(http_options={"port": free_port})
+    serve.run(Rooted.bind(), route_prefix="/app")
+    failures, stop = [], threading.Event()
+    url = f"http://127.0.0.1:{free_port}"
+
+    def load():
+        while not stop.is_set():
+            try:
+                assert httpx.get(f"{url}/-/healthz").status_code == 200
+            except (httpx.TransportError, AssertionError) as error:
+                failures.append(repr(error))
+                stop.wait(0.05)
+
+    loading = [threading.Thread(target=load) for _ in range(3)]
+    for thread in loading:
+        thread.start()
+    try:
+        for number in range(3):
+            serve.start(http_options={"root_path": f"/root{number}", "request_timeout_s": 5 + number})
+            wait_for(lambda number=number: httpx.get(f"{url}/app").text == f"/root{number}/app", what="the settings")
+    finally:
+        stop.set()
+        for thread in loading:
+            thread.join()
+    assert failures == []
+
+    new = find_free_port()
+    serve.start(http_options={"port": new})
+    assert httpx.get(f"http://127.0.0.1:{new}/app").text == "/root2/app"
+    wait_for(lambda: _get(url) is None, what="the end of the old port")
+
+
+def test_a_port_begins_to_speak_tls_and_stops_again(state_dir, port, authority):
+    key, chain = authority.issue("server")
+    probe, note = importlib.import_module("probe_pb2_grpc"), importlib.import_module("probe_pb2").Note
+
+    def ask(channel):
+        with channel:
+            return probe.ProbeStub(channel).Unary(note(text="x"), timeout=20, wait_for_ready=True).text
+
+    with grpc.insecure_channel(f"localhost:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as open_channel:
+        stream = probe.ProbeStub(open_channel).Stream(note(number=50), timeout=30)
+        next(stream)
+        serve.start(grpc_options={"ssl_keyfile": key, "ssl_certfile": chain})
+        credentials = grpc.ssl_channel_credentials(authority.ca_pem)
+        assert ask(grpc.secure_channel(f"localhost:{port}", credentials)) == "x"
+        assert len(list(stream)) == 49
+    serve.start(grpc_options={"ssl_keyfile": None, "ssl_certfile": None})
+    assert ask(grpc.insecure_channel(f"localhost:{port}")) == "x"
