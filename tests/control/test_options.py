@@ -205,7 +205,7 @@ def test_a_proxy_that_stops_of_its_own_has_its_successor_at_once():
     assert [command.shares_ports for command in world.pending] == [True]
     world.run()
     (new,) = proxies(world)
-    assert list(view(world.state, str).proxy_ids) == [new]
+    assert list(view(world.state, str, str.encode).proxy_ids) == [new]
     world.end(old, "The process ended with exit code 0.")
     assert proxies(world) == [new]
     assert world.state.proxy_failures == 0
