@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine
@@ -47,6 +48,12 @@ class LoopThread:
             logger.warning("The tasks of thread '%s' did not end within %.0f s", self._thread.name, _STOP_TIMEOUT_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(_STOP_TIMEOUT_S)
+
+    def abandon(self) -> None:
+        """End the thread without waiting for it, as it may hang in user code. From any other thread."""
+        atexit.unregister(self.stop)
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self.loop.call_soon_threadsafe(self.loop.stop)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

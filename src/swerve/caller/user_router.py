@@ -7,6 +7,7 @@ come back, and `routing.asked` decides what happens to a call meanwhile. Importe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import itertools
@@ -58,9 +59,9 @@ class UserRouter:
         self._post(functools.partial(self._inside.load, code, list(sys_path), options))
 
     def close(self) -> None:
-        """End the thread, without waiting for it: it is a daemon, and may hang in user code."""
+        """End the thread. Calls that are being decided go elsewhere."""
         self.affinity.fail()
-        self._post(self._thread.loop.stop)
+        self._thread.abandon()
 
     def replicas_changed(self, replicas: Sequence[Replica]) -> None:
         self._post(functools.partial(self._inside.update, list(replicas)))
@@ -113,8 +114,7 @@ class UserRouter:
         return pending
 
     def _post(self, function: Callable[[], None]) -> None:
-        # A thread that was stopped has no use for it.
-        if not self._thread.loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # it was closed
             self._thread.loop.call_soon_threadsafe(function)
 
 
