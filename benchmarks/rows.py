@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from benchmarks import h2load, others, proc
+from benchmarks import h2load, others, overload, proc
 from benchmarks.measure import Measure, echo_rate, half_of_peak, handle_calls, sequential, throughput
 from benchmarks.methods import MESSAGES_PER_STREAM, Method, echo, stream, unary
 from benchmarks.ray_serve import ray, ray_fastest
@@ -178,6 +178,7 @@ def scale_rows() -> list[Row]:
     server = swerve()
     counts = {count: swerve("serve_app:replicas", f"count={count}") for count in (1, 8, 64)}
     two = others.contender()
+    waiting = swerve("serve_app:waiting")
     return [
         Row(
             "connections",
@@ -201,6 +202,21 @@ def scale_rows() -> list[Row]:
                 Goal("peak_rss_mb.proxy", at_most=100),
             ],
             unary(others.CALLED),
+        ),
+        Row(
+            "overload",
+            "unary, five times as many calls as the deployment can serve, against as many as it can",
+            [
+                Side(waiting, overload.overloaded(5), "overloaded"),
+                Side(waiting, overload.peak(), "peak"),
+            ],
+            [
+                Goal("served_per_s", at_least=0.9, over="peak"),
+                # A full queue of 20 and the call itself take 20 ms when all goes well.
+                Goal("p99_ms", at_most=60),
+            ],
+            unary(),
+            needs_h2load=False,
         ),
     ]
 

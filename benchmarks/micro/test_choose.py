@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from swerve.routing.calls import Shed
+from swerve.routing.calls import CallDescription, Shed
 from swerve.routing.replicas import ReplicaInfo
 from swerve.routing.router import Router
 
@@ -20,6 +20,9 @@ class Call:
 
     def shed(self, why: Shed) -> None:
         raise why
+
+    def describe(self) -> CallDescription:
+        raise AssertionError("no user's router is there")
 
 
 @pytest.mark.parametrize("replicas", [1, 8, 64])

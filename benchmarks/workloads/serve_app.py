@@ -1,5 +1,6 @@
 """The handlers as deployments, the same for Swerve and for Ray Serve: `SERVE` names the module, `swerve` by default."""
 
+import asyncio
 import importlib
 import os
 import time
@@ -34,6 +35,15 @@ class Aio:
         return Chunk()
 
 
+@serve.deployment(max_ongoing_requests=20, max_queued_requests=20)
+class Waiting:
+    """Its time goes by in waiting, as for a GPU: it serves 2,000 calls a second at most, on any machine."""
+
+    async def Unary(self, request: Request) -> Reply:
+        await asyncio.sleep(0.01)
+        return greet(request)
+
+
 @serve.deployment
 class Plain:
     """A plain `def` with the default options: five calls at a time, each in a thread."""
@@ -48,5 +58,6 @@ def replicas(arguments: Mapping[str, str]) -> Any:
 
 
 aio = Aio.bind()
+waiting = Waiting.bind()
 plain = Plain.bind()
 plain_200 = Plain.options(max_ongoing_requests=200).bind()

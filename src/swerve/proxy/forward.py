@@ -16,6 +16,8 @@ bytes are kept (at most a window of them), so a call that a replica turned away 
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -318,9 +320,13 @@ class ForwardedCall:
     def fail(self, code: StatusCode, details: str, retry_after_s: float | None = None) -> None:
         """End the call with a status of the proxy's own; `retry_after_s` tells the client when to try again."""
         status = Status(code, details)
-        trailers = status_trailers(status, ((REQUEST_ID_FIELD, self.request_id),))
+        trailers = status_trailers(status)
         if retry_after_s is not None:
             trailers += retry_trailers(status, retry_after_s)
+        self._answer(code, trailers)
+
+    def _answer(self, code: StatusCode, trailers: Headers) -> None:
+        trailers = (*trailers, (REQUEST_ID_FIELD, self.request_id))
         if self._response_started:
             self.client.send_trailers(self.stream_id, trailers)
         else:
@@ -329,8 +335,8 @@ class ForwardedCall:
 
     def shed(self, why: Shed) -> None:
         """The queue is full: the client is told when to try again."""
-        details = str(BackPressureError(why.queued, why.limit))
-        self.fail(StatusCode.RESOURCE_EXHAUSTED, details, why.retry_after_s)
+        delay_ms = math.ceil(why.retry_after_s * 1000)
+        self._answer(StatusCode.RESOURCE_EXHAUSTED, _shed_trailers(why.queued, why.limit, delay_ms))
 
     def _end(self, trailers: Headers) -> None:
         """The replica has ended the call: `trailers` are its last header block, or its only one."""
@@ -417,6 +423,13 @@ class ForwardedCall:
         replica, self._replica, self._bundles = self._replica, None, None
         if replica is not None:
             self._target.release(replica, self)
+
+
+# Calls are shed when there is no time to lose, and mostly with the same words.
+@functools.lru_cache(maxsize=1024)
+def _shed_trailers(queued: int, limit: int, delay_ms: int) -> Headers:
+    status = Status(StatusCode.RESOURCE_EXHAUSTED, str(BackPressureError(queued, limit)))
+    return status_trailers(status) + retry_trailers(status, delay_ms / 1000)
 
 
 class _ReplicaLeg:
