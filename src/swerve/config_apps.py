@@ -56,10 +56,12 @@ def build_applications(
     """
     started: list[subprocess.Popen[bytes]] = []
     with_canary = {app.name: app.canary.options() for app in applications if app.canary is not None}
-    canaries = [app.as_canary() for app in applications if app.canary is not None]
-    schemas = [*applications, *canaries]
+    schemas = [(f"Application '{app.name}'", app) for app in applications]
+    schemas += [
+        (f"The canary of application '{app.name}'", app.as_canary()) for app in applications if app.canary is not None
+    ]
     with ThreadPoolExecutor(max_workers=max(1, min(len(schemas), os.cpu_count() or 1))) as pool:
-        futures = [pool.submit(_build_in_child, app, surroundings, started) for app in schemas]
+        futures = [pool.submit(_build_in_child, what, app, surroundings, started) for what, app in schemas]
         try:
             built = [future.result() for future in futures]
         except BaseException:
@@ -84,14 +86,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _build_in_child(
-    app: ServeApplicationSchema, surroundings: Surroundings, started: list[subprocess.Popen[bytes]]
+    what: str, app: ServeApplicationSchema, surroundings: Surroundings, started: list[subprocess.Popen[bytes]]
 ) -> control_pb2.Application:
     from swerve.generated import control_pb2
 
     try:
         environment = resolve(app.runtime_env, base=surroundings.base, packages=surroundings.packages)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"Application '{app.name}': {error}") from error
+        raise ConfigError(f"{what}: {error}") from error
     read_end, write_end = os.pipe()
     task = {
         "application": app.model_dump(mode="json", exclude_unset=True),
@@ -129,7 +131,7 @@ def _build_in_child(
     if child.returncode == 0:
         return control_pb2.Application.FromString(result)
     message = result.decode("utf-8", "replace") or f"the process that imports it ended with code {child.returncode}."
-    raise ConfigError(f"Application '{app.name}': {message}")
+    raise ConfigError(f"{what}: {message}")
 
 
 def _build(task: dict[str, Any]) -> control_pb2.Application:

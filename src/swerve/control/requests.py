@@ -51,7 +51,10 @@ def new_canary(canary: pb.Canary, time_s: float) -> tuple[NewCanary, dict[str, b
     code: dict[str, bytes] = {}
     application, targets = _read(canary.application, time_s, code)
     try:
-        weight = float(json.loads(canary.options_json)["weight"])
+        # Read here once, so that what cannot be published or judged by is refused before it is stored.
+        options = json.loads(canary.options_json)
+        weight = float(options["weight"])
+        pb.CanaryView(match=options["match"], sticky_key=options["sticky_key"] or "")
         Limits.of(canary.options_json)
     except (ValueError, KeyError, TypeError) as error:
         raise Rejected(f'The options of the canary of "{application.name}" are not complete: {error}.') from error
