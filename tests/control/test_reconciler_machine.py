@@ -21,21 +21,56 @@ from swerve.control.events import (
     ReplicaReported,
     RollBackCanary,
     Scale,
+    StartProxy,
+    StartReplica,
+    StopReplica,
     WeighCanary,
 )
 from swerve.control.view import status, view
 from swerve.generated import control_pb2 as pb
-from swerve.statuses import CanaryPhase, ProxyStatus, ReplicaState
+from swerve.statuses import CanaryPhase, DeploymentStatus, ProxyStatus, ReplicaState
 
 APPS = ("a", "b")
 VERSIONS = ("v1", "v2", "v3")
 NUM_PROXIES = 2
 
 
+class CheckedWorld(ScaledWorld):
+    """A world in which each step is compared with the one before."""
+
+    def feed(self, event):
+        before = self.state
+        commands = super().feed(event)
+        stopped = {command.id for command in commands if isinstance(command, StopReplica)}
+        for key, deployment in self.state.deployments.items():
+            if (goal := deployment.serving_goal) is None or before.stopping:
+                continue
+            replaced = [
+                item
+                for item in before.replicas_of(key)
+                if item.id in stopped
+                and rollout.is_ready(item)
+                and item.version != goal.target.version
+                and item.id != getattr(event, "id", "")
+            ]
+            owner = self.state.owner(key)
+            if replaced and not deployment.deleting and not owner.deleting:
+                left = sum(rollout.is_ready(item) for item in self.state.replicas_of(key))
+                assert left >= rollout.fewest_ready(goal), f"an update stopped {len(replaced)} and left {left} ready"
+        for command in commands:
+            if isinstance(command, StartReplica):
+                assert not self.state.stopping
+                owner = self.state.owner(command.key)
+                # What the ingress calls must outlive it.
+                assert not (owner.deleting and command.key.name == owner.ingress), "started, though deleted"
+                assert self.now >= self.state.deployments[command.key].start_not_before, "the back-off was not kept"
+        return commands
+
+
 class Reconciler(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.world = ScaledWorld()
+        self.world = CheckedWorld()
         self.num_proxies = NUM_PROXIES
         self.world.feed(Recovered(self.world.now, {}, options_for(NUM_PROXIES)))
 
@@ -45,11 +80,21 @@ class Reconciler(RuleBasedStateMachine):
         number=st.integers(1, 4),
         surge=st.sampled_from([0, 50]),
         user_config=st.sampled_from([None, 1]),
+        cpus=st.sampled_from([0, 1]),
+        period=st.sampled_from([2.0, 10.0]),
         two=st.booleans(),
         prefix=st.sampled_from(["/a", "/b"]),
     )
-    def deploy(self, app, version, number, surge, user_config, two, prefix):
-        main = target(version, num_replicas=number, max_surge_percent=surge, user_config=user_config)
+    def deploy(self, app, version, number, surge, user_config, cpus, period, two, prefix):
+        """With options of each class: some restart replicas, some are told to them, some only the controller reads."""
+        main = target(
+            version,
+            num_replicas=number,
+            max_surge_percent=surge,
+            user_config=user_config,
+            ray_actor_options={"num_cpus": cpus},
+            health_check_period_s=period,
+        )
         targets = {"Main": main, "Other": target("other")} if two else {"Main": main}
         with suppress(Rejected):
             made, targets = application(app, prefix, **targets)
@@ -127,9 +172,32 @@ class Reconciler(RuleBasedStateMachine):
     def delete(self, app):
         self.world.feed(Delete(self.world.now, (app,)))
 
-    @rule(version=st.sampled_from(VERSIONS), broken=st.booleans())
+    @rule(version=st.sampled_from([*VERSIONS, *(f"{version}:config" for version in VERSIONS)]), broken=st.booleans())
     def breaks(self, version, broken):
+        """The constructor of a version fails from now on, or its `reconfigure` does, or neither."""
         (self.world.broken.add if broken else self.world.broken.discard)(version)
+
+    @rule(version=st.sampled_from(VERSIONS), slow=st.booleans())
+    def slows(self, version, slow):
+        """The constructor of a version never returns from now on, or does again."""
+        (self.world.slow.add if slow else self.world.slow.discard)(version)
+
+    @rule(data=st.data(), sick=st.booleans())
+    def falls_ill(self, data, sick):
+        """A replica fails its health checks from now on, or all are well again."""
+        if not sick:
+            self.world.sick.clear()
+        elif self.world.state.replicas:
+            self.world.sick.add(data.draw(st.sampled_from(sorted(self.world.state.replicas))))
+
+    @rule(data=st.data())
+    def cannot_be_started(self, data):
+        """The system gives no process."""
+        ordered = [item for item in self.world.pending if isinstance(item, StartReplica | StartProxy)]
+        if ordered:
+            command = data.draw(st.sampled_from(ordered))
+            self.world.pending.remove(command)
+            self.world.end(command.id, "The process cannot be started: no memory")
 
     @rule(data=st.data(), count=st.integers(1, 6))
     def carries_out(self, data, count):
@@ -221,9 +289,19 @@ class Reconciler(RuleBasedStateMachine):
             goals = [goal for goal in (deployment.goal, deployment.previous) if goal is not None]
             assert len(starting) <= max(goal.num_replicas + rollout.surge_size(goal) for goal in goals)
 
+    @invariant()
+    def what_is_wrong_is_said(self):
+        for deployment in self.world.state.deployments.values():
+            if deployment.status in (DeploymentStatus.UNHEALTHY, DeploymentStatus.DEPLOY_FAILED):
+                assert deployment.message
+
     def teardown(self):
         """When nothing is disturbed any more, everything becomes what was asked for."""
-        self.world.broken = set()
+        self.world.broken, self.world.slow, self.world.sick = set(), set(), set()
+        self.world.run()
+        for replica in tuple(self.world.state.replicas.values()):
+            if replica.state is ReplicaState.STARTING:
+                self.world.feed(ReplicaReported(self.world.now, replica.id, Phase.RUNNING))
         self.world.run()
         self.world.pass_time(600)
         # Nobody calls any more.
