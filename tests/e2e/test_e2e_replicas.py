@@ -37,6 +37,8 @@ def test_a_full_queue_sheds_with_its_numbers(client, deploy):
     import e2e_lab
 
     narrow = deploy(e2e_lab.Lab.options(max_ongoing_requests=1, max_queued_requests=2).bind())
+    # Until the proxy has a connection to the replica all calls wait, and one more is shed.
+    narrow.ask("Describe")
     calls = [narrow.begin("Hold", f"hold {i}") for i in range(4)]
 
     wait_for(lambda: any(call.done() for call in calls), what="one call being shed")
@@ -116,20 +118,42 @@ CONFIGURED = """
 applications:
   - name: own
     import_path: e2e_lab:configured
-    deployments: [{{name: Configured, user_config: {{greeting: {greeting}}}}}]
+    deployments: [{{name: Configured, user_config: {{greeting: {greeting}}}, {more}}}]
 """
 
 
-def test_a_changed_user_config_reaches_the_running_replica(bare):
+def test_options_change_in_the_running_replica_and_those_of_its_process_replace_it(bare):
     own = bare.client.of("own")
-    bare.deploy(CONFIGURED.format(greeting="first"))
+    bare.deploy(CONFIGURED.format(greeting="first", more="max_queued_requests: 5"))
     before = own.ask("__call__")
 
-    bare.deploy(CONFIGURED.format(greeting="second"))
-    wait_for(lambda: own.ask("__call__").text == "second")
+    # The controller and the proxy read this one alone.
+    bare.deploy(CONFIGURED.format(greeting="first", more="max_queued_requests: 6"))
+    assert own.ask("__call__").number == before.number, "the replica was restarted"
 
+    bare.deploy(CONFIGURED.format(greeting="second", more="max_queued_requests: 6"))
+    wait_for(lambda: own.ask("__call__").text == "second")
     assert before.text == "first"
     assert own.ask("__call__").number == before.number, "the replica was restarted"
+
+    bare.deploy(CONFIGURED.format(greeting="second", more="ray_actor_options: {num_cpus: 0.5}"))
+    wait_for(lambda: own.ask("__call__").number != before.number, what="another replica")
+
+
+def test_an_update_that_cannot_start_leaves_the_old_version_serving_and_says_why(deploy):
+    import e2e_lab
+
+    own = deploy(e2e_lab.Answer.bind("old"))
+    broken = e2e_lab.Failing.options(name="Answer", max_constructor_retry_count=2).bind()
+    with pytest.raises(RuntimeError, match="no weights"):
+        deploy(broken)
+
+    assert own.ask("__call__").text == "old"
+    application = serve.status().applications["own"]
+    assert application.status == "DEPLOY_FAILED"
+    assert "the replicas of the previous version keep serving" in application.message
+    assert "OSError: no weights here" in application.deployments["Answer"].message
+    assert application.deployments["Answer"].status_trigger == "REPLICA_STARTUP_FAILED"
 
 
 def test_no_call_fails_while_an_application_is_updated(deploy):
@@ -266,6 +290,23 @@ def test_a_replica_whose_health_check_fails_is_replaced(deploy):
             return False
 
     wait_for(replaced, 30, "a new replica")
+
+
+def test_a_replica_whose_event_loop_is_blocked_is_replaced(deploy, tmp_path):
+    import e2e_lab
+
+    own = deploy(e2e_lab.Stuck.options(health_check_period_s=0.1, health_check_timeout_s=0.5).bind())
+    pid = own.ask("__call__").number
+    holding = own.lab.__call__.future(
+        own.note(payload=str(tmp_path / "held").encode()), timeout=40, metadata=(("application", own.app),)
+    )
+    wait_for((tmp_path / "held").exists, what="the replica being held up")
+
+    later = own.ask("__call__", "later", timeout=40)
+
+    assert later.text == "later"
+    assert later.number != pid
+    assert holding.code().name == "UNAVAILABLE"
 
 
 def test_a_killed_proxy_is_replaced_and_clients_come_back(tuned):

@@ -16,9 +16,8 @@ _LONGEST_SOCKET = "proxy-abcdefgh.sock"
 _PACKAGES = "packages"
 _MARK = "This is a state folder of Swerve.\n"
 # What is ours in `run/`, by the end of the name.
-_RUN_SUFFIXES = (".json", ".spec", ".sock", ".begun", ".ready", ".part", ".owner", ".ending")
-# Those that a replica or a proxy makes or is made, by the end of the name, and who else has such.
-_OF_PROCESSES = (".spec", ".sock", ".begun", ".ready")
+_RUN_SUFFIXES = (".json", ".spec", ".sock", ".begun", ".ready", ".new", ".part", ".owner", ".ending")
+# Files in `run` begin with the id of their process. These are of no replica and of no proxy.
 _OTHERS = ("agent", "controller", "instance")
 
 
@@ -136,9 +135,10 @@ class Layout:
                 path.unlink(missing_ok=True)
 
     def remove_files_of_others(self, living: Collection[str]) -> None:
-        """Leave no file of a replica or proxy that is not among the living."""
+        """Leave no file of a replica or proxy that is not among the living, but the records, which are the agent's."""
+        kept = {*living, *_OTHERS}
         for path in self.run.iterdir():
-            if path.suffix in _OF_PROCESSES and path.stem not in (*living, *_OTHERS):
+            if path.name.partition(".")[0] not in kept and path.suffix != ".json":
                 path.unlink(missing_ok=True)
 
     def remove_store(self) -> None:
