@@ -43,11 +43,13 @@ Arguments = Annotated[
     typer.Argument(metavar="[ARGUMENTS]...", help="key=value pairs for an application builder.", show_default=False),
 ]
 
-GrpcPort = Annotated[int | None, typer.Option(help="gRPC port; 0 turns gRPC off.  [default: 9000]", show_default=False)]
+GrpcPort = Annotated[
+    int | None, typer.Option(help="gRPC port; 0 turns gRPC off.  \\[default: 9000]", show_default=False)
+]
 GrpcHost = Annotated[
     str | None,
     typer.Option(
-        "--grpc-host", "--host", help='Address to bind; "" binds all.  [default: localhost]', show_default=False
+        "--grpc-host", "--host", help='Address to bind; "" binds all.  \\[default: localhost]', show_default=False
     ),
 ]
 GrpcServicers = Annotated[
@@ -60,13 +62,13 @@ GrpcServicers = Annotated[
 ]
 GrpcReflection = Annotated[
     bool | None,
-    typer.Option("--grpc-enable-reflection/--grpc-disable-reflection", help="[default: enabled]", show_default=False),
+    typer.Option("--grpc-enable-reflection/--grpc-disable-reflection", help="\\[default: enabled]", show_default=False),
 ]
 GrpcTimeout = Annotated[
-    float | None, typer.Option(help="Seconds that a call may take.  [default: no limit]", show_default=False)
+    float | None, typer.Option(help="Seconds that a call may take.  \\[default: no limit]", show_default=False)
 ]
 GrpcMaxMessage = Annotated[
-    int | None, typer.Option(help="Bytes that a message may have.  [default: 2147483647]", show_default=False)
+    int | None, typer.Option(help="Bytes that a message may have.  \\[default: 2147483647]", show_default=False)
 ]
 GrpcKeyfile = Annotated[
     str | None, typer.Option(help="PEM file with the private key; switches TLS on.", show_default=False)
@@ -87,22 +89,28 @@ GrpcCaCerts = Annotated[
 ]
 GrpcClientCertificate = Annotated[
     str | None,
-    typer.Option(help="With authorities: required or optional.  [default: required]", show_default=False),
+    typer.Option(help="With authorities: required or optional.  \\[default: required]", show_default=False),
 ]
 GrpcInterceptors = Annotated[
     list[str] | None,
     typer.Option(help="Import path of what sees each call first and may refuse it. Repeatable.", show_default=False),
 ]
-HttpHost = Annotated[str | None, typer.Option(help="HTTP address to bind.  [default: 127.0.0.1]", show_default=False)]
-HttpPort = Annotated[int | None, typer.Option(help="HTTP port; 0 turns HTTP off.  [default: 8000]", show_default=False)]
+HttpHost = Annotated[str | None, typer.Option(help="HTTP address to bind.  \\[default: 127.0.0.1]", show_default=False)]
+HttpPort = Annotated[
+    int | None, typer.Option(help="HTTP port; 0 turns HTTP off.  \\[default: 8000]", show_default=False)
+]
 Location = Annotated[
     str | None,
     typer.Option(
-        "--proxy-location", help="Disabled (no ports), HeadOnly or EveryNode.  [default: EveryNode]", show_default=False
+        "--proxy-location",
+        help="Disabled (no ports), HeadOnly or EveryNode.  \\[default: EveryNode]",
+        show_default=False,
     ),
 ]
 RoutePrefix = Annotated[str, typer.Option(help="HTTP route of the application, for an import path.")]
-NumProxies = Annotated[int | None, typer.Option(help="Proxies that share the port.  [default: 1]", show_default=False)]
+NumProxies = Annotated[
+    int | None, typer.Option(help="Proxies that share the port.  \\[default: 1]", show_default=False)
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -326,7 +334,7 @@ def canary_start(
     import_path: Annotated[str, typer.Argument(help="The new version, as `module:application`.")],
     arguments: Arguments = None,
     weight: Annotated[
-        float | None, typer.Option(help="Percent of the calls.  [default: 10]", show_default=False)
+        float | None, typer.Option(help="Percent of the calls.  \\[default: 10]", show_default=False)
     ] = None,
     match: Annotated[
         list[str] | None,
@@ -340,16 +348,16 @@ def canary_start(
         typer.Option(help="Metadata key whose value, instead of chance, tells the calls apart.", show_default=False),
     ] = None,
     max_error_percent: Annotated[
-        float | None, typer.Option(help="Roll it back when more calls fail.  [default: 5]", show_default=False)
+        float | None, typer.Option(help="Roll it back when more calls fail.  \\[default: 5]", show_default=False)
     ] = None,
     min_calls: Annotated[
-        int | None, typer.Option(help="But not for fewer calls than this.  [default: 50]", show_default=False)
+        int | None, typer.Option(help="But not for fewer calls than this.  \\[default: 50]", show_default=False)
     ] = None,
     window_s: Annotated[
-        float | None, typer.Option(help="Seconds that calls count for.  [default: 60]", show_default=False)
+        float | None, typer.Option(help="Seconds that calls count for.  \\[default: 60]", show_default=False)
     ] = None,
     for_s: Annotated[
-        float | None, typer.Option(help="Seconds that it must last.  [default: 5]", show_default=False)
+        float | None, typer.Option(help="Seconds that it must last.  \\[default: 5]", show_default=False)
     ] = None,
     auto_rollback: Annotated[bool, typer.Option(help="Roll it back by itself.")] = True,
     state_dir: StateDir = None,

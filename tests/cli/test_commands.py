@@ -411,3 +411,10 @@ def test_ray_serve_scripts_run_unchanged_one_after_the_other(swerve_command, fol
             assert process.returncode == 0, output
 
     assert unary("shout", "app1") == "SHOUT"
+
+
+@pytest.mark.parametrize(
+    ("command", "default"), [(("start",), "[default: 9000]"), (("canary", "start"), "[default: 50]")]
+)
+def test_the_help_says_what_an_option_is_without_being_given(swerve_command, command, default):
+    assert default in swerve_command(*command, "--help").stdout
