@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from grpc_lab import Lab, lab
 
+from swerve.net import handshakes
 from swerve.net.auth_context import auth_context
 from swerve.net.client import Channel
 from swerve.net.limits import ConnectionLimits
@@ -129,6 +130,25 @@ def test_a_handshake_that_does_not_go_on_is_given_up(authority):
         socket.create_connection(("127.0.0.1", running.port), TIMEOUT_S) as peer,
     ):
         assert hung_up(peer)
+
+
+def fail_handshakes(running: Lab, count: int) -> None:
+    for _ in range(count):
+        with socket.create_connection(("127.0.0.1", running.port), TIMEOUT_S) as peer:
+            peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert hung_up(peer)
+    wait_for(lambda: not running.listener._tls_ports[0].under_way)
+
+
+def test_handshakes_that_fail_cannot_fill_the_log(authority, monkeypatch, caplog):
+    monkeypatch.setattr(handshakes, "_REPORT_INTERVAL_S", 3600.0)
+    with tls_lab(authority) as running, caplog.at_level("INFO", "swerve.net"):
+        fail_handshakes(running, 3)
+        assert caplog.text.count("The TLS handshake with ipv4:127.0.0.1:") == 1
+        monkeypatch.setattr(handshakes, "_REPORT_INTERVAL_S", 0.0)
+        fail_handshakes(running, 1)
+    assert "http request" in caplog.records[0].getMessage()
+    assert caplog.records[-1].getMessage().endswith("(2 others failed since the last such line)")
 
 
 @pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_client"])

@@ -22,6 +22,8 @@ logger = logging.getLogger("swerve.net")
 _DEFAULT_TIMEOUT_S = 10.0
 # When the process or the system has no more files or memory, connections wait in the backlog this long (as in asyncio).
 _RETRY_S = 1.0
+# Clients without end can fail; the log gets one line of them in this time.
+_REPORT_INTERVAL_S = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -44,6 +46,9 @@ class TlsPort:
         self._make = make
         self._has_room = has_room
         self._timeout_s = _DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
+        # When a failure was last reported, and how many have not been since.
+        self._reported_at = -_REPORT_INTERVAL_S
+        self._unreported = 0
         self._loop = asyncio.get_running_loop()
         self._accepting = self._loop.create_task(self._accept())
 
@@ -71,7 +76,16 @@ class TlsPort:
                 self._make, sock, ssl=self._context, ssl_handshake_timeout=self._timeout_s
             )
         except OSError as error:
-            logger.info("The TLS handshake with %s failed: %s", peer, error)
+            self._report(peer, error)
+
+    def _report(self, peer: str, error: OSError) -> None:
+        now = self._loop.time()
+        if now - self._reported_at < _REPORT_INTERVAL_S:
+            self._unreported += 1
+            return
+        others = f" ({self._unreported} others failed since the last such line)" if self._unreported else ""
+        logger.info("The TLS handshake with %s failed: %s%s", peer, error, others)
+        self._reported_at, self._unreported = now, 0
 
     def stop_accepting(self) -> None:
         """Take no more connections. Handshakes that are under way go on."""

@@ -160,6 +160,6 @@ def _bind(settings: HttpSettings, *, share: bool) -> list[socket.socket]:
 def _share_log() -> None:
     """What uvicorn complains about goes where the proxy's own lines go."""
     log = logging.getLogger("uvicorn.error")
-    log.handlers = logging.getLogger("swerve").handlers
+    log.handlers = list(logging.getLogger("swerve").handlers)
     log.setLevel(logging.WARNING)
     log.propagate = False
