@@ -7,7 +7,6 @@ grpcio's: a sequence of (key, value) with text values, and bytes for keys that e
 from __future__ import annotations
 
 import binascii
-import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -43,8 +42,8 @@ _VALUE = re.compile(r"[\x20-\x7e]*")
 
 def size_of(headers: Headers) -> int:
     """The size of a header list as RFC 9113, section 6.5.2 counts it."""
-    # A copy of the text takes half the time of a loop over it, and this runs for every call.
-    return _FIELD_OVERHEAD * len(headers) + len(b"".join(itertools.chain.from_iterable(headers)))
+    # A list takes half the time of a loop or a generator, and this runs for every call.
+    return _FIELD_OVERHEAD * len(headers) + sum([len(name) + len(value) for name, value in headers])
 
 
 def decode(headers: Headers) -> list[tuple[str, str | bytes]]:
