@@ -29,6 +29,7 @@ OTHER = "the rest"
 LAYERS = (
     ("epoll", WAITING),
     ("ngh2/", "HTTP/2 engine (ngh2)"),
+    ("_cmsgpack", "bundles' records (msgpack)"),
     ("uvloop/", "event loop (uvloop)"),
     ("(loop.c:", "event loop (uvloop)"),
     ("swerve/wire/", "wire"),
