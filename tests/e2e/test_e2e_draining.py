@@ -78,10 +78,11 @@ def test_an_instance_that_ends_tells_its_clients_and_finishes_their_calls(
             error = failure_of(lambda call=call, request=request: call(request, timeout=20))
             assert (error.code().name, error.details()) == ("UNAVAILABLE", DRAINING)
         load.goes_on()
+        web.append(httpx.get(f"http://127.0.0.1:{http_port}", timeout=30))
         load.stop()
         assert [note.number for note in stream] == list(range(1, 30))
     browsing.join()
-    assert web[0].text == "answer"
+    assert [answer.text for answer in web] == ["answer"] * 2
     assert load.failures == []
     if ending is not None:
         ending.join()

@@ -91,8 +91,15 @@ class HttpServer:
         """Its listening sockets again, for a server that takes its place."""
         return [sock.dup() for sock in self._sockets]
 
-    async def close(self, grace_s: float) -> None:
-        """Take no more connections; requests that run have `grace_s` seconds to finish."""
+    async def close(self, grace_s: float, *, linger: bool = False) -> None:
+        """Take no more connections; requests that run have `grace_s` seconds to finish.
+
+        With `linger` new ones are served for as long as those run that run now.
+        """
+        if linger and (running := set(self._server.server_state.tasks)):
+            until = asyncio.get_running_loop().time() + grace_s
+            await asyncio.wait(running, timeout=grace_s)
+            grace_s = max(0.0, until - asyncio.get_running_loop().time())
         # What the system has accepted by now is accepted here, not reset.
         await asyncio.sleep(0)
         for server in self._server.servers:

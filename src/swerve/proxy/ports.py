@@ -95,6 +95,7 @@ class Ports:
         self._http: HttpServer | None = None
         self._http_ingress: HttpIngress | None = None
         self._retiring: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
 
     @property
     def grpc_address(self) -> str | None:
@@ -128,19 +129,20 @@ class Ports:
         Raises:
             OSError, TlsError: a port cannot be served; the message says which and why. All is served as before.
         """
-        if self._options == view.options:
-            return False
-        grpc = await self._open_grpc(view.options)
-        try:
-            http = await self._open_http(view)
-        except (OSError, TlsError):
-            if grpc is not None and grpc is not self._grpc:
-                await grpc.listener.close(0)
-            raise
-        self._take_grpc(grpc, view)
-        self._take_http(http, view)
-        self._options = view.options
-        return True
+        async with self._changing:
+            if self._options == view.options:
+                return False
+            grpc = await self._open_grpc(view.options)
+            try:
+                http = await self._open_http(view)
+            except (OSError, TlsError):
+                if grpc is not None and grpc is not self._grpc:
+                    await grpc.listener.close(0)
+                raise
+            self._take_grpc(grpc, view)
+            self._take_http(http, view)
+            self._options = view.options
+            return True
 
     def _take_grpc(self, grpc: _GrpcPort | None, view: control_pb2.View) -> None:
         named = _grpc_options(view.options)
@@ -169,7 +171,7 @@ class Ports:
         if self._grpc is not None:
             self._retire(self._grpc.close(grace_s, self._watch, linger=linger))
         if self._http is not None:
-            self._retire(self._http.close(grace_s))
+            self._retire(self._http.close(grace_s, linger=linger))
         await asyncio.gather(*self._retiring)
 
     def _retire(self, closing: Coroutine[Any, Any, None]) -> None:

@@ -273,7 +273,8 @@ class Proxy:
             async with asyncio.timeout(_SUCCESSION_S):
                 await self._controller.saw_view(self._spec.proxy_id, self._view.version, reported=True)
                 while has_ports(self._view.options) and not self._view.draining:
-                    if any(proxy_id != self._spec.proxy_id for proxy_id in self._view.proxy_ids):
+                    # Those that stop together must not count on each other.
+                    if self._view.proxy_ids and self._spec.proxy_id not in self._view.proxy_ids:
                         return True
                     self._view_changed.clear()
                     await self._view_changed.wait()
