@@ -1,8 +1,10 @@
 """Canaries of real replicas, called by grpcio and HTTP clients while their weight and roles change."""
 
+import asyncio
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -169,6 +171,30 @@ def test_http_requests_are_split_and_none_is_lost(shop, split):
         assert load.answers["v1"] - before <= 4
         wait_for(lambda: states_of("web") == {"RUNNING": 1}, 30, "the end of the old replicas")
     assert not load.failures
+
+
+@serve.deployment(max_ongoing_requests=1, max_queued_requests=1)
+class Narrow:
+    async def __call__(self, request):
+        while not Path(request.headers["x-gate"]).exists():  # noqa: ASYNC110, ASYNC240 (the test makes it)
+            await asyncio.sleep(0.01)
+        return "v2"
+
+
+def test_requests_that_are_shed_are_no_errors_of_the_canary(shop, split, tmp_path):
+    split("narrow", Narrow.bind(), weight=100)
+    gate = tmp_path / "gate"
+
+    def request():
+        return httpx.get(shop.url("narrow"), headers={"x-gate": str(gate)}, timeout=30).status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(request) for _ in range(4)]
+        wait_for(lambda: sum(future.done() for future in futures) == 2, what="two requests too many")
+        gate.touch()
+        assert sorted(future.result() for future in futures) == [200, 200, 503, 503]
+    wait_for(lambda: canary.status("narrow").canary_calls.calls == 4, what="their counts")
+    assert canary.status("narrow").canary_calls.errors == 0
 
 
 def test_streams_of_the_old_version_go_on_to_their_end(shop, split, tmp_path):

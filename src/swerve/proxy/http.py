@@ -95,7 +95,7 @@ class HttpIngress:
             side = self._ingress.side(call.target)
             if side is not None:
                 version = side.version
-                side.tally.add(error=is_server_error(status))
+                side.tally.add(error=is_server_error(status) and call.shed_because is None)
         method = scope.get("method", "WEBSOCKET")
         asked = path_for_log(scope.get("raw_path") or b"")
         self._observer.ended(app, deployment, prefix, method, status, reply.request_id, asked, seconds, version)
