@@ -17,7 +17,8 @@ from benchmarks.result import Figures
 from benchmarks.servers import Server
 from swerve.net.client import Channel
 from swerve.net.client_call import ClientCall, request_headers
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Connection
+from swerve.net.streams import Headers
 from swerve.wire.status import Status, StatusCode
 
 # `serve_app:Waiting` has so many slots and places in its queue.

@@ -16,9 +16,10 @@ from swerve.context import RequestContext, _request_context
 from swerve.generated import control_pb2 as pb
 from swerve.handle import DeploymentHandle
 from swerve.net.bundles import BundleServer
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.net.server import ServerStream, Unary, method_acceptor, serve
+from swerve.net.streams import Headers
 from swerve.wire import bundle
 from swerve.wire.http2 import ErrorCode, Http2Limits
 from swerve.wire.status import RpcError, Status, StatusCode

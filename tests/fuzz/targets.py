@@ -10,9 +10,10 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Connection
 from swerve.net.limits import ConnectionLife, ConnectionLimits
 from swerve.net.server_call import ServerCall
+from swerve.net.streams import Headers
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.proxy.request_ids import is_usable
 from swerve.schema import ConfigError, parse_config

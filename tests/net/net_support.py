@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Connection
+from swerve.net.streams import Headers
 from swerve.wire.http2 import Http2Limits
 
 REQUEST: Headers = (

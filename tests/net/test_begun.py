@@ -15,7 +15,7 @@ from swerve.net import begun
 from swerve.net.begun import Board, Look, board_path
 from swerve.net.client import Channel
 from swerve.net.client_call import ClientCall, request_headers
-from swerve.net.connection import CONNECTION_LOST
+from swerve.net.streams import CONNECTION_LOST
 from swerve.wire.http2 import ErrorCode
 from tests.conftest import wait_for
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from swerve.net.bundles import BundleCaller, BundleServer
-from swerve.net.connection import CALLS_PER_WRITE, CONNECTION_LOST
+from swerve.net.connection import CALLS_PER_WRITE
 from swerve.net.server_call import RESPONSE_HEADERS
+from swerve.net.streams import CONNECTION_LOST
 from swerve.wire import bundle
 from swerve.wire.http2 import ErrorCode
 from tests.net.net_support import REQUEST, TRAILERS, Pair

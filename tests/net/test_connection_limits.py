@@ -3,9 +3,10 @@
 import pytest
 from net_support import ManualLoop, Pair, Recorder, Transport
 
-from swerve.net.connection import CONNECTION_LOST, Connection
+from swerve.net.connection import Connection
 from swerve.net.limits import Action, ConnectionLife, ConnectionLimits
 from swerve.net.stalls import PROGRESS, StallWatch
+from swerve.net.streams import CONNECTION_LOST
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.wire.http2 import ErrorCode, Http2Limits
 

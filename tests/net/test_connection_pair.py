@@ -3,8 +3,9 @@
 import pytest
 from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
 
-from swerve.net.connection import _WRITE_SIZE, CONNECTION_LOST
+from swerve.net.connection import _WRITE_SIZE
 from swerve.net.held_body import CHUNK
+from swerve.net.streams import CONNECTION_LOST
 from swerve.wire.http2 import ErrorCode, Http2Error, Http2Limits
 
 BIG = bytes(range(256)) * (3 << 12)  # 3 MiB

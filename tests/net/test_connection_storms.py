@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from net_support import RESPONSE, TRAILERS, Pair
 
-from swerve.net.connection import CONNECTION_LOST
 from swerve.net.held_body import CHUNK
+from swerve.net.streams import CONNECTION_LOST
 from swerve.wire.http2 import ErrorCode, Http2Limits
 
 SMALL = Http2Limits(max_concurrent_streams=50, stream_window=1 << 16, connection_window=1 << 18)

@@ -26,7 +26,8 @@ from swerve.exceptions import (
 )
 from swerve.net.bundles import BundleCaller
 from swerve.net.client_call import ClientCall, request_headers
-from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.net.connection import Connection
+from swerve.net.streams import CONNECTION_LOST, Headers
 from swerve.net.timers import TimerWheel
 from swerve.routing.calls import CallDescription, Shed, Unavailable
 from swerve.routing.replicas import Replica

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from swerve.net.client_call import request_headers
-from swerve.net.connection import CALLS_PER_WRITE, CONNECTION_LOST, Connection, Headers, StreamHandler
+from swerve.net.connection import CALLS_PER_WRITE, Connection
 from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS
+from swerve.net.streams import Headers, StreamHandler, end_all
 from swerve.wire.bundle import ANSWER, CALL, CREDIT, MAX_BODY, PATH, RESET, WINDOW, Record, pack, unpack
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode
 from swerve.wire.message import MessageReader
@@ -173,12 +174,10 @@ class BundleCaller(_Bundles):
         self._pending.clear()
         look = self.connection.look
         calls, self.calls = self.calls, {}
-        for number, call in calls.items():
-            never_began = number in unsent or (look is not None and look.never_began_bundled(number))
-            try:
-                call.on_reset(ErrorCode.REFUSED_STREAM if never_began else CONNECTION_LOST)
-            except Exception:
-                logger.exception("Ending a call of a lost connection failed")
+        end_all(
+            (call.on_reset, number in unsent or (look is not None and look.never_began_bundled(number)))
+            for number, call in calls.items()
+        )
 
 
 class _Outgoing:
@@ -244,12 +243,7 @@ class BundleServer(_Bundles):
         self._pending.clear()
         self._outgoing.clear()
         calls, self.calls = self.calls, {}
-        for call in calls.values():
-            if call is not None:
-                try:
-                    call.on_closed(CONNECTION_LOST)
-                except Exception:
-                    logger.exception("Ending a call of a lost connection failed")
+        end_all((call.on_closed, False) for call in calls.values() if call is not None)
 
     # --- what a call sends -----------------------------------------------------------------------------------------
 

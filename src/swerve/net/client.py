@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from swerve.net.address import parse_address
 from swerve.net.begun import Look
 from swerve.net.client_call import ClientCall, request_headers
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Connection
+from swerve.net.streams import Headers
 from swerve.net.tls import H2
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Error, Http2Limits

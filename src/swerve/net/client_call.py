@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.net.connection import Connection
+from swerve.net.streams import CONNECTION_LOST, Headers
 from swerve.wire import metadata
 from swerve.wire.http2 import ErrorCode
 from swerve.wire.message import MessageReader

@@ -17,12 +17,14 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from swerve.net.address import peer_name
 from swerve.net.begun import Look, Region
+from swerve.net.credit import Owed
 from swerve.net.flood import FloodGuard
 from swerve.net.held_body import CHUNK, HeldBody
+from swerve.net.streams import Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
 from swerve.wire.http2 import (
     ConnectionClosed,
     DataReceived,
@@ -45,55 +47,11 @@ from swerve.wire.message import PREFIX_SIZE
 
 logger = logging.getLogger("swerve.net")
 
-Headers = tuple[tuple[bytes, bytes], ...]
-
-# `on_closed` carries this instead of an HTTP/2 error code when the connection went away under the stream.
-CONNECTION_LOST = -1
-
 # Bytes per write.
 _WRITE_SIZE = 256 * 1024
 # Calls begun or ended between two writes. A turn may bring many: the peer, on another core, starts on the first of them
 # while this process goes on with the rest. Fewer a write would cost more in system calls than they win.
 CALLS_PER_WRITE = 8
-
-
-class StreamHandler(Protocol):
-    """What a stream's events call. None of these may wait."""
-
-    def on_headers(self, headers: Headers, end_stream: bool) -> None:
-        """The response's headers (client role only)."""
-
-    def on_data(self, data: bytes, end_stream: bool) -> None:
-        """Part of the body. The handler owes the connection an `acknowledge` of its length."""
-
-    def on_trailers(self, headers: Headers) -> None:
-        """The trailers; nothing follows them."""
-
-    def on_closed(self, error_code: int) -> None:
-        """The stream is over, both ways. Called once, and last. 0 is a regular end."""
-
-
-class CreditSource(Protocol):
-    """Where forwarded bytes came from: a connection, or its bundle stream. An id is a stream's or a call's number."""
-
-    def give_credit(self, stream_id: int, amount: int) -> None:
-        """`amount` bytes have been passed on."""
-
-    def send_credit(self) -> None:
-        """See that what was given gets written."""
-
-
-class Bundles(Protocol):
-    """A stream of the connection on which small calls share messages, see `net/bundles.py`."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether a connection that drains need not wait for it."""
-
-
-# Takes (connection, stream id, headers, end_stream) of a request and returns its handler, or None when it already
-# answered or reset the stream.
-Acceptor = Callable[["Connection", int, Headers, bool], StreamHandler | None]
 
 
 class Connection(asyncio.Protocol):
@@ -141,8 +99,7 @@ class Connection(asyncio.Protocol):
         self._flood_guard = FloodGuard(limits.max_control_frames_per_s)
         self._drain_timer: asyncio.TimerHandle | None = None
         self._held: dict[int, HeldBody] = {}
-        # By stream here: where to give credit, the stream there, and the bytes.
-        self._owed: dict[int, tuple[CreditSource, int, int]] = {}
+        self._owed = Owed()
         self._drain_callbacks: dict[int, list[Callable[[], None]]] = {}
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
@@ -260,9 +217,7 @@ class Connection(asyncio.Protocol):
 
     def forward_data(self, stream_id: int, data: bytes, end_stream: bool, source: CreditSource, source_id: int) -> None:
         """`send_data`, and acknowledge `data` to the stream that it came from when it has left this process."""
-        before = self._owed.get(stream_id)
-        amount = len(data) if before is None else len(data) + before[2]
-        self._owed[stream_id] = (source, source_id, amount)
+        self._owed.owe(stream_id, source, source_id, len(data))
         self.send_data(stream_id, data, end_stream=end_stream)
 
     def send_trailers(self, stream_id: int, headers: Headers) -> None:
@@ -275,11 +230,7 @@ class Connection(asyncio.Protocol):
             self.http2.send_trailers(stream_id, headers)
         except StreamGone:
             return
-        self._calls_queued += 1
-        if not self._flush_due:
-            self._schedule_flush()
-        elif self._calls_queued >= CALLS_PER_WRITE:
-            self.write_early()
+        self._response_queued()
 
     def respond(self, stream_id: int, headers: Headers, body: bytes, trailers: Headers) -> None:
         """Send a whole response (server role)."""
@@ -295,6 +246,9 @@ class Connection(asyncio.Protocol):
             http2.send_trailers(stream_id, trailers)
         except StreamGone:
             return
+        self._response_queued()
+
+    def _response_queued(self) -> None:
         self._calls_queued += 1
         if not self._flush_due:
             self._schedule_flush()
@@ -443,20 +397,9 @@ class Connection(asyncio.Protocol):
 
     def _settle(self) -> bool:
         """Credit what has left, refill streams that were held back. True when there is something to write again."""
-        queued = self.http2.queued_body_size
         if self._owed:
-            owed, self._owed = self._owed, {}
-            everything_left = not self._held and queued() == 0
-            sources = set()
-            for stream_id, entry in owed.items():
-                if everything_left or not self._waiting(stream_id):
-                    source, source_id, amount = entry
-                    source.give_credit(source_id, amount)
-                    sources.add(source)
-                else:
-                    self._owed[stream_id] = entry
-            for source in sources:
-                source.send_credit()
+            everything_left = not self._held and self.http2.queued_body_size() == 0
+            self._owed.pay(None if everything_left else self._waiting)
         # Before refilling: an end that is moved now has not been written, and a reset would overtake it. While the
         # transport is paused trailers may wait in the engine, which counts only bodies.
         if self._drain_callbacks and not self._paused:
@@ -630,21 +573,16 @@ class Connection(asyncio.Protocol):
             self.transport.close()
             # A peer that does not read would keep the socket open for what is still to be written.
             self._abort_timer = self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)
-        owed, self._owed = self._owed, {}
-        for source, source_id, amount in owed.values():
-            source.give_credit(source_id, amount)
-            source.send_credit()
+        self._owed.pay()
         look = self.look
         if look is not None:
             look.settle(final=peer_gone)
         streams, self.streams = self.streams, {}
-        for stream_id, handler in streams.items():
-            never_began = look is not None and look.never_began(stream_id)
-            try:
-                # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
-                handler.on_closed(ErrorCode.REFUSED_STREAM if never_began else CONNECTION_LOST)
-            except Exception:
-                logger.exception("Ending a call of a lost connection failed")
+        # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
+        end_all(
+            (handler.on_closed, look is not None and look.never_began(stream_id))
+            for stream_id, handler in streams.items()
+        )
         self._held.clear()
         callbacks, self._drain_callbacks = self._drain_callbacks, {}
         for callback in itertools.chain.from_iterable(callbacks.values()):

@@ -19,9 +19,10 @@ from typing import Any
 from swerve.net.address import Address, client_of, parse_address
 from swerve.net.auth_context import auth_context
 from swerve.net.begun import Board
-from swerve.net.connection import Acceptor, Connection
+from swerve.net.connection import Connection
 from swerve.net.handshakes import TlsPort
 from swerve.net.limits import ConnectionLife, ConnectionLimits
+from swerve.net.streams import Acceptor
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.net.tls import H2
 from swerve.wire.http2 import Http2Limits

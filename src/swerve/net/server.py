@@ -8,9 +8,10 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.net.server_call import ServerCall
+from swerve.net.streams import Headers
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Limits
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 

@@ -13,8 +13,9 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from swerve.generated import control_pb2
 from swerve.generated.serve_pb2 import HealthzResponse, ListApplicationsResponse
-from swerve.net.connection import Connection, Headers
+from swerve.net.connection import Connection
 from swerve.net.server_call import ServerCall
+from swerve.net.streams import Headers
 from swerve.proxy.reflection import Reflection
 from swerve.wire.message import IDENTITY
 from swerve.wire.status import OK, RpcError, Status, StatusCode

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from swerve.exceptions import BackPressureError, DeploymentUnavailableError
 from swerve.net.bundles import BundleCaller
-from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.net.connection import Connection
 from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS, status_trailers
+from swerve.net.streams import CONNECTION_LOST, Headers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method
 from swerve.routing.calls import CallDescription, Shed, Unavailable

@@ -15,7 +15,8 @@ from swerve.caller.target import Target
 from swerve.exceptions import DeploymentUnavailableError
 from swerve.generated.http_pb2 import HttpEvent
 from swerve.net.client_call import ClientCall, request_headers
-from swerve.net.connection import CONNECTION_LOST, Connection, Headers
+from swerve.net.connection import Connection
+from swerve.net.streams import CONNECTION_LOST, Headers
 from swerve.proxy.forward import CallObserver
 from swerve.proxy.ingress import ProxiedCall
 from swerve.routing.calls import CallDescription, Shed, Unavailable

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from swerve.caller.target import Target
 from swerve.generated import control_pb2
-from swerve.net.connection import Connection, Headers, StreamHandler
+from swerve.net.connection import Connection
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
+from swerve.net.streams import Headers, StreamHandler
 from swerve.net.timers import TimerWheel
 from swerve.observe.metrics import CANARY
 from swerve.proxy.builtin import BuiltinServices

@@ -21,8 +21,9 @@ from typing import Any, Protocol
 from swerve.exceptions import gRPCStatusError
 from swerve.grpc_util import status_code
 from swerve.interceptors import IncomingCall, Interceptor
-from swerve.net.connection import Connection, Headers, StreamHandler
+from swerve.net.connection import Connection
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
+from swerve.net.streams import Headers, StreamHandler
 from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE
 from swerve.proxy.forward import CLIENT_WINDOW, PEER_FIELD, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id

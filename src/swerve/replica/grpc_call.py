@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from swerve.context import RequestContext
 from swerve.exceptions import BackPressureError, gRPCStatusError
 from swerve.grpc_util import RayServegRPCContext, gRPCInputStream, status_code
-from swerve.net.connection import Headers
 from swerve.net.server_call import CallSide
+from swerve.net.streams import Headers
 from swerve.replica.errors import status_for
 from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode

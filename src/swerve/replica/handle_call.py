@@ -9,8 +9,8 @@ from swerve.caller import codec
 from swerve.caller.call import CALL_PATH, MAX_MESSAGE_SIZE, STREAM_PATH
 from swerve.caller.lending import LENDER
 from swerve.context import RequestContext
-from swerve.net.connection import Headers
 from swerve.net.server_call import CallSide
+from swerve.net.streams import Headers
 from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.wire.deadline import parse_timeout

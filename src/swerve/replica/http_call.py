@@ -26,8 +26,8 @@ from swerve.exceptions import (
     RequestCancelledError,
 )
 from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest, HttpResponse
-from swerve.net.connection import Headers
 from swerve.net.server_call import CallSide
+from swerve.net.streams import Headers
 from swerve.replica.asgi_app import AsgiApp, Message
 from swerve.replica.errors import stack_trace
 from swerve.replica.http_response import as_response, error_response

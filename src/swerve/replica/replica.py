@@ -18,9 +18,10 @@ from swerve.context import ReplicaContext, ReplicaRank, set_replica_context
 from swerve.generated import control_pb2
 from swerve.http_ingress import is_ingress
 from swerve.net.bundles import BundleServer
-from swerve.net.connection import Acceptor, Connection, Headers, StreamHandler
+from swerve.net.connection import Connection
 from swerve.net.mailbox import Mailbox
 from swerve.net.server_call import CallSide, ServerCall
+from swerve.net.streams import Acceptor, Headers, StreamHandler
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import stack_trace
 from swerve.replica.grpc_call import GrpcCall

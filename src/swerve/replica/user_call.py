@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
 from swerve.context import RequestContext, _request_context
-from swerve.net.connection import Headers
 from swerve.net.mailbox import Mailbox
 from swerve.net.server_call import CallSide, ServerCall
+from swerve.net.streams import Headers
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import TIMED_OUT, is_expected, stack_trace
 from swerve.replica.slots import Slots
