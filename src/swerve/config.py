@@ -485,7 +485,11 @@ class RequestRouterConfig(Options):
 
     @field_validator("request_router_kwargs", mode="before")
     @classmethod
-    def _none_is_empty(cls, value: Any) -> Any:
+    def _json(cls, value: Any) -> Any:
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"request_router_kwargs is not JSON-serializable: {error}.") from error
         return {} if value is None else value
 
     @model_validator(mode="after")

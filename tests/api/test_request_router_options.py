@@ -37,6 +37,7 @@ def test_the_names_of_ray_s_routers_are_names_of_those_built_in(given, kept):
             },
             "virtual_nodes must be an integer of at least 1, got 0.",
         ),
+        ({"request_router_kwargs": {"x": object()}}, "request_router_kwargs is not JSON-serializable"),
         ({"queue": {"tenant_key": "X-Tenant"}}, "tenant_key must be a metadata key"),
         ({"queue": {"tenant_key": "grpc-timeout"}}, "tenant_key must be a metadata key"),
         ({"queue": {"tenant_key": "tenant-bin"}}, "tenant_key must name text"),

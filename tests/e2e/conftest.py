@@ -42,6 +42,13 @@ class World:
         protos = Path(importlib.import_module("probe_pb2").__file__ or "").parent
         return command(*arguments, state_dir=self.state_dir, proto_dir=protos)
 
+    def program(self, code: str) -> subprocess.Popen[str]:
+        """A program that is connected to this instance. The caller waits for its end."""
+        protos = Path(importlib.import_module("probe_pb2").__file__ or "").parent
+        pipe = subprocess.PIPE
+        where = environment(self.state_dir, protos)
+        return subprocess.Popen([sys.executable, "-c", code], env=where, stdin=pipe, stdout=pipe, text=True)
+
     @contextlib.contextmanager
     def in_background(self, *arguments: str) -> Iterator[None]:
         """Run `swerve` for this instance while the block runs, and wait for its end."""

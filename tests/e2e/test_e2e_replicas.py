@@ -82,18 +82,40 @@ def test_max_ongoing_requests_is_never_exceeded(world, client):
     assert max(most) == 2
 
 
-def test_max_ongoing_requests_holds_across_proxies(tuned):
+HANDLES = """
+import sys
+import swerve as serve
+from probe_pb2 import Note
+
+handle = serve.get_app_handle("lab").Coroutine
+print("ready", flush=True)
+sys.stdin.readline()
+responses = [handle.remote(Note(number=10)) for _ in range(60)]
+print(max(response.result(timeout_s=30).number for response in responses))
+"""
+
+
+def test_max_ongoing_requests_holds_across_proxies_and_processes_with_handles(tuned):
+    """Two proxies and two programs with handles, none of which knows what the others do."""
     clients = [tuned.new_client() for _ in range(6)]
+    programs = [tuned.program(HANDLES) for _ in range(2)]
+    for program in programs:
+        assert program.stdout.readline() == "ready\n"
+    for program in programs:
+        program.stdin.write("go\n")
+        program.stdin.flush()
     most = []
 
     def work(index):
         futures = [clients[index].begin("Coroutine", number=10) for _ in range(8)]
-        most.extend(future.result().number for future in futures)
+        # Some may be too late for the second and a half that they have.
+        most.extend(future.result().number for future in futures if future.exception() is None)
 
     with in_threads(6, work):
         pass
     for one in clients:
         one.channel.close()
+    most += [int(program.communicate(timeout=40)[0]) for program in programs]
 
     assert max(most) == 4
 
