@@ -1,0 +1,38 @@
+"""What the models of all options have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Port = Annotated[int, Field(le=65535)]
+
+
+class Options(BaseModel):
+    """Base of all options. A model's validator is made when it is first used: each process uses only a few of them."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+def import_path_of(target: Any) -> str:
+    """`module:qualname` of a class or function; strings pass unchanged."""
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong, one line a fault, each with the place of the value: `applications.0.name: ...`."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        place = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] != "value_error":
+            lines.append(f"{place}: {fault['msg']} (got {fault['input']!r:.100})")
+            continue
+        # A message of ours names its option; the place helps only deeper down.
+        message = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}" if len(fault["loc"]) > 1 else message)
+    return "\n".join(lines)
