@@ -4,6 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from swerve.routing.asked import Asked
 from swerve.routing.calls import Shed, Unavailable
 from swerve.routing.lines import QueueOptions
 from swerve.routing.options import CONSISTENT_HASH, LEAST_LOADED, POWER_OF_TWO, ROUND_ROBIN, RouterOptions
@@ -15,6 +16,8 @@ MODELS = ["", "", "", "m1", "m2"]
 NAMES = ["a", "b", "c", "d"]
 
 
+# Not built in: the machine itself answers what a user's router would.
+ASKED = "mine:Router"
 QUEUES = [
     None,
     QueueOptions(tenant_key="tenant", max_tenants=2),
@@ -33,14 +36,18 @@ class RouterMachine(RuleBasedStateMachine):
     @initialize(
         random=st.randoms(use_true_random=False),
         max_queued=st.sampled_from([-1, -1, 0, 3]),
-        choice=st.sampled_from([POWER_OF_TWO, POWER_OF_TWO, LEAST_LOADED, ROUND_ROBIN, CONSISTENT_HASH]),
+        choice=st.sampled_from([POWER_OF_TWO, POWER_OF_TWO, LEAST_LOADED, ROUND_ROBIN, CONSISTENT_HASH, ASKED]),
         queue=st.sampled_from(QUEUES),
     )
     def start(self, random, max_queued, choice, queue):
         self.router: Router[Call] = Router(clock=lambda: self.now, rng=random.random)
         self.router.max_queued = max_queued
         self.options = RouterOptions(choice, {"fallback_replicas": 1}, queue=queue)
-        self.router.configure(self.options)
+        self.forgotten: list[Call] = []
+        self.asked: Asked[Call] | None = None
+        if choice == ASKED:
+            self.asked = Asked(self.options, self.forgotten.append, lambda: self.now)
+        self.router.configure(self.options, self.asked)
         self.refused_before: set[Call] = set()
 
     def hand_out(self, assigned: list[tuple[Call, Replica]]) -> None:
@@ -63,6 +70,8 @@ class RouterMachine(RuleBasedStateMachine):
 
     def is_plain(self, call: Call) -> bool:
         """Whether any replica will do."""
+        if self.asked is not None:
+            return False
         hashes = self.options.request_router_class == CONSISTENT_HASH
         return not call.model_id and not (hashes and call.field(b"session_id"))
 
@@ -79,7 +88,10 @@ class RouterMachine(RuleBasedStateMachine):
             replica = self.router.submit(call)
         except Shed:
             assert 0 <= self.router.max_queued <= len(self.waiting)
-            assert not any(self.is_free(one) for one in self.router.replicas.values())
+            if self.asked is None:
+                assert not any(self.is_free(one) for one in self.router.replicas.values())
+            else:
+                assert self.forgotten.pop() is call
         except Unavailable:
             assert self.router.unavailable
         else:
@@ -91,6 +103,14 @@ class RouterMachine(RuleBasedStateMachine):
                 assert victim is not call
                 self.waiting.remove(victim)
             self.router.pushed_out.clear()
+
+    @precondition(lambda self: self.asked is not None and self.asked._open)
+    @rule(data=st.data(), ranks=st.none() | st.lists(st.lists(st.sampled_from(NAMES), max_size=2), max_size=3))
+    def answer(self, data, ranks):
+        calls = list(self.asked._open)
+        call = calls[data.draw(st.integers(0, len(calls) - 1))]
+        self.asked.answered(call, ranks)
+        self.hand_out(self.router.poll())
 
     def is_free(self, replica: Replica) -> bool:
         return replica.ongoing < replica.limit and not replica.blocked_until
@@ -158,15 +178,23 @@ class RouterMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_call_with_a_model_waits_only_for_a_holder_or_a_slot_and_not_for_ever(self):
-        with_model = [call for call in self.waiting if call.model_id]
+        with_model = [call for call in self.waiting if call.model_id or self.asked is not None]
         if with_model and any(self.is_free(replica) for replica in self.router.replicas.values()):
             assert self.router.wake_at is not None
 
     @invariant()
     def the_queue_is_never_longer_than_allowed(self):
+        if getattr(self, "asked", None) is not None:
+            return  # calls that are being decided do not count
         limit = getattr(self, "router", Router()).max_queued
         # Calls that a replica turned away come back whatever the queue's length.
         assert limit < 0 or len([call for call in self.waiting if call not in self.refused_before]) <= limit
+
+    @invariant()
+    def nothing_is_kept_of_a_call_that_does_not_wait(self):
+        if getattr(self, "asked", None) is not None:
+            known = {*self.asked._open, *self.asked._answers, *self.asked._pauses}
+            assert known <= set(self.waiting)
 
     @invariant()
     def a_resting_replica_is_woken(self):
