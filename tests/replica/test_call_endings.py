@@ -14,6 +14,7 @@ from swerve.caller import codec
 from swerve.exceptions import gRPCStatusError
 from swerve.grpc_util import gRPCInputStream
 from swerve.replica.grpc_call import GrpcCall
+from swerve.replica.handle_call import HandleCall
 from swerve.replica.threads import ThreadPool
 from swerve.wire.message import frame
 from swerve.wire.status import StatusCode
@@ -199,7 +200,7 @@ def test_finished_calls_are_freed_without_the_garbage_collector(probe):
             caller.send(upload, "x", last=True)
             await upload.over()
             await asyncio.sleep(0.05)
-            left = [item for item in gc.get_objects() if type(item).__name__ in ("GrpcCall", "HandleCall")]
+            left = [item for item in gc.get_objects() if type(item) in (GrpcCall, HandleCall)]
             assert left == []
         finally:
             gc.enable()
