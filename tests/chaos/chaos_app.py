@@ -14,6 +14,8 @@ import swerve as serve
 # How long a handler takes, and how long one that blocks its event loop does.
 WORK_S = 0.02
 BLOCK_S = 0.1
+# Bytes of an argument that is lent instead of sent.
+LARGE = 2 << 20
 
 
 class Journal:
@@ -33,11 +35,11 @@ class Back:
     def __init__(self) -> None:
         self.journal = Journal("back")
 
-    async def work(self, call: str) -> str:
+    async def work(self, call: str, load: bytearray | None = None) -> str:
         self.journal.write("began", call)
         await asyncio.sleep(WORK_S)
         self.journal.write("ended", call)
-        return call
+        return call if load is None or len(load) == LARGE else "a part was lost"
 
 
 @serve.deployment(num_replicas=3, max_ongoing_requests=8, graceful_shutdown_timeout_s=10, health_check_period_s=1)
@@ -73,6 +75,9 @@ class Front:
 
     async def composed(self, call: str) -> str:
         return await self.back.work.remote(call)
+
+    async def large(self, call: str) -> str:
+        return await self.back.work.remote(call, bytearray(LARGE))
 
     @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.02)
     async def batched(self, calls: list[str]) -> list[str]:

@@ -79,7 +79,7 @@ class Load:
             await channel.close()
 
     async def _client(self, stub: object) -> None:
-        kinds = list(_KINDS)
+        kinds = list(KINDS)
         while not self._stop.is_set():
             outcome = await self._call(stub, self._random.choice(kinds), f"{self._prefix}{next(self._numbers)}")
             self.outcomes.append(outcome)
@@ -91,7 +91,7 @@ class Load:
         code, details = "OK", ""
         try:
             async with asyncio.timeout(HANG_S):
-                await _KINDS[kind](stub, self._probe.pb.Note, call)
+                await KINDS[kind](stub, self._probe.pb.Note, call)
         except grpc.aio.AioRpcError as error:
             code, details = error.code().name, error.details() or ""
             if details == _BROKEN_WRITE:
@@ -160,11 +160,12 @@ async def _chat(stub, note, call: str) -> None:
         )
 
 
-_KINDS: dict[str, Callable[..., Awaitable[None]]] = {
+KINDS: dict[str, Callable[..., Awaitable[None]]] = {
     "thread": _plain,
     "quick": _unary(b"quick"),
     "blocking": _unary(b"blocking"),
     "composed": _unary(b"composed"),
+    "large": _unary(b"large"),
     "batched": _unary(b"batched"),
     "stream": _stream,
     "collect": _collect,

@@ -38,6 +38,12 @@ class Broken:
         raise ValueError("this constructor fails")
 
 
+class Dying:
+    def __init__(self):
+        print("the driver is too old", flush=True)
+        os._exit(3)
+
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
@@ -183,6 +189,19 @@ def test_a_constructor_that_raises_ends_with_its_traceback_and_others_serve(fold
     wait_for(lambda: statuses(started) == {"good": "RUNNING", "bad": "DEPLOY_FAILED"}, what="the failure")
     (bad,) = (app for app in status(started).applications if app.name == "bad")
     assert "ValueError: this constructor fails" in bad.message
+
+
+def test_a_process_that_dies_in_its_constructor_is_given_up_with_its_last_words(folder):
+    started = instance.start(folder, NO_PORT, owner_pid=None)
+    deploy(started, application(code=Dying, max_constructor_retry_count=2))
+    wait_for(lambda: statuses(started).get("app") == "DEPLOY_FAILED", what="DEPLOY_FAILED")
+    (app,) = status(started).applications
+    (deployment,) = app.deployments
+    assert deployment.status_trigger == "REPLICA_STARTUP_FAILED"
+    assert "failed to start 2 times in a row" in deployment.message
+    assert "exit code 3. Its last output:\nthe driver is too old" in deployment.message
+    assert not deployment.replicas
+    assert len([path for path in (folder / "run").iterdir() if path.suffix in (".spec", ".sock", ".begun")]) == 2
 
 
 def test_a_refused_request_says_why(folder):
