@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 
+import numpy
 from probe_pb2 import Note
 
 import swerve as serve
@@ -35,11 +36,11 @@ class Back:
     def __init__(self) -> None:
         self.journal = Journal("back")
 
-    async def work(self, call: str, load: bytearray | None = None) -> str:
+    async def work(self, call: str, load: numpy.ndarray | None = None) -> str:
         self.journal.write("began", call)
         await asyncio.sleep(WORK_S)
         self.journal.write("ended", call)
-        return call if load is None or len(load) == LARGE else "a part was lost"
+        return call if load is None or load.sum(dtype=int) == LARGE else "a part was lost"
 
 
 @serve.deployment(num_replicas=3, max_ongoing_requests=8, graceful_shutdown_timeout_s=10, health_check_period_s=1)
@@ -77,7 +78,7 @@ class Front:
         return await self.back.work.remote(call)
 
     async def large(self, call: str) -> str:
-        return await self.back.work.remote(call, bytearray(LARGE))
+        return await self.back.work.remote(call, numpy.ones(LARGE, numpy.uint8))
 
     @serve.batch(max_batch_size=4, batch_wait_timeout_s=0.02)
     async def batched(self, calls: list[str]) -> list[str]:

@@ -62,11 +62,12 @@ class Region:
 
     def mark(self, stream_id: int) -> None:
         """The call of this stream begins now."""
-        self._words[_slot(stream_id)] = stream_id
+        # `_slot`, written out: this is part of every call.
+        self._words[(stream_id >> 1) % _SLOTS] = stream_id
 
     def mark_bundled(self, number: int) -> None:
         """The call of this number in the connection's bundles begins now."""
-        self._words[_bundled_slot(number)] = number
+        self._words[_SLOTS + number % _SLOTS] = number
 
 
 class Board:
