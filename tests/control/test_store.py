@@ -239,3 +239,14 @@ def test_what_has_ended_is_not_found_again(path):
     assert not loaded.applications
     assert not loaded.deployments
     assert not loaded.replicas
+
+
+@pytest.mark.parametrize("value", ["no json", "[]", '["AAAA", "AAAA", "AAAA"]'])
+def test_options_that_nobody_can_have_written_say_what_to_do(path, value):
+    written(path)
+    db = sqlite3.connect(path)
+    with db:
+        db.execute("REPLACE INTO records VALUES ('meta', 'options', ?)", (value,))
+    db.close()
+    with pytest.raises(StoreError, match=r"Put a copy of it back"):
+        Store(path).load()

@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from swerve.control.model import Application, Canary, Deployment, DeploymentKey, Goal, Proxy, Replica, State
 from swerve.control.options import ServedOptions
 from swerve.control.target import DeploymentTarget
@@ -73,7 +75,7 @@ class Store:
         """
         try:
             return self._load()
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+        except (sqlite3.Error, DecodeError, ValueError, KeyError, TypeError) as error:
             raise StoreError(_DAMAGED.format(path=self._path, error=error)) from error
 
     def _load(self) -> State:
