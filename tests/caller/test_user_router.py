@@ -1,6 +1,8 @@
 """Request routers of users, in the thread that handles have for them."""
 
 import asyncio
+import subprocess
+import sys
 import time
 
 import pytest
@@ -209,3 +211,13 @@ def test_calls_that_are_cancelled_while_they_are_decided_leave_nothing(tmp_path)
 def test_what_is_no_router_is_refused():
     with pytest.raises(TypeError, match="is no subclass of"):
         _router(RequestRouterConfig(request_router_class=f"{__name__}:Who"))
+
+
+def test_a_router_that_hangs_does_not_keep_the_process_from_ending():
+    code = """
+import time
+from swerve.caller.loop_thread import LoopThread
+LoopThread("idle", untrusted=True)
+LoopThread("hanging", untrusted=True).loop.call_soon_threadsafe(time.sleep, 60)
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=20, check=False).returncode == 0

@@ -18,16 +18,20 @@ logger = logging.getLogger("swerve.caller")
 T = TypeVar("T")
 
 _STOP_TIMEOUT_S = 5.0
+# What a thread that does not hang needs to end.
+_LEAVE_S = 0.2
 
 
 class LoopThread:
-    """Runs an event loop until `stop` or the program's end."""
+    """Runs an event loop until `stop` or the program's end, which waits for it unless it is `untrusted`: user code may
+    hang in it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, untrusted: bool = False) -> None:
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
-        atexit.register(self.stop)
+        self._at_exit = self._leave if untrusted else self.stop
+        atexit.register(self._at_exit)
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None = None) -> T:
         """The result of the coroutine that `make` gives, run on the loop. From any other thread.
@@ -39,7 +43,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """Cancel what runs on the loop and end the thread. From any other thread; repeated calls do nothing."""
-        atexit.unregister(self.stop)
+        atexit.unregister(self._at_exit)
         if not self._thread.is_alive():
             return
         try:
@@ -50,10 +54,14 @@ class LoopThread:
         self._thread.join(_STOP_TIMEOUT_S)
 
     def abandon(self) -> None:
-        """End the thread without waiting for it, as it may hang in user code. From any other thread."""
-        atexit.unregister(self.stop)
+        """End the thread without waiting for it. From any other thread."""
+        atexit.unregister(self._at_exit)
         with contextlib.suppress(RuntimeError):  # it has ended
             self.loop.call_soon_threadsafe(self.loop.stop)
+
+    def _leave(self) -> None:
+        self.abandon()
+        self._thread.join(_LEAVE_S)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -54,7 +54,7 @@ class UserRouter:
         self._answering = False
         self._was_stuck = False
         self._numbers = itertools.count(1)
-        self._thread = LoopThread("swerve-router")
+        self._thread = LoopThread("swerve-router", untrusted=True)
         self._inside = _Inside(self._id, Mailbox(loop), self)
         self._post(functools.partial(self._inside.load, code, list(sys_path), options))
 
