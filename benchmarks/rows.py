@@ -212,8 +212,8 @@ def scale_rows() -> list[Row]:
             ],
             [
                 Goal("served_per_s", at_least=0.9, over="peak"),
-                # A full queue of 20 and the call itself take 20 ms when all goes well.
-                Goal("p99_ms", at_most=60),
+                # A full queue of 20 and the call itself take 20 ms; a queue without a bound would be seconds long.
+                Goal("p99_ms", at_most=100),
             ],
             unary(),
             needs_h2load=False,
