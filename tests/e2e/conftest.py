@@ -138,6 +138,7 @@ grpc_options:
   max_message_size: 100000
   num_proxies: 2
   handshake_timeout_s: 0.5
+  max_connections_per_client: 20
 applications:
   - name: lab
     route_prefix: /lab

@@ -204,6 +204,34 @@ def test_a_connection_that_sends_nothing_is_closed(tuned):
         closed_by_server(sock)
 
 
+def test_a_client_with_too_many_connections_loses_the_rest_and_others_do_not_notice(tuned):
+    """20 of one client at each of the two proxies."""
+    with contextlib.ExitStack() as stack:
+        greedy = []
+        for _ in range(60):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", tuned.port), 20, ("127.0.0.9", 0)))
+            with contextlib.suppress(OSError):
+                sock.sendall(GREETING)
+            sock.setblocking(False)
+            greedy.append(sock)
+        wait_for(lambda: sum(map(is_hung_up, greedy)) >= 20)
+        assert tuned.client.ask("__call__", "you").text == "Hello you"
+
+
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+
+
+def is_hung_up(sock: socket.socket) -> bool:
+    try:
+        while sock.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def test_a_client_that_does_not_read_does_not_hold_up_others(world, client):
     """It asks for a large response, gives no window, and stays."""
 
