@@ -8,7 +8,7 @@ from swerve.net.limits import Action, ConnectionLife, ConnectionLimits
 from swerve.net.stalls import PROGRESS, StallWatch
 from swerve.net.streams import CONNECTION_LOST
 from swerve.net.sweeper import Sweeper, WatchedConnection
-from swerve.wire.http2 import ErrorCode, Http2Limits
+from swerve.wire.http2 import PRIVATE_LIMITS, ErrorCode, Http2Limits
 
 
 class Life:
@@ -295,6 +295,30 @@ def test_a_peer_that_pings_as_often_as_it_may_is_served():
         pair.client.http2.ping(b"12345678")
         pair.client.flush()
         pair.seconds(0.1)
+    assert not pair.server.closed
+
+
+def reset_many(pair: Pair, count: int) -> None:
+    """Begin and cancel calls."""
+    while count > 0 and not pair.server.closed:
+        calls = [pair.call() for _ in range(100)]
+        pair.run()
+        for call in calls:
+            pair.client.reset(call.stream_id)
+        pair.run()
+        count -= 100
+
+
+def test_a_client_that_cancels_too_often_is_closed():
+    pair = Pair(limits=Http2Limits(max_resets_per_s=10))
+    reset_many(pair, 1000)
+    assert pair.server.closed
+
+
+def test_links_of_an_instance_bear_what_all_its_clients_cancel():
+    # More than one connection of a client may.
+    pair = Pair(limits=PRIVATE_LIMITS)
+    reset_many(pair, 11 * Http2Limits().max_resets_per_s)
     assert not pair.server.closed
 
 

@@ -19,7 +19,7 @@ from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.routes import Upstream
 from swerve.wire import bundle
-from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode, Http2Limits
+from swerve.wire.http2 import PRIVATE_LIMITS, ErrorCode, Http2Limits
 from tests.net.grpc_lab import LabCall
 from tests.net.net_support import Recorder
 
@@ -67,8 +67,7 @@ class FakeReplica:
         self.listener: Listener | None = None
 
     async def start(self) -> None:
-        limits = Http2Limits(max_concurrent_streams=100_000, max_header_list_size=PRIVATE_HEADER_LIST_SIZE)
-        self.listener = await listen(self.address, self._accept, ListenOptions(limits=limits))
+        self.listener = await listen(self.address, self._accept, ListenOptions(limits=PRIVATE_LIMITS))
 
     async def die(self) -> None:
         """Drop every connection and listen no more."""

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from swerve.net.address import parse_address
 from swerve.net.begun import Look
@@ -16,13 +17,13 @@ from swerve.net.connection import Connection
 from swerve.net.streams import Headers
 from swerve.net.tls import H2
 from swerve.wire.deadline import format_timeout
-from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Error, Http2Limits
+from swerve.wire.http2 import PRIVATE_LIMITS, Http2Error
 from swerve.wire.message import frame
 from swerve.wire.status import RpcError, Status, StatusCode
 
 _CONNECT_TIMEOUT_S = 5.0
 # Inside an instance the caller counts calls itself, so the window is all that bounds a connection.
-_LIMITS = Http2Limits(max_concurrent_streams=0, max_header_list_size=PRIVATE_HEADER_LIST_SIZE)
+_LIMITS = replace(PRIVATE_LIMITS, max_concurrent_streams=0)
 # Messages of a stream that may wait for their reader before credit is withheld from the server.
 _STREAM_BUFFER = 16
 

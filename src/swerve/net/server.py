@@ -12,7 +12,7 @@ from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.net.server_call import ServerCall
 from swerve.net.streams import Headers
-from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Limits
+from swerve.wire.http2 import PRIVATE_LIMITS
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
 logger = logging.getLogger("swerve.net")
@@ -21,7 +21,6 @@ MetadataDict = dict[str, str]
 
 # Our own services are private to one user and talk to trusted peers; the bound only stops mistakes.
 _MAX_MESSAGE_SIZE = (1 << 31) - 1
-_LIMITS = Http2Limits(max_concurrent_streams=100_000, max_header_list_size=PRIVATE_HEADER_LIST_SIZE)
 # A stream's generator waits for its reader when this many bytes have not left yet.
 _HIGH_WATER = 256 * 1024
 
@@ -61,7 +60,7 @@ async def serve(address: str, methods: Mapping[str, Method], tls: ssl.SSLContext
     Raises:
         OSError: the address cannot be bound.
     """
-    options = ListenOptions(limits=_LIMITS, tls=tls)
+    options = ListenOptions(limits=PRIVATE_LIMITS, tls=tls)
     return Server(address, await listen(address, method_acceptor(methods), options))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -22,12 +23,10 @@ from swerve.observe.logs import configure
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
 from swerve.replica.service import replica_methods
-from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, Http2Limits
+from swerve.wire.http2 import PRIVATE_LIMITS
 
 # The private socket has few peers, all of them ours: the slots bound the calls, these the bytes.
-_LIMITS = Http2Limits(
-    max_concurrent_streams=100_000, stream_window=4 << 20, max_header_list_size=PRIVATE_HEADER_LIST_SIZE
-)
+_LIMITS = replace(PRIVATE_LIMITS, stream_window=4 << 20)
 _CLOSE_GRACE_S = 1.0
 # Free memory that stays with the process: what a call with a request and a response of 16 MiB takes, twice. Received,
 # parsed, serialized and being sent, a message is there up to four times.

@@ -105,6 +105,14 @@ _SETTING_NO_RFC7540_PRIORITIES = 0x9
 # The link from a proxy or a handle to a replica is shared by everybody's calls: no header list that a public port lets
 # in, with the fields that the proxy appends, comes near this.
 PRIVATE_HEADER_LIST_SIZE = 1 << 20
+# Between processes of an instance: a link that ended for what one client does would end the calls of all, and each
+# client is held to its limits at the public port.
+PRIVATE_LIMITS = Http2Limits(
+    max_concurrent_streams=100_000,
+    max_header_list_size=PRIVATE_HEADER_LIST_SIZE,
+    max_resets_per_s=10_000_000,
+    max_control_frames_per_s=10_000_000,
+)
 # RFC 9113, section 6.5.2: no frame is larger unless its receiver allows it.
 _FRAME_SIZE = 16 * 1024
 
@@ -114,7 +122,8 @@ def _configuration(max_header_list_size: int, max_resets_per_s: int) -> ngh2.Con
     return ngh2.Configuration(
         auto_window_update=False,
         stream_reset_rate_limit=(10 * max_resets_per_s, max_resets_per_s),
-        glitch_rate_limit=(20_000, 1_000),
+        # Frames that HTTP/2 lets a receiver ignore or forgive, above all those of streams that were reset meanwhile.
+        glitch_rate_limit=(10 * max_resets_per_s, max_resets_per_s // 2),
         max_inbound_header_list_size=max_header_list_size,
         max_inbound_header_count=max_header_list_size // 64,
         max_continuations=2 * max_header_list_size // _FRAME_SIZE,
