@@ -298,10 +298,10 @@ class HandleCall(ClientCall):
         return describe(self.destination, self._origin, arguments)
 
     def _take(self, message: Encoded) -> bool:
-        if isinstance(message, Lent) or len(message) > 1:
-            size = len(message) if isinstance(message, Lent) else sum(map(len, message))
+        if isinstance(message, Lent):
+            size = len(message)
         else:
-            size = len(message[0])
+            size = len(message[0]) if len(message) == 1 else sum(map(len, message))
         if size > MAX_MESSAGE_SIZE:
             self.fail(
                 RayServeException(

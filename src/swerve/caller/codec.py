@@ -146,8 +146,9 @@ def decode(message: bytes | bytearray | memoryview, start: int = 0) -> object:
     count, pickle_size = _PLAIN.unpack_from(view, start)
     offset = start + _PLAIN.size
     buffers = []
-    lent, count = count & _LENT, count & ~_LENT
+    lent = False
     if count:
+        lent, count = count >= _LENT, count & ~_LENT
         # What stood there was the size of the first buffer.
         sizes = start + _COUNT.size
         offset = sizes + (count + 1) * _SIZE.size
