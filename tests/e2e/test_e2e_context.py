@@ -6,6 +6,8 @@ import zlib
 import grpc
 import pytest
 from e2e_support import failure_of, raw_call, read, trailer
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from swerve.wire.status import decode_message
 
@@ -227,6 +229,17 @@ def test_exceptions_of_the_table_have_their_status(client, method, raised, code,
 
     assert (error.code().name, error.details()) == (code, details)
     assert trailer(error, "request_id")
+
+
+@UNARY
+def test_backpressure_that_a_handler_passes_on_says_when_to_try_again(client, method):
+    """As when a call that it made through a handle was shed."""
+    error = script_failure(client, ["raise", "BackPressureError", 3, 2, 503, 1.5], method=method)
+
+    info = error_details_pb2.RetryInfo()
+    assert rpc_status.from_call(error).details[0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == 1500
+    assert trailer(error, "grpc-retry-pushback-ms") == "1500"
 
 
 @UNARY
