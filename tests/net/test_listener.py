@@ -2,6 +2,9 @@
 
 import socket
 
+import pytest
+
+from swerve.net.address import client_of
 from swerve.net.listener import bind_tcp
 
 
@@ -14,3 +17,17 @@ def test_the_system_asks_silent_peers_whether_they_are_there():
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
             interval = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
             assert interval * accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 20
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        ("ipv4:10.0.0.1:5000", "10.0.0.1"),
+        ("ipv6:%5B::1%5D:5000", "0000:0000:0000:0000"),
+        ("ipv6:%5B2001:db8:1:2:3::4%5D:5000", "2001:0db8:0001:0002"),
+        ("ipv6:%5Bfe80::1%eth0%5D:5000", "fe80:0000:0000:0000"),
+        ("unix:", ""),
+    ],
+)
+def test_a_client_is_an_address_or_the_network_that_it_has_for_itself(peer, client):
+    assert client_of(peer) == client
