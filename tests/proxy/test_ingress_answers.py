@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from swerve.config import MAX_METADATA_LIMIT
+from swerve.config_ports import MAX_METADATA_LIMIT
 from swerve.net.client_call import request_headers
 from swerve.net.connection import Connection
 from swerve.proxy.request_ids import path_for_log
