@@ -68,6 +68,18 @@ def test_a_call_whose_slot_a_later_one_took_counts_as_begun(path, board, number)
     assert not look.never_began(later)
 
 
+def test_a_call_that_begins_late_leaves_the_mark_of_a_later_one(path, board):
+    early, later = 1, 1 + 2 * begun._SLOTS
+
+    def begin(region):
+        region.mark(later)
+        region.mark(early)
+
+    look = settled(path, board=board, calls=begin)
+    assert not look.never_began(early)
+    assert not look.never_began(later)
+
+
 def test_a_connection_that_was_never_accepted_has_begun_nothing(path, board):
     assert settled(path).never_began(1)
 

@@ -63,7 +63,11 @@ class Region:
     def mark(self, stream_id: int) -> None:
         """The call of this stream begins now."""
         # `_slot`, written out: this is part of every call.
-        self._words[(stream_id >> 1) % _SLOTS] = stream_id
+        slot = (stream_id >> 1) % _SLOTS
+        # A request that was long in coming must not take the mark from a later one, which would count as not begun.
+        # Calls in bundles come whole, and begin in order.
+        if self._words[slot] < stream_id:
+            self._words[slot] = stream_id
 
     def mark_bundled(self, number: int) -> None:
         """The call of this number in the connection's bundles begins now."""
