@@ -272,6 +272,40 @@ def test_a_call_whose_answer_cannot_be_handled_is_reset_and_others_go_on(ends, c
     assert "cannot be handled" in caplog.text
 
 
+HUGE = ((b"x-huge", b"x" * (9 << 20)),)
+
+
+def test_a_request_whose_headers_are_too_large_ends_alone(ends):
+    sound = ends.ask()
+    huge = Asked(ends.caller)
+    huge.number = ends.caller.call(REQUEST + HUGE, b"body", huge)
+    ends.pair.run()
+    assert huge.resets == [ErrorCode.INTERNAL_ERROR]
+    assert list(ends.served) == [sound.number]
+    ends.server.respond(sound.number, RESPONSE_HEADERS, b"answer", TRAILERS)
+    ends.pair.run()
+    assert sound.body == b"answer"
+
+
+def test_an_answer_whose_trailers_are_too_large_ends_alone(ends):
+    huge, sound = ends.ask(), ends.ask()
+    ends.pair.run()
+    ends.server.respond(huge.number, RESPONSE_HEADERS, b"answer", TRAILERS + HUGE)
+    ends.server.respond(sound.number, RESPONSE_HEADERS, b"answer", TRAILERS)
+    ends.pair.run()
+    assert huge.resets == [ErrorCode.INTERNAL_ERROR]
+    assert sound.body == b"answer"
+
+
+def test_headers_that_are_too_large_before_an_answer_end_it_on_both_ends(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.server.send_headers(call.number, RESPONSE_HEADERS + HUGE)
+    ends.pair.run()
+    assert call.resets == [ErrorCode.INTERNAL_ERROR]
+    assert ends.served[call.number].closed == [ErrorCode.INTERNAL_ERROR]
+
+
 def test_a_broken_bundle_ends_the_connection(ends):
     ends.pair.client.send_data(ends.caller.stream_id, b"\x00\x00\x00\x00\x01\xc1")
     call = ends.ask()

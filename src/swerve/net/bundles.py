@@ -27,7 +27,8 @@ logger = logging.getLogger("swerve.net")
 
 _REQUEST = request_headers(PATH.decode(), "swerve")
 # No bundle has more calls than this, and none of them more than its part.
-_MAX_BUNDLE = CALLS_PER_WRITE * (MAX_BODY + PRIVATE_HEADER_LIST_SIZE)
+_MAX_RECORD = MAX_BODY + PRIVATE_HEADER_LIST_SIZE
+_MAX_BUNDLE = CALLS_PER_WRITE * _MAX_RECORD
 
 
 class _Bundles:
@@ -57,8 +58,22 @@ class _Bundles:
 
     def _send(self) -> None:
         pending, self._pending = self._pending, []
-        self.connection.send_data(self.stream_id, pack(pending))
+        message = pack(pending)
+        if len(message) > _MAX_BUNDLE:
+            # The peer would hang up on all calls for it.
+            message = pack([self._fitting(record) for record in pending])
+        self.connection.send_data(self.stream_id, message)
         self.connection.write_early()
+
+    def _fitting(self, record: Record) -> Record:
+        """`record`; what ends its call when the headers are so large that it is more than its part of a bundle."""
+        size, number = len(pack((record,))), record[1]
+        if size <= _MAX_RECORD:
+            return record
+        logger.error("A call is broken off: with its metadata it takes %d bytes, and %d can be sent", size, _MAX_RECORD)
+        # Soon: whoever made the call may still be about to note its number.
+        self.connection.loop.call_soon(self.break_off, number)
+        return (RESET, number, ErrorCode.INTERNAL_ERROR)
 
     def on_record(self, record: Record) -> None:
         raise NotImplementedError
