@@ -163,6 +163,7 @@ def test_handshakes_count_against_the_limits_of_connections(authority, limit):
         for peer in silent:
             peer.close()
         wait_for(lambda: not running.listener._tls_ports[0].under_way)
+        assert not running.listener._tls_ports[0].per_client
         with grpcio_channel(running.port, authority) as channel:
             assert echo(channel) == b"hello"
 

@@ -11,9 +11,10 @@ import errno
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 
-from swerve.net.address import peer_name
+from swerve.net.address import client_of, peer_name
 from swerve.net.connection import Connection
 
 logger = logging.getLogger("swerve.net")
@@ -39,8 +40,9 @@ class TlsPort:
         has_room: Callable[[str], bool],
         timeout_s: float | None,
     ) -> None:
-        # The handshakes, and with whom.
+        # The handshakes, and how many each client has.
         self.under_way: dict[asyncio.Task[None], str] = {}
+        self.per_client: Counter[str] = Counter()
         self._socket = sock
         self._context = context
         self._make = make
@@ -67,8 +69,15 @@ class TlsPort:
                 sock.close()
                 continue
             task = self._loop.create_task(self._shake_hands(sock, peer))
-            self.under_way[task] = peer
-            task.add_done_callback(self.under_way.pop)
+            client = self.under_way[task] = client_of(peer)
+            self.per_client[client] += 1
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        client = self.under_way.pop(task)
+        self.per_client[client] -= 1
+        if not self.per_client[client]:
+            del self.per_client[client]
 
     async def _shake_hands(self, sock: socket.socket, peer: str) -> None:
         try:

@@ -143,7 +143,7 @@ class Listener:
         client = client_of(peer)
         if most_per_client is None or not client:
             return True
-        shaking = sum(client_of(other) == client for port in self._tls_ports for other in port.under_way.values())
+        shaking = sum(port.per_client[client] for port in self._tls_ports)
         return self._per_client[client] + shaking < most_per_client
 
     def _admit(self, connection: Connection) -> bool:
