@@ -291,6 +291,53 @@ def test_a_request_that_waits_takes_no_more_than_its_window(proxy):
     proxy.call(lazy.close)
 
 
+@pytest.mark.parametrize("part", [1, 5])
+def test_a_request_in_tiny_parts_takes_no_more_memory_than_its_bytes(replica, proxy, part):
+    lazy, recorders = begin(proxy, ECHO)
+    request = frame(bytes(3 * 1024))
+    stream_id = recorders[0].stream_id
+
+    def send():
+        for start in range(0, len(request), part):
+            lazy.send_data(stream_id, request[start : start + part])
+            lazy.flush()
+
+    proxy.call(send)
+    proxy.until(lambda: any(connection._unacknowledged == len(request) for connection in proxy.listener.connections))
+    (connection,) = proxy.listener.connections
+    assert len(connection.streams[stream_id]._body) == 1
+    proxy.call(lambda: lazy.end_stream(stream_id))
+    proxy.until(lambda: recorders[0].closed)
+    assert recorders[0].data == request
+    proxy.call(lazy.close)
+
+
+def test_empty_data_is_not_kept(replica, proxy):
+    lazy, recorders = begin(proxy, ECHO)
+    proxy.until(lambda: proxy.observer.begun_count == 1)
+    (connection,) = proxy.listener.connections
+    call = connection.streams[recorders[0].stream_id]
+    proxy.call(lambda: [call.on_data(b"", False) for _ in range(1000)])
+    assert not call._body
+    proxy.call(lambda: lazy.send_data(recorders[0].stream_id, frame(b"x"), end_stream=True))
+    proxy.until(lambda: recorders[0].closed)
+    assert recorders[0].data == frame(b"x")
+    proxy.call(lazy.close)
+
+
+def test_parts_that_come_before_and_after_a_refusal_arrive_in_order(replica, proxy):
+    replica.refuse_next = 2
+    lazy, recorders = begin(proxy, request_headers("/t.Lab/Chat", "test"), body=frame(b"one"))
+    stream_id = recorders[0].stream_id
+    for text in (b"two", b"three", b"four"):
+        proxy.call(lambda text=text: lazy.send_data(stream_id, frame(text)))
+    proxy.until(lambda: replica.seen)
+    proxy.call(lambda: lazy.send_data(stream_id, frame(b"five"), end_stream=True))
+    proxy.until(lambda: recorders[0].closed)
+    assert recorders[0].data == b"".join(map(frame, (b"one", b"two", b"three", b"four", b"five")))
+    proxy.call(lazy.close)
+
+
 def test_a_stream_of_requests_goes_on_at_once(replica, proxy):
     lazy, _ = begin(proxy, request_headers("/t.Lab/Chat", "test"))
     proxy.until(lambda: replica.seen)

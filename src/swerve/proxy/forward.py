@@ -33,7 +33,7 @@ from swerve.wire import metadata
 from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
-from swerve.wire.message import PREFIX_SIZE
+from swerve.wire.message import PREFIX_SIZE, add_part
 from swerve.wire.retry import retry_trailers
 from swerve.wire.status import Status, StatusCode
 
@@ -260,13 +260,19 @@ class ForwardedCall:
             return
         body, leg = self._body, self._leg
         self._body_size += len(data)
-        if body is not None:
-            if self._body_size <= _REPLAY_LIMIT or leg is None:
-                body.append(data)
+        # A client may send empty DATA without end.
+        if body is not None and data:
+            if leg is None:
+                if len(body) > self._credited:
+                    add_part(body, data)
+                else:
+                    body.append(data)
+            elif self._body_size <= _REPLAY_LIMIT:
+                add_part(body, data)
+                self._credited = len(body)
             else:
                 self._body = None
         if leg is not None:
-            self._credited += 1
             leg.connection.forward_data(leg.stream_id, data, end_stream, self.client, self.stream_id)
         elif self._incomplete and (end_stream or self._body_size >= CLIENT_WINDOW):
             self._submit()

@@ -25,6 +25,14 @@ _COPIED = 64 * 1024
 _ZLIB_WBITS = {GZIP: 31, DEFLATE: 15}
 
 
+def add_part(parts: list[bytes], data: bytes) -> None:
+    """Add `data` to what has come of a body; small parts are joined."""
+    if parts and len(data) < _SMALL_PART and len(parts[-1]) < _JOINED_PART:
+        parts[-1] += data
+    else:
+        parts.append(data)
+
+
 def frame(message: bytes) -> bytes:
     """`message` with its prefix, uncompressed."""
     return b"\x00" + len(message).to_bytes(4, "big") + message
@@ -93,11 +101,7 @@ class MessageReader:
         if self._missing:
             if size < self._missing:
                 self._missing -= size
-                body = self._body
-                if size < _SMALL_PART and len(body[-1]) < _JOINED_PART:
-                    body[-1] += data
-                else:
-                    body.append(data)
+                add_part(self._body, data)
                 return messages
             position = self._missing
             self._body.append(data[:position] if position < size else data)
