@@ -414,3 +414,18 @@ def test_a_client_that_gives_up_on_a_service_of_the_proxy_ends_the_wait(proxy, c
     proxy.until(lambda: waiting.inside)
     call.cancel()
     proxy.until(lambda: waiting.cancelled)
+
+
+def test_reflection_that_is_switched_off_meanwhile_is_not_found(proxy, channel, guard, probe):
+    waiting = Waiting()
+    guard(waiting)
+    proxy.file_descriptors = [probe.pb.DESCRIPTOR.serialized_pb]
+    proxy.publish()
+    reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    call = reflect(iter([b"\x3a\0"]), timeout=TIMEOUT_S)
+    proxy.until(lambda: waiting.inside)
+    proxy.options = {"enable_reflection": False}
+    proxy.publish()
+    proxy.call(waiting.go_on.set)
+    error = failure(lambda: list(call))
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")

@@ -26,6 +26,8 @@ _MAX_WATCHERS = 10_000
 # Bytes of reflection's answers that may wait for their reader before the next request is looked at.
 _REFLECTION_UNSENT = 64 * 1024
 
+# Ray Serve's words for a path that nobody serves.
+UNKNOWN_METHOD = "Method not found!"
 _NOT_POPULATED = "Route table is not populated yet."
 _DRAINING = "This node is being drained."
 

@@ -14,7 +14,7 @@ from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.net.streams import Headers, StreamHandler
 from swerve.net.timers import TimerWheel
 from swerve.observe.metrics import CANARY
-from swerve.proxy.builtin import BuiltinServices
+from swerve.proxy.builtin import UNKNOWN_METHOD, BuiltinServices
 from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall
 from swerve.proxy.observer import SideObserver, Tally
 from swerve.proxy.request_ids import is_usable, new_request_id
@@ -69,7 +69,7 @@ class Ingress:
         from swerve.proxy.interception import InterceptedCall, builtin_acceptor
 
         self._make_call = functools.partial(InterceptedCall, interceptors)
-        self._accept_builtin = builtin_acceptor(interceptors, self.builtin.accept, self._refuse)
+        self._accept_builtin = builtin_acceptor(interceptors, self.builtin, self._refuse)
 
     # --- the view --------------------------------------------------------------------------------------------------
 
@@ -152,9 +152,7 @@ class Ingress:
         if method is None:
             if path in self.builtin.methods:
                 return self._accept_builtin(connection, stream_id, headers, path, end_stream)
-            return self._refuse(
-                connection, stream_id, fields, end_stream, StatusCode.UNIMPLEMENTED, "Method not found!"
-            )
+            return self._refuse(connection, stream_id, fields, end_stream, StatusCode.UNIMPLEMENTED, UNKNOWN_METHOD)
         if not fields.get(b"content-type", b"").startswith(_GRPC_CONTENT_TYPE):
             connection.send_headers(stream_id, ((b":status", b"415"),), end_stream=True)
             return _Refused(connection, stream_id, end_stream)

@@ -24,7 +24,7 @@ from swerve.interceptors import IncomingCall, Interceptor
 from swerve.net.connection import Connection
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.net.streams import Headers, StreamHandler
-from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE
+from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE, UNKNOWN_METHOD, BuiltinServices
 from swerve.proxy.forward import CLIENT_WINDOW, PEER_FIELD, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.wire.status import Status, StatusCode
@@ -254,7 +254,7 @@ class InterceptedBuiltin:
 
 
 def builtin_acceptor(
-    interceptors: Interceptors, serve: Callable[..., StreamHandler], refuse: Callable[..., StreamHandler]
+    interceptors: Interceptors, builtin: BuiltinServices, refuse: Callable[..., StreamHandler]
 ) -> Callable[..., StreamHandler]:
     """`BuiltinServices.accept` behind interceptors, but for what probes ask. `refuse` is `Ingress`'s."""
 
@@ -262,7 +262,7 @@ def builtin_acceptor(
         connection: Connection, stream_id: int, headers: Headers, path: bytes, end_stream: bool
     ) -> StreamHandler:
         if path.startswith(EXEMPT):
-            return serve(connection, stream_id, headers, path, end_stream)
+            return builtin.accept(connection, stream_id, headers, path, end_stream)
         fields = dict(headers)
         given = fields.get(REQUEST_ID_FIELD, b"")
         request_id = fields[REQUEST_ID_FIELD] = given if is_usable(given) else new_request_id()
@@ -273,12 +273,14 @@ def builtin_acceptor(
             request_id=request_id.decode("latin-1"),
             peer=connection.peer_name.decode("latin-1"),
         )
-        waiting = InterceptedBuiltin(
-            connection,
-            stream_id,
-            functools.partial(serve, connection, stream_id, headers, path, end_stream),
-            functools.partial(refuse, connection, stream_id, fields, end_stream),
-        )
-        return waiting.begin(interceptors, call)
+        refuse_this = functools.partial(refuse, connection, stream_id, fields, end_stream)
+
+        def serve() -> StreamHandler:
+            # Reflection may have been switched off while the interceptors decided.
+            if path not in builtin.methods:
+                return refuse_this(StatusCode.UNIMPLEMENTED, UNKNOWN_METHOD)
+            return builtin.accept(connection, stream_id, headers, path, end_stream)
+
+        return InterceptedBuiltin(connection, stream_id, serve, refuse_this).begin(interceptors, call)
 
     return accept
