@@ -1,11 +1,13 @@
 """Listening sockets."""
 
+import asyncio
 import socket
 
 import pytest
+import uvloop
 
 from swerve.net.address import client_of
-from swerve.net.listener import bind_tcp
+from swerve.net.listener import ListenOptions, bind_tcp, listen
 
 
 def test_the_system_asks_silent_peers_whether_they_are_there():
@@ -31,3 +33,19 @@ def test_the_system_asks_silent_peers_whether_they_are_there():
 )
 def test_a_client_is_an_address_or_the_network_that_it_has_for_itself(peer, client):
     assert client_of(peer) == client
+
+
+@pytest.mark.parametrize("linger", [False, True])
+def test_who_has_connected_when_a_listener_closes_is_served(linger):
+    async def scenario():
+        listener = await listen("127.0.0.1:0", lambda *_: None, ListenOptions())
+        address = listener._servers[0].sockets[0].getsockname()
+        # The system has accepted it, and the event loop has not looked since.
+        with socket.create_connection(address, timeout=5) as client:
+            client.setblocking(False)
+            closing = asyncio.create_task(listener.close(5.0, linger=linger))
+            async with asyncio.timeout(5):
+                assert await asyncio.get_running_loop().sock_recv(client, 9)
+        await closing
+
+    uvloop.run(scenario())

@@ -180,9 +180,20 @@ class Listener:
             self._lost.clear()
             await self._lost.wait()
 
-    def _stop_accepting(self) -> None:
+    async def _stop_accepting(self) -> None:
+        """Listen no more. Who has connected by now is served: the system would reset who waits at a socket that is
+        closed."""
+        loop = asyncio.get_running_loop()
         for server in self._servers:
-            server.close()
+            for listening in server.sockets:
+                with socket.socket(fileno=os.dup(listening.fileno())) as last:
+                    last.setblocking(False)
+                    server.close()
+                    with contextlib.suppress(OSError):
+                        while True:
+                            accepted, _ = last.accept()
+                            accepted.setblocking(False)
+                            await loop.connect_accepted_socket(self._make, accepted)
         for port in self._tls_ports:
             port.stop_accepting()
 
@@ -193,15 +204,13 @@ class Listener:
         that time hears that the server is going instead of nothing.
         """
         if not linger:
-            # What the system has accepted by now is accepted here, not reset.
-            await asyncio.sleep(0)
-            self._stop_accepting()
+            await self._stop_accepting()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._drain()
-                self._stop_accepting()
+                await self._stop_accepting()
                 await self._drain()
-        self._stop_accepting()
+        await self._stop_accepting()
         for port in self._tls_ports:
             port.give_up()
         for connection in list(self.connections):
