@@ -102,6 +102,15 @@ def test_a_region_is_used_again_without_its_old_marks(path, board):
     assert look.never_began(1)
 
 
+def test_a_name_that_the_system_gave_again_has_the_marks_of_its_new_connection(path, board):
+    first = board.admit(NAME)
+    first.mark(1)
+    board.release(first)
+    look = settled(path, board=board, calls=lambda region: region.mark(5))
+    assert not look.never_began(5)
+    assert look.never_began(1)
+
+
 def test_a_connection_whose_region_was_given_to_another_may_have_begun_everything(path, board):
     look = Look(path, NAME)
     region = board.admit(NAME)

@@ -41,6 +41,12 @@ def board_path(socket_path: str) -> str:
     return str(Path(socket_path).with_suffix(".begun"))
 
 
+def _entry(number: int) -> slice:
+    """Where the directory has the name of a region's connection."""
+    begin = _MISSED_SIZE + number * _NAME_SIZE
+    return slice(begin, begin + _NAME_SIZE)
+
+
 def _slot(stream_id: int) -> int:
     # A client's streams have odd numbers.
     return (stream_id >> 1) % _SLOTS
@@ -95,19 +101,27 @@ class Board:
         """A region for the connection from a socket of this name; None when it has none, or there is no room."""
         if not isinstance(name, bytes) or not 0 < len(name) <= _NAME_SIZE:
             return None
+        name = name.ljust(_NAME_SIZE, b"\0")
+        # The system gives a name again when its connection is closed; who looks for it must not find the old marks.
+        for number in range(_REGIONS):
+            if self._memory[_entry(number)] == name:
+                self._clear(number)
         if not self._free:
             self._miss()
             return None
         number = self._free.pop()
-        begin = _MISSED_SIZE + number * _NAME_SIZE
-        entry = slice(begin, begin + _NAME_SIZE)
-        words = self._words[number * 2 * _SLOTS : (number + 1) * 2 * _SLOTS]
-        if any(self._memory[entry]):
+        if any(self._memory[_entry(number)]):
             self._miss()
-            self._memory[entry] = bytes(_NAME_SIZE)
-            words.cast("B")[:] = bytes(_REGION_SIZE)
-        self._memory[entry] = name.ljust(_NAME_SIZE, b"\0")
-        return Region(number, words)
+            self._clear(number)
+        self._memory[_entry(number)] = name
+        return Region(number, self._region(number))
+
+    def _region(self, number: int) -> memoryview:
+        return self._words[number * 2 * _SLOTS : (number + 1) * 2 * _SLOTS]
+
+    def _clear(self, number: int) -> None:
+        self._memory[_entry(number)] = bytes(_NAME_SIZE)
+        self._region(number).cast("B")[:] = bytes(_REGION_SIZE)
 
     def release(self, region: Region) -> None:
         """The connection is closed. Its client may still look, for as long as other regions are free."""
@@ -149,8 +163,7 @@ class Look:
     def _read(self, file: int) -> memoryview | None:
         header = os.pread(file, _HEADER_SIZE, 0)
         for number in range(_REGIONS):
-            begin = _MISSED_SIZE + number * _NAME_SIZE
-            if header[begin : begin + _NAME_SIZE] == self._name:
+            if header[_entry(number)] == self._name:
                 return memoryview(os.pread(file, _REGION_SIZE, _HEADER_SIZE + number * _REGION_SIZE)).cast("Q")
         # It is not listed. If nobody was left out since this connection began, it was not accepted yet.
         if header[:_MISSED_SIZE] == self._missed:
