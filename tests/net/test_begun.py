@@ -15,6 +15,7 @@ from swerve.net import begun
 from swerve.net.begun import Board, Look, board_path
 from swerve.net.client import Channel
 from swerve.net.client_call import ClientCall, request_headers
+from swerve.net.listener import ListenOptions, listen
 from swerve.net.streams import CONNECTION_LOST
 from swerve.wire.http2 import ErrorCode
 from tests.conftest import wait_for
@@ -132,6 +133,48 @@ def test_nothing_is_certain_while_the_server_lives(path, board):
 def test_a_server_without_a_board_cannot_be_looked_at(path):
     with pytest.raises(FileNotFoundError):
         Look(path, NAME)
+
+
+def test_a_look_at_the_board_of_an_earlier_server_is_not_current(path, board):
+    look = Look(path, NAME)
+    assert look.is_current()
+    later = Board(path)
+    assert not look.is_current()
+    later.close()
+    assert not look.is_current()
+    look.settle(final=False)
+
+
+def test_a_client_that_is_left_out_as_it_connects_knows_that(path):
+    async def connect():
+        listener = await listen(f"unix:{path}", lambda *_: None, ListenOptions(notes_begun=True))
+        board = listener._board
+        while board._free:
+            board.admit(b"\0%05x" % len(board._free))
+        loop = asyncio.get_running_loop()
+        sock_connect = loop.sock_connect
+
+        accepted = asyncio.Event()
+        admit = board.admit
+
+        def admitted(name):
+            accepted.set()
+            return admit(name)
+
+        async def slowly(sock, address):
+            await sock_connect(sock, address)
+            await accepted.wait()
+
+        board.admit = admitted
+        loop.sock_connect = slowly
+        channel = Channel(f"unix:{path}", learns_begun=True)
+        look = (await channel.connect()).look
+        look.settle(final=True)
+        await channel.close()
+        await listener.close(0)
+        return look
+
+    assert not asyncio.run(asyncio.wait_for(connect(), TIMEOUT_S)).never_began(1)
 
 
 def test_no_descriptor_is_left(path):

@@ -141,16 +141,27 @@ class Board:
 class Look:
     """What the client at a socket of this name sees. It knows nothing before `settle`.
 
+    To be made before the client connects, so that it is known how many the server had left out by then; whether it is
+    the board of the server that took the connection, `is_current` says after that.
+
     Raises:
         OSError: the server has no board, or has died.
     """
 
     def __init__(self, socket_path: str, name: bytes) -> None:
         self._name = name.ljust(_NAME_SIZE, b"\0")
-        self._file = os.open(board_path(socket_path), os.O_RDONLY | os.O_CLOEXEC)
+        self._path = board_path(socket_path)
+        self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         self._missed = os.pread(self._file, _MISSED_SIZE, 0)
         # The region's last state, None while it may change or is not known.
         self._marks: memoryview | None = None
+
+    def is_current(self) -> bool:
+        """Whether the server that listens at the path now has this board."""
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        except OSError:
+            return False
 
     def settle(self, *, final: bool) -> None:
         """The connection is lost; `final`: its server has gone, and begins no more."""

@@ -174,9 +174,12 @@ async def _connect_named(make: Callable[[], Connection], path: str) -> Connectio
     try:
         sock.setblocking(False)
         sock.bind("")  # the system chooses the name
-        await loop.sock_connect(sock, path)
         with contextlib.suppress(OSError):
             look = Look(path, sock.getsockname())
+        await loop.sock_connect(sock, path)
+        if look is not None and not look.is_current():
+            look.settle(final=False)
+            look = None
         connection = make()
         connection.look = look
         await loop.create_unix_connection(lambda: connection, sock=sock)
