@@ -7,6 +7,7 @@ import signal
 import ssl
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,3 +220,44 @@ def test_tls_and_interceptors_come_and_go_while_an_instance_serves(state_dir, pr
     assert outcome(insecure(), "acme") == "UNAVAILABLE"
     serve.start(grpc_options={"interceptors": []})
     wait_for(lambda: outcome(running.channel(), "stolen") == "unknown", what="the interceptor's end")
+
+
+SLOW_MODULE = """
+import time
+from pathlib import Path
+
+# The one who deploys imports it first, to check it; then the proxy does.
+here = Path(__file__).parent
+if (here / "checked").exists():
+    (here / "importing").touch()
+    last = time.monotonic() + 20
+    while not (here / "go").exists() and time.monotonic() < last:
+        time.sleep(0.01)
+(here / "checked").touch()
+
+def guard(call):
+    return {"tenant": "guarded"}
+"""
+
+
+def test_calls_are_served_while_an_interceptor_s_module_is_imported(
+    state_dir, probe, free_port, authority, tmp_path, monkeypatch
+):
+    (tmp_path / "slow_interceptors.py").write_text(SLOW_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    serve.start(
+        grpc_options={"port": free_port, "grpc_servicer_functions": [probe.add]},
+        http_options={"port": 0},
+    )
+    serve.run(Witness.bind())
+    running = Secured(free_port, authority, probe, state_dir)
+    with grpc.insecure_channel(f"localhost:{free_port}") as channel, ThreadPoolExecutor() as deployer:
+        running.ask(channel)
+        deployed = deployer.submit(serve.start, grpc_options={"interceptors": ["slow_interceptors:guard"]})
+        wait_for((tmp_path / "importing").exists, what="the import in the proxy")
+        try:
+            assert "tenant" not in running.ask(channel)["context"]
+        finally:
+            (tmp_path / "go").touch()
+        deployed.result(TIMEOUT_S)
+        wait_for(lambda: "tenant" in running.ask(channel)["context"], what="the interceptor")

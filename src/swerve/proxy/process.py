@@ -108,7 +108,7 @@ class Proxy:
             failed = False
             try:
                 # First: nothing new is served without them.
-                self._intercept(view.options, self._ingress)
+                await self._intercept(view.options, self._ingress)
             except InterceptorError as error:
                 failed = True
                 if self._fails(self._ports, error):
@@ -155,7 +155,7 @@ class Proxy:
         logger.error("%s Serving as before.", error)
         return False
 
-    def _intercept(self, options: control_pb2.InstanceOptions, ingress: Ingress) -> None:
+    async def _intercept(self, options: control_pb2.InstanceOptions, ingress: Ingress) -> None:
         """Have the operator's interceptors see each call first: the only code of others that a proxy runs.
 
         Raises:
@@ -167,10 +167,13 @@ class Proxy:
         if wanted == self._intercepted:
             return
         if paths:
-            from swerve.interceptors import load
+            from swerve.interceptors import check, load
             from swerve.proxy.interception import Interceptors
 
             sys.path[:0] = [entry for entry in options.sys_path if entry not in sys.path]
+            # Modules may take long to import, and calls go on meanwhile; objects are made where they are called.
+            for path in paths:
+                await asyncio.to_thread(check, path)
             ingress.intercept(Interceptors(load(paths), wanted[1], self._loop))
         else:
             ingress.intercept(None)
