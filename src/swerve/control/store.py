@@ -32,6 +32,10 @@ _DAMAGED = (
     "The store {path} cannot be read: {error}. Put a copy of it back, or move it and its -wal and -shm files away to "
     "start with nothing deployed."
 )
+_OTHER_FORMAT = (
+    "The store {path} has format {found}, this release of Swerve reads {known}. Move it and its -wal and -shm files "
+    "away to start with nothing deployed, then deploy anew; or install the release that wrote it."
+)
 
 _T = TypeVar("_T")
 
@@ -62,7 +66,7 @@ class Store:
         except sqlite3.Error as error:
             raise StoreError(_DAMAGED.format(path=path, error=error)) from error
         if found not in (0, _FORMAT):
-            raise StoreError(f"The store {path} has format {found}, this release of Swerve reads {_FORMAT}.")
+            raise StoreError(_OTHER_FORMAT.format(path=path, found=found, known=_FORMAT))
 
     def close(self) -> None:
         self._db.close()
