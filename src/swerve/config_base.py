@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +23,25 @@ class Options(BaseModel):
 def import_path_of(target: Any) -> str:
     """`module:qualname` of a class or function; strings pass unchanged."""
     return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
+def ignored_keys(made: BaseModel, content: Mapping[str, Any], place: str = "") -> list[str]:
+    """The keys of `content` that the model made of it does not know, deeper ones as `applications.0.nam`.
+
+    Keys are what people wrote: of other kinds than str too.
+    """
+    found: list[str] = []
+    for key, given in content.items():
+        if key not in type(made).model_fields:
+            found.append(f"{place}{key}")
+            continue
+        value = getattr(made, key)
+        pairs = zip(value, given, strict=False) if isinstance(value, list) and isinstance(given, list) else None
+        inner = [(f"{key}", value, given)] if pairs is None else [(f"{key}.{i}", *pair) for i, pair in enumerate(pairs)]
+        for name, part, its_content in inner:
+            if isinstance(part, BaseModel) and isinstance(its_content, Mapping):
+                found += ignored_keys(part, its_content, f"{place}{name}.")
+    return found
 
 
 def explain(error: ValidationError) -> str:

@@ -5,6 +5,7 @@ Field names, leniency to unknown keys and messages are Ray Serve's (`ray.serve.s
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from swerve.config import (
     explain,
     gRPCOptions,
 )
+from swerve.config_base import ignored_keys
 from swerve.exceptions import RayServeException
 from swerve.statuses import (
     ApplicationStatus,
@@ -73,6 +75,12 @@ __all__ = [
     "gRPCOptionsSchema",
     "load_config",
 ]
+
+
+logger = logging.getLogger("swerve.schema")
+
+# A file of another kind altogether is told by its first lines.
+_MOST_WARNINGS = 20
 
 
 class ConfigError(RayServeException):
@@ -345,6 +353,8 @@ def parse_config(text: str, path: str) -> ServeDeploySchema:
         raise ConfigError(f"The config file {path} is not valid:\n{explain(error)}") from error
     except (TypeError, PydanticSerializationError) as error:
         raise ConfigError(f"The config file {path} is not valid:\n{error}") from error
+    for key in ignored_keys(made, content)[:_MOST_WARNINGS]:
+        logger.warning("The config file %s: %.200s is no option that Swerve knows, and is ignored.", path, key)
     return made
 
 

@@ -50,6 +50,37 @@ applications:
     }
 
 
+def test_keys_that_nobody_knows_are_named_wherever_they_are(tmp_path, caplog):
+    load(
+        tmp_path,
+        """
+grpc_options: {max_conections: 5}
+later: 1
+applications:
+  - {name: one, route_prefix: /one, import_path: 'm:a', args: {any: 1}, runtime_env: {env_vars: {A: b}}}
+  - name: two
+    route_prefix: /two
+    import_path: m:a
+    1: 2
+    deployments: [{name: D, num_replica: 2, user_config: {any: 1}, ray_actor_options: {num_cpu: 1}}]
+""",
+    )
+
+    assert [record.args[1] for record in caplog.records] == [
+        "grpc_options.max_conections",
+        "later",
+        "applications.1.1",
+        "applications.1.deployments.0.num_replica",
+        "applications.1.deployments.0.ray_actor_options.num_cpu",
+    ]
+
+
+def test_a_file_of_another_kind_is_not_told_without_end(tmp_path, caplog):
+    load(tmp_path, APP + "".join(f"key_{number}: 1\n" for number in range(1000)))
+
+    assert 0 < len(caplog.records) < 100
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
