@@ -198,7 +198,10 @@ def running() -> Connection:
 
 def _what_to_do() -> str:
     if left := instances.remains():
-        return f"An instance that was killed has left {left} processes; `swerve shutdown` ends them."
+        return (
+            f"An instance that was killed has left {left} processes; `swerve start` with the same options takes them "
+            "over, `swerve shutdown` ends them."
+        )
     return "Start one with `swerve start` or `swerve run`."
 
 

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from swerve import connection
+from swerve import commands, connection
+from swerve.commands import CommandError
 from swerve.config import gRPCOptions
 from swerve.control import instance
 from swerve.engine import presence
@@ -249,6 +250,14 @@ def test_what_a_killed_instance_left_is_counted_and_ended(state_dir):
     assert instance.end_remains(state_dir) == 1
     assert not processes_of(state_dir)
     assert instance.remains(state_dir) == 0
+
+
+def test_commands_say_what_can_be_done_about_what_a_killed_instance_left(state_dir):
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    kill_agent_and_controller(state_dir)
+    with pytest.raises(CommandError, match="`swerve start` with the same options takes them over"):
+        commands.running()
+    instance.end_remains(state_dir)
 
 
 def test_a_process_that_has_the_pid_of_a_recorded_one_is_left_alone(state_dir):
