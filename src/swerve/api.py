@@ -24,6 +24,7 @@ from swerve.config import (
     gRPCOptions,
     local_testing_forced,
 )
+from swerve.config_base import ignored_keys
 from swerve.connection import (
     Connection,
     connected,
@@ -132,9 +133,12 @@ def _model(kind: type[Model], value: Model | dict[str, Any] | None) -> Model | N
     if not isinstance(value, dict):
         raise TypeError(f"Must be a dict or {kind.__name__}, got: {type(value)}.")
     try:
-        return kind.model_validate(value)
+        made = kind.model_validate(value)
     except ValidationError as error:
         raise ValueError(explain(error)) from error
+    for key in ignored_keys(made, value):
+        logger.warning("%s: %.200s is no option that Swerve knows, and is ignored.", kind.__name__, key)
+    return made
 
 
 def status() -> ServeStatus:

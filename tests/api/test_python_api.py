@@ -156,6 +156,12 @@ def test_start_on_a_running_instance_changes_the_options_that_it_names(instance,
             stub.Unary(probe.pb.Note(text="x" * 20), timeout=10)
 
 
+def test_start_names_options_that_nobody_knows(instance, caplog):
+    serve.start(grpc_options={"request_timeouts": 5})
+
+    assert "gRPCOptions: request_timeouts is no option" in caplog.text
+
+
 def test_a_port_in_use_is_named_and_nothing_stays(instance, probe, monkeypatch):
     with tempfile.TemporaryDirectory(prefix="swerve-") as other:
         monkeypatch.setenv("SWERVE_STATE_DIR", other)
