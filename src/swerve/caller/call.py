@@ -171,16 +171,9 @@ class Home(Protocol):
 def admit(call: Routed, target: Target[Routed]) -> None:
     """Let the router decide: `call` is sent, waits, or fails."""
     try:
-        replica = target.router.submit(call)
-    except Shed as why:
-        call.shed(why)
+        target.submit(call)
     except Unavailable:
         call.fail(DeploymentUnavailableError(target.deployment, target.app))
-    else:
-        if replica is not None:
-            call.send(replica)
-        elif target.router.attention:
-            target.attend()
 
 
 class HandleCall(ClientCall):

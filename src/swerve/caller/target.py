@@ -110,6 +110,25 @@ class Target(Generic[Call]):
         after = view.backpressure_retry_after_s if view.HasField("backpressure_retry_after_s") else shed.retry_after_s
         return BackPressureError(shed.queued, shed.limit, view.backpressure_status_code or 503, after)
 
+    def submit(self, call: Call) -> None:
+        """Take a new call: it is started, waits, is shed, or is dropped where the deployment is gone.
+
+        Raises:
+            Unavailable: nothing will ever serve it.
+        """
+        if self._drop is not None:
+            self._drop(call)
+            return
+        try:
+            replica = self.router.submit(call)
+        except Shed as why:
+            call.shed(why)
+            return
+        if replica is not None:
+            self._start(call, replica)
+        elif self.router.attention:
+            self.attend()
+
     def release(self, replica: Replica, call: Call) -> None:
         """`call`, which the router sent to `replica`, ended there; the one that waits longest takes its slot."""
         if self._user_router is not None:

@@ -167,20 +167,10 @@ class ForwardedCall:
         """Hand the call to the router."""
         self._incomplete = False
         target = self._target
-        if target.closed:
-            target.drop(self)
-            return
         try:
-            replica = target.router.submit(self)
-        except Shed as why:
-            self.shed(why)
+            target.submit(self)
         except Unavailable:
             self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
-        else:
-            if replica is not None:
-                self.start(replica)
-            elif target.router.attention:
-                target.attend()
 
     def field(self, name: bytes) -> str:
         """The last value of a field of the request's metadata, "" if it has none."""

@@ -74,20 +74,10 @@ class HttpCall:
         """Hand the call to the router."""
         self._incomplete = False
         target = self.target
-        if target.closed:
-            target.drop(self)
-            return
         try:
-            replica = target.router.submit(self)
-        except Shed as why:
-            self.shed(why)
+            target.submit(self)
         except Unavailable:
             self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
-        else:
-            if replica is not None:
-                self.start(replica)
-            elif target.router.attention:
-                target.attend()
 
     async def read(self) -> HttpEvent | None:
         """The replica's next event; None when it has sent all.
