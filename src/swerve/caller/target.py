@@ -99,11 +99,6 @@ class Target(Generic[Call]):
         """True when there are replicas and a connection to each is open."""
         return bool(self._wanted) and self._wanted.keys() == self.router.replicas.keys()
 
-    @property
-    def closed(self) -> bool:
-        """True when the deployment is gone: a call that is submitted now would wait for ever."""
-        return self._drop is not None
-
     def shed_error(self, shed: Shed) -> BackPressureError:
         """What Python code sees of a call that was shed; `backpressure_config` may say when to try again."""
         view = self._view
@@ -185,11 +180,6 @@ class Target(Generic[Call]):
         if self._user_router is not None:
             self._user_router.close()
             self._user_router = None
-
-    def drop(self, call: Call) -> None:
-        """What `close` said is to be done with a call that comes too late."""
-        assert self._drop is not None
-        self._drop(call)
 
     def _wake(self) -> None:
         self._timer = None
