@@ -124,7 +124,8 @@ def connection(data: bytes) -> None:
     assert not failures.seen, failures.seen[0].getMessage()
     assert all(call.closed == 1 for call in calls)
     assert all(call.done for call in calls)
-    assert server.streams == server._held == server._owed == server._drain_callbacks == {}
+    assert not server.streams
+    assert server.backlog.empty
     assert not loop.armed, "a timer is left"
 
 

@@ -202,7 +202,5 @@ class Pair:
         """After all streams have ended nothing of them is left."""
         for connection in (self.client, self.server):
             assert connection.streams == {}
-            assert connection._held == {}
-            assert connection._owed == {}
-            assert connection._drain_callbacks == {}
+            assert connection.backlog.empty
             assert connection._unacknowledged == 0

@@ -3,8 +3,7 @@
 import pytest
 from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
 
-from swerve.net.connection import _WRITE_SIZE
-from swerve.net.held_body import CHUNK
+from swerve.net.backlog import CHUNK, WRITE_SIZE
 from swerve.net.streams import CONNECTION_LOST
 from swerve.wire.http2 import ErrorCode, Http2Error, Http2Limits
 
@@ -121,7 +120,7 @@ def test_a_body_that_is_alone_leaves_in_large_writes(pair):
     call = pair.call(end_stream=True)
     pair.run()
     assert call.data == BIG
-    assert len([size for size in writes if size > 100]) <= len(BIG) / _WRITE_SIZE + 2
+    assert len([size for size in writes if size > 100]) <= len(BIG) / WRITE_SIZE + 2
 
 
 def test_what_waits_in_the_engine_is_bounded_by_a_write_and_a_chunk_for_each_stream():
@@ -133,10 +132,10 @@ def test_what_waits_in_the_engine_is_bounded_by_a_write_and_a_chunk_for_each_str
         pair.server.send_headers(served.stream_id, RESPONSE)
         for _ in range(len(BIG) // 16_384):
             pair.server.send_data(served.stream_id, BIG[:16_384])
-    assert pair.server.http2.queued_body_size() <= _WRITE_SIZE + 20 * (CHUNK + 16_384)
+    assert pair.server.http2.queued_body_size() <= WRITE_SIZE + 20 * (CHUNK + 16_384)
     pair.run()
     assert [len(call.data) for call in calls] == [1000] * 20
-    assert pair.server.http2.queued_body_size() <= _WRITE_SIZE + 20 * (CHUNK + 16_384)
+    assert pair.server.http2.queued_body_size() <= WRITE_SIZE + 20 * (CHUNK + 16_384)
 
 
 def test_small_parts_after_a_held_one_stay_in_order(pair):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from net_support import RESPONSE, TRAILERS, Pair
 
-from swerve.net.held_body import CHUNK
+from swerve.net.backlog import CHUNK
 from swerve.net.streams import CONNECTION_LOST
 from swerve.wire.http2 import ErrorCode, Http2Limits
 

@@ -240,12 +240,10 @@ class ProxyLab:
             for replica in target.router.replicas.values():
                 self.until(lambda replica=replica: replica.link.idle)
                 assert replica.link._unacknowledged == 0
-                assert not replica.link._held
-                assert not replica.link._owed
+                assert replica.link.backlog.empty
         for connection in self.listener.connections:
             assert connection._unacknowledged == 0
-            assert not connection._held
-            assert not connection._owed
+            assert connection.backlog.empty
         assert self.observer.begun_count == len(self.observer.ends)
         assert not self.ingress._timers._buckets
 

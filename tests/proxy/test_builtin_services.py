@@ -229,7 +229,7 @@ def test_a_reflection_client_that_goes_leaves_nothing(described, proxy):
     (connection,) = [one for one in proxy.listener.connections if one.streams]
     assert connection._unacknowledged > 0
     proxy.call(lambda: lazy.reset(recorder.stream_id))
-    proxy.until(lambda: connection._unacknowledged == 0 and not connection._drain_callbacks)
+    proxy.until(lambda: connection._unacknowledged == 0 and connection.backlog.empty)
     proxy.call(lazy.close)
 
 

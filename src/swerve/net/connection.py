@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable
 from typing import Any, cast
 
 from swerve.net.address import peer_name
+from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog, HeldBody
 from swerve.net.begun import Look, Region
-from swerve.net.credit import Owed
 from swerve.net.flood import FloodGuard
-from swerve.net.held_body import CHUNK, HeldBody
 from swerve.net.streams import Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
 from swerve.wire.http2 import (
     ConnectionClosed,
@@ -47,8 +45,6 @@ from swerve.wire.message import PREFIX_SIZE
 
 logger = logging.getLogger("swerve.net")
 
-# Bytes per write.
-_WRITE_SIZE = 256 * 1024
 # Calls begun or ended between two writes. A turn may bring many: the peer, on another core, starts on the first of them
 # while this process goes on with the rest. Fewer a write would cost more in system calls than they win.
 CALLS_PER_WRITE = 8
@@ -98,9 +94,10 @@ class Connection(asyncio.Protocol):
         self._calls_queued = 0
         self._flood_guard = FloodGuard(limits.max_control_frames_per_s)
         self._drain_timer: asyncio.TimerHandle | None = None
-        self._held: dict[int, HeldBody] = {}
-        self._owed = Owed()
-        self._drain_callbacks: dict[int, list[Callable[[], None]]] = {}
+        self.backlog = Backlog(self.http2)
+        # Its parts that frames and calls ask for, so that these pay no detour.
+        self._held = self.backlog.held
+        self._owed = self.backlog.owed
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -111,7 +108,7 @@ class Connection(asyncio.Protocol):
         if self._on_made is not None and not self._on_made(self):
             self.transport.abort()
             return
-        self.transport.set_write_buffer_limits(high=2 * _WRITE_SIZE)
+        self.transport.set_write_buffer_limits(high=2 * WRITE_SIZE)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -207,7 +204,7 @@ class Connection(asyncio.Protocol):
     def _has_share(self, stream_id: int) -> bool:
         """True when the engine has a chunk of the stream, and a write's worth of bodies."""
         queued = self.http2.queued_body_size
-        return queued(stream_id) > CHUNK and queued() > _WRITE_SIZE
+        return queued(stream_id) > CHUNK and queued() > WRITE_SIZE
 
     def _hold(self, stream_id: int) -> HeldBody:
         held = self._held[stream_id] = HeldBody()
@@ -322,7 +319,7 @@ class Connection(asyncio.Protocol):
 
     def when_drained(self, stream_id: int, callback: Callable[[], None]) -> None:
         """Call `callback` once, when nothing of the stream's body waits any more or the stream is gone."""
-        self._drain_callbacks.setdefault(stream_id, []).append(callback)
+        self.backlog.callbacks.setdefault(stream_id, []).append(callback)
         if not self._flush_due:
             self._schedule_flush()
 
@@ -337,16 +334,17 @@ class Connection(asyncio.Protocol):
             return
         self._calls_queued = 0
         try:
+            backlog = self.backlog
             progress = True
             while progress:
                 self._flush_due = True
                 progress = self._write()
                 progress |= self._dispatch()
-                if self._held or self._owed or self._drain_callbacks:
-                    progress |= self._settle()
+                if backlog.held or backlog.owed or backlog.callbacks:
+                    progress |= backlog.settle(paused=self._paused)
                 # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for
                 # somebody else's flush.
-                progress = progress and not self._paused and (self.http2.want_write or bool(self._drain_callbacks))
+                progress = progress and not self._paused and (self.http2.want_write or bool(backlog.callbacks))
         except Http2Error as error:
             logger.info("Closing connection of %s: %s", self.peer or "peer", error)
             self._fail()
@@ -380,12 +378,12 @@ class Connection(asyncio.Protocol):
         wrote = False
         while transport is not None and not self._paused:
             # Asked for all that it has, the engine copies bodies once less.
-            everything = http2.queued_body_size() <= _WRITE_SIZE
-            data = http2.data_to_send(None if everything else _WRITE_SIZE)
+            everything = http2.queued_body_size() <= WRITE_SIZE
+            data = http2.data_to_send(None if everything else WRITE_SIZE)
             if data:
                 transport.write(data)
                 wrote = True
-            if everything or len(data) < _WRITE_SIZE:
+            if everything or len(data) < WRITE_SIZE:
                 break
         return wrote
 
@@ -394,35 +392,6 @@ class Connection(asyncio.Protocol):
         self._calls_queued = 0
         with contextlib.suppress(Http2Error):
             self._write()
-
-    def _settle(self) -> bool:
-        """Credit what has left, refill streams that were held back. True when there is something to write again."""
-        if self._owed:
-            everything_left = not self._held and self.http2.queued_body_size() == 0
-            self._owed.pay(None if everything_left else self._waiting)
-        # Before refilling: an end that is moved now has not been written, and a reset would overtake it. While the
-        # transport is paused trailers may wait in the engine, which counts only bodies.
-        if self._drain_callbacks and not self._paused:
-            for stream_id in [sid for sid in self._drain_callbacks if not self._waiting(sid)]:
-                for callback in self._drain_callbacks.pop(stream_id):
-                    callback()
-        refilled = False
-        if self._held and not self._paused:
-            # A write's worth for all together, so that a stream that is alone needs no more writes than it must.
-            share = max(CHUNK, _WRITE_SIZE // len(self._held))
-            for stream_id, held in list(self._held.items()):
-                refilled |= held.move(self.http2, stream_id, share)
-                if not held.parts:
-                    del self._held[stream_id]
-        return refilled
-
-    def _waiting(self, stream_id: int) -> bool:
-        if self._held and stream_id in self._held:
-            return True
-        try:
-            return self.http2.queued_body_size(stream_id) > 0
-        except StreamGone:
-            return False
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -583,10 +552,7 @@ class Connection(asyncio.Protocol):
             (handler.on_closed, look is not None and look.never_began(stream_id))
             for stream_id, handler in streams.items()
         )
-        self._held.clear()
-        callbacks, self._drain_callbacks = self._drain_callbacks, {}
-        for callback in itertools.chain.from_iterable(callbacks.values()):
-            callback()
+        self.backlog.drop()
         if self._on_lost is not None:
             self._on_lost(self)
 

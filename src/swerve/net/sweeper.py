@@ -111,7 +111,7 @@ class Sweeper:
             self._end_stalled(connection, watched, now, self._stall_timeout_s)
 
     def _end_stalled(self, connection: Connection, watched: WatchedConnection, now: float, timeout_s: float) -> None:
-        waiting = _backlog(connection)
+        waiting = _waiting(connection)
         if not waiting:
             watched.stalls = None
             return
@@ -130,12 +130,13 @@ class Sweeper:
             connection.reset(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
 
 
-def _backlog(connection: Connection) -> dict[int, tuple[int, object]]:
+def _waiting(connection: Connection) -> dict[int, tuple[int, object]]:
     """What waits for the peer to take it, as `StallWatch` wants it: by stream, and under 0 for a connection to which
     nothing can be written."""
     waiting: dict[int, tuple[int, object]] = {}
     if connection._paused and connection.transport is not None:
         waiting[0] = (connection.transport.get_write_buffer_size(), connection._pause)
-    for stream_id, these in (*connection._drain_callbacks.items(), *connection._owed.items()):
+    backlog = connection.backlog
+    for stream_id, these in (*backlog.callbacks.items(), *backlog.owed.items()):
         waiting[stream_id] = (connection.unsent(stream_id), these)
     return waiting
