@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import pickle
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
+from types import CodeType, ModuleType
+from typing import Any, ClassVar
 
 import cloudpickle
 
@@ -109,13 +111,32 @@ def _load_with_ray_compat(pickled: bytes) -> Any:
     return pickle.loads(pickled)
 
 
+def _reduced_with_its_file(code: CodeType) -> Any:
+    build, args = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    # Each its own string: one that is shared or not, by how it was compiled, would make two pickles of the same code.
+    return _code_of_file, ("".join(code.co_filename), build, args)
+
+
+def _code_of_file(file: str, build: Callable[..., CodeType], args: tuple[Any, ...]) -> CodeType:
+    return build(*args).replace(co_filename=file)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Keeps the name of the file where code is from, which recent releases of cloudpickle take away: without it a
+    traceback in a replica neither names the file nor shows its lines."""
+
+    dispatch_table: ClassVar = ChainMap({CodeType: _reduced_with_its_file}, cloudpickle.Pickler.dispatch_table)
+
+
 def _dumps(code: DeploymentCode | _CodeByName, by_value: ModuleType | None) -> bytes:
     # cloudpickle takes `__main__` by value unasked.
     registered = by_value if by_value is not None and by_value.__name__ != "__main__" else None
     if registered is not None:
         cloudpickle.register_pickle_by_value(registered)
     try:
-        pickled = bytes(cloudpickle.dumps(code))
+        out = io.BytesIO()
+        _Pickler(out).dump(code)
+        pickled = out.getvalue()
     finally:
         if registered is not None:
             cloudpickle.unregister_pickle_by_value(registered)

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import traceback
 from types import ModuleType
 
 import pytest
@@ -159,6 +160,24 @@ def test_a_class_of_a_module_that_only_exists_here_goes_by_value(monkeypatch, tm
 
     script = f"import pickle; print(pickle.load(open({str(file)!r}, 'rb')).target().answer())"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "42\n"
+
+
+def test_a_traceback_of_code_by_value_shows_the_files_lines(tmp_path, monkeypatch):
+    (tmp_path / "raising_app.py").write_text(
+        "import swerve as serve\n\n"
+        "@serve.deployment\nclass Raising:\n    def __init__(self):\n        (lambda: 1 / 0)()  # here\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import raising_app
+
+    code = pickle.loads(pickled("Raising", DeploymentCode(raising_app.Raising.func_or_class)))
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        code.target()
+    frames = traceback.extract_tb(raised.value.__traceback__)[1:]
+    assert [(frame.filename, frame.line) for frame in frames] == [
+        (str(tmp_path / "raising_app.py"), "(lambda: 1 / 0)()  # here")
+    ] * 2
 
 
 def test_code_that_cannot_be_pickled_goes_by_name(tmp_path, monkeypatch):
