@@ -29,7 +29,6 @@ from swerve.connection import (
     Connection,
     connected,
     current_state_dir,
-    end_remains,
     required,
     shut_down,
     start_instance,
@@ -156,8 +155,6 @@ def shutdown() -> None:
     connection = connected()
     if connection is not None:
         shut_down(connection)
-    else:
-        end_remains()
 
 
 async def shutdown_async() -> None:

@@ -191,18 +191,10 @@ def running() -> Connection:
     connection = instances.connected()
     if connection is None:
         raise CommandError(
-            f"No Serve instance is running (state folder: {instances.current_state_dir()}). {_what_to_do()}"
+            f"No Serve instance is running (state folder: {instances.current_state_dir()}). "
+            "Start one with `swerve start` or `swerve run`."
         )
     return connection
-
-
-def _what_to_do() -> str:
-    if left := instances.remains():
-        return (
-            f"An instance that was killed has left {left} processes; `swerve start` with the same options takes them "
-            "over, `swerve shutdown` ends them."
-        )
-    return "Start one with `swerve start` or `swerve run`."
 
 
 def deploy(
@@ -417,8 +409,6 @@ def shutdown(state_dir: Path | None, *, ask: bool) -> None:
     connection = instances.connected()
     if connection is None:
         typer.echo(f"No Serve instance is running (state folder: {instances.current_state_dir()}).")
-        if ended := instances.end_remains():
-            typer.echo(f"Ended {ended} processes that an instance that was killed had left.")
         return
     if ask:
         typer.confirm("This stops Serve and all its applications. Continue?", abort=True)

@@ -146,20 +146,6 @@ def required() -> Connection:
     return connection
 
 
-def remains() -> int:
-    """How many processes an instance has left whose agent and controller were killed."""
-    from swerve.control import instance as instances
-
-    return instances.remains(current_state_dir())
-
-
-def end_remains() -> int:
-    """Ends what an instance that was killed has left; how many processes that were."""
-    from swerve.control import instance as instances
-
-    return instances.end_remains(current_state_dir())
-
-
 def use_state_dir(path: Path) -> None:
     """From now on this process's instance is the one in `path`."""
     _process.chosen = state_dir(path)

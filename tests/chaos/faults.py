@@ -1,12 +1,11 @@
 """What goes wrong in a run: kills and changes, chosen by a seeded generator, each with the time until all was well."""
 
-import contextlib
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.chaos.cluster import AGENT, CONTROLLER, PROXY, REPLICA, AlreadyRuns, Cluster, kill, seconds_until
+from tests.chaos.cluster import AGENT, CONTROLLER, PROXY, REPLICA, Cluster, kill, seconds_until
 
 # How often each comes, compared with the others.
 _WEIGHTS = {
@@ -14,7 +13,8 @@ _WEIGHTS = {
     "proxy": 3,
     "controller": 3,
     "agent": 3,
-    "agent and controller": 1,
+    "agent and controller": 2,
+    "all but replicas": 1,
     "several at once": 2,
     "rolling update": 2,
     "reconfiguration": 1,
@@ -61,6 +61,7 @@ class Faults:
             "controller": lambda: self._keeping_replicas([CONTROLLER]),
             "agent": lambda: self._keeping_replicas([AGENT]),
             "agent and controller": self._agent_and_controller,
+            "all but replicas": self._all_but_replicas,
             "several at once": self._several,
             "rolling update": lambda: self._change(version=self._cluster.wanted["version"] + 1),
             "reconfiguration": lambda: self._change(generation=self._cluster.wanted["generation"] + 1),
@@ -103,13 +104,22 @@ class Faults:
         seconds_until(ready, f"an instance that is whole after the kill of a {kind}")
         return time.monotonic() - began
 
-    def _keeping_replicas(self, kinds: list[str]) -> float:
+    def _kill_all(self, *kinds: str) -> None:
+        """Whoever was brought back meanwhile included."""
+        while any(self._cluster.processes(kind) for kind in kinds):
+            for kind in kinds:
+                self._kill(kind)
+
+    def _keeping_replicas(self, kinds: list[str], *, until_all_are_gone: bool = False) -> float:
         """Nobody's death but its own costs a replica its life."""
         seconds_until(self._cluster.is_whole, "an instance that is whole")
         before = {process for process in self._cluster.processes() if process.kind in (REPLICA, PROXY)}
         began = time.monotonic()
-        for kind in kinds:
-            self._kill(kind)
+        if until_all_are_gone:
+            self._kill_all(*kinds)
+        else:
+            for kind in kinds:
+                self._kill(kind)
         seconds_until(self._is_led, f"a new {' and '.join(kinds)}")
         recovery = time.monotonic() - began
         seconds_until(self._cluster.is_whole, "an instance that is whole")
@@ -122,36 +132,25 @@ class Faults:
         return {AGENT, CONTROLLER} <= kinds and self._cluster.status() is not None
 
     def _agent_and_controller(self) -> float:
-        """Nobody is left to bring them back but `swerve start`, which finds the replicas alive."""
+        """Both within less time than the one takes to bring the other back."""
+        return self._keeping_replicas([AGENT, CONTROLLER], until_all_are_gone=True)
+
+    def _all_but_replicas(self) -> float:
+        """The last ones that serve bring everything back."""
         seconds_until(self._cluster.is_whole, "an instance that is whole")
-        before = {process for process in self._cluster.processes() if process.kind in (REPLICA, PROXY)}
-        began = time.monotonic()
-        while self._cluster.processes(AGENT) or self._cluster.processes(CONTROLLER):
-            self._kill(AGENT)
-            self._kill(CONTROLLER)
-        self._cluster.start()
-        seconds_until(self._cluster.is_whole, "an instance that is whole")
-        recovery = time.monotonic() - began
-        after = {process for process in self._cluster.processes() if process.kind in (REPLICA, PROXY)}
-        assert after == before, f"the death of agent and controller changed the replicas: {before ^ after}"
+        before = set(self._cluster.processes(REPLICA))
+        self._kill_all(AGENT, CONTROLLER, PROXY)
+        recovery = self._until_whole()
+        assert set(self._cluster.processes(REPLICA)) == before, "replicas were replaced for the death of others"
         return recovery
 
     def _several(self) -> float:
         for kind in self._chance.sample([REPLICA, REPLICA, PROXY, CONTROLLER, AGENT], 3):
             self._kill(kind)
-        return self._until_whole_whatever_dies()
+        return self._until_whole()
 
-    def _until_whole_whatever_dies(self) -> float:
-        """An instance whose agent and controller went together is started again by its user."""
-        began = time.monotonic()
-        while not self._cluster.is_whole():
-            assert time.monotonic() - began < 60, f"the instance is not whole: {self._cluster.status()}"
-            if not self._cluster.processes(AGENT) and not self._cluster.processes(CONTROLLER):
-                # An agent that the controller had started before it died may be there first.
-                with contextlib.suppress(AlreadyRuns):
-                    self._cluster.start()
-            time.sleep(0.02)
-        return time.monotonic() - began
+    def _until_whole(self) -> float:
+        return seconds_until(self._cluster.is_whole, "an instance that is whole")
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
@@ -161,7 +160,7 @@ class Faults:
         for _ in range(_KILLS_DURING_CHANGE):
             time.sleep(self._chance.uniform(0.05, 0.8))
             self._kill(self._chance.choice([REPLICA, PROXY, CONTROLLER, AGENT]))
-        self._until_whole_whatever_dies()
+        self._until_whole()
         return time.monotonic() - began
 
     def _scale(self) -> float:

@@ -12,13 +12,12 @@ import time
 
 import pytest
 
-from swerve import commands, connection
-from swerve.commands import CommandError
+from swerve import connection
 from swerve.config import gRPCOptions
 from swerve.control import instance
 from swerve.engine import presence
 from swerve.engine.layout import Layout
-from swerve.engine.procfs import ProcessIdentity
+from swerve.engine.procfs import ProcessIdentity, identify
 from swerve.generated import control_pb2 as pb
 from tests.conftest import find_free_port, processes_of, wait_for
 
@@ -47,23 +46,54 @@ def recorded(folder):
 
 
 def kill_agent_and_controller(folder):
-    controller = recorded(folder)["controller"]
-    # Stopped first: each would start the other again.
-    os.kill(controller.pid, signal.SIGSTOP)
-    for pid in (agent_pid(folder), controller.pid):
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: instance.find(folder) is None, what="the end of agent and controller")
+    """Nobody is left to start the other again, but those that serve."""
+    both = [recorded(folder)["controller"], identify(agent_pid(folder))]
+    os.kill(both[0].pid, signal.SIGSTOP)
+    for one in both:
+        os.kill(one.pid, signal.SIGKILL)
+    wait_for(lambda: not any(one.is_running() for one in both), what="the end of agent and controller")
 
 
 @contextlib.contextmanager
-def owner_of(folder):
+def guards_asleep(folder):
+    """What serves looks after nobody meanwhile, until there is an agent again."""
+    guards = [identity for name, identity in recorded(folder).items() if name != "controller"]
+    for guard in guards:
+        os.kill(guard.pid, signal.SIGSTOP)
+
+    def wake():
+        wait_for(lambda: presence.agent_runs(Layout(folder)) or over.is_set(), 30, "a new agent")
+        for guard in guards:
+            if guard.is_running():
+                os.kill(guard.pid, signal.SIGCONT)
+
+    over = threading.Event()
+    kill_agent_and_controller(folder)
+    waking = threading.Thread(target=wake)
+    waking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        waking.join()
+
+
+def living(folder, kind):
+    """Processes of this kind that are recorded and run."""
+    return {name: one for name, one in recorded(folder).items() if name.startswith(kind) and one.is_running()}
+
+
+@contextlib.contextmanager
+def owner_of(folder, with_port=0):
     """A process that owns an instance there; killed at the end."""
+    options = with_proxy(with_port) if with_port else NO_PORT
     script = f"""
         import os, signal
         from pathlib import Path
         from swerve.control import instance
         from swerve.generated import control_pb2 as pb
-        instance.start(Path({str(folder)!r}), pb.InstanceOptions(), owner_pid=os.getpid())
+        options = pb.InstanceOptions.FromString({options.SerializeToString()!r})
+        instance.start(Path({str(folder)!r}), options, owner_pid=os.getpid())
         print("started", flush=True)
         signal.pause()
     """
@@ -103,7 +133,7 @@ def test_a_start_says_that_an_instance_runs_whose_agent_was_killed(state_dir):
 def test_without_any_agent_everything_ends(state_dir):
     instance.start(state_dir, NO_PORT, owner_pid=None)
     # What an agent that is started again needs to know.
-    (state_dir / "run" / "agent.owner").unlink()
+    Layout(state_dir).agent_record.unlink()
     os.kill(agent_pid(state_dir), signal.SIGKILL)
     wait_for(lambda: not processes_of(state_dir), what="the end of all processes")
 
@@ -115,6 +145,62 @@ def test_an_agent_goes_on_ending_what_its_predecessor_was_ending(state_dir):
     os.kill(agent_pid(state_dir), signal.SIGKILL)
     assert instance.wait_stopped(started, 20)
     wait_for(lambda: not processes_of(state_dir), what="the end of all processes")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Agent and controller die together
+
+
+def test_a_proxy_brings_agent_and_controller_back(state_dir):
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    first, before = agent_pid(state_dir), living(state_dir, "proxy")
+    kill_agent_and_controller(state_dir)
+    # Whoever asks meanwhile waits.
+    status = connection.required().status()
+    assert status.agent_pid not in (0, first)
+    assert living(state_dir, "proxy") == before
+    assert [proxy.pid for proxy in status.proxies] == [proxy.pid for proxy in before.values()]
+
+
+def test_who_brings_the_agent_back_gives_it_what_its_predecessor_was_started_with(state_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OF_THE_INSTANCE", "kept")
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    record = presence.read_agent_record(Layout(state_dir))
+    assert record.environment["OF_THE_INSTANCE"] == "kept"
+    changed = {**record.environment, "OF_THE_INSTANCE": "as recorded"}
+    presence.write_agent_record(Layout(state_dir), presence.AgentRecord(None, changed, record.folder))
+    kill_agent_and_controller(state_dir)
+    revived = connection.required().status().agent_pid
+    with open(f"/proc/{revived}/environ") as environment:
+        assert "OF_THE_INSTANCE=as recorded" in environment.read().split("\0")
+    assert os.readlink(f"/proc/{revived}/cwd") == str(tmp_path)
+
+
+def test_an_instance_that_was_being_ended_is_not_revived(state_dir):
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    Layout(state_dir).ending.touch()
+    kill_agent_and_controller(state_dir)
+    wait_for(lambda: not processes_of(state_dir), 30, "the end of all processes")
+
+
+def test_an_instance_whose_owner_died_with_agent_and_controller_ends(state_dir):
+    with owner_of(state_dir, with_port=find_free_port()) as owner:
+        controller = recorded(state_dir)["controller"]
+        os.kill(controller.pid, signal.SIGSTOP)
+        os.kill(agent_pid(state_dir), signal.SIGKILL)
+        owner.kill()
+        os.kill(controller.pid, signal.SIGKILL)
+        owner.wait(10)
+        wait_for(lambda: not processes_of(state_dir), 30, "the end of all processes")
+        assert not Layout(state_dir).store.exists()
+
+
+def test_processes_whose_state_folder_was_removed_end_without_agent_and_controller(state_dir, tmp_path):
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    with guards_asleep(state_dir):
+        state_dir.rename(tmp_path / "gone")
+    wait_for(lambda: not processes_of(state_dir), 30, "the end of all processes")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -216,8 +302,8 @@ def test_a_start_adopts_several_proxies_that_hold_their_port(state_dir):
     options.num_proxies = 2
     instance.start(state_dir, options, owner_pid=None)
     before = {name for name in recorded(state_dir) if name.startswith("proxy")}
-    kill_agent_and_controller(state_dir)
-    instance.start(state_dir, options, owner_pid=None)
+    with guards_asleep(state_dir):
+        instance.start(state_dir, options, owner_pid=None)
     assert {name for name in recorded(state_dir) if name.startswith("proxy")} == before
 
 
@@ -225,9 +311,9 @@ def test_a_start_with_other_options_ends_the_old_proxies(state_dir):
     port = find_free_port()
     instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
     proxies = [identity for name, identity in recorded(state_dir).items() if name.startswith("proxy")]
-    kill_agent_and_controller(state_dir)
-    assert all(identity.is_running() for identity in proxies)
-    instance.start(state_dir, with_proxy(port), owner_pid=None)
+    with guards_asleep(state_dir):
+        assert all(identity.is_running() for identity in proxies)
+        instance.start(state_dir, with_proxy(port), owner_pid=None)
     assert not any(identity.is_running() for identity in proxies)
     (proxy,) = connection.required().status().proxies
     assert proxy.grpc_address == f"127.0.0.1:{port}"
@@ -237,27 +323,9 @@ def test_a_start_with_the_same_options_adopts_the_old_proxies(state_dir):
     options = with_proxy(find_free_port())
     instance.start(state_dir, options, owner_pid=None)
     before = {name for name in recorded(state_dir) if name.startswith("proxy")}
-    kill_agent_and_controller(state_dir)
-    instance.start(state_dir, options, owner_pid=None)
+    with guards_asleep(state_dir):
+        instance.start(state_dir, options, owner_pid=None)
     assert {name for name in recorded(state_dir) if name.startswith("proxy")} == before
-
-
-def test_what_a_killed_instance_left_is_counted_and_ended(state_dir):
-    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
-    assert instance.remains(state_dir) == 0
-    kill_agent_and_controller(state_dir)
-    assert instance.remains(state_dir) == 1
-    assert instance.end_remains(state_dir) == 1
-    assert not processes_of(state_dir)
-    assert instance.remains(state_dir) == 0
-
-
-def test_commands_say_what_can_be_done_about_what_a_killed_instance_left(state_dir):
-    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
-    kill_agent_and_controller(state_dir)
-    with pytest.raises(CommandError, match="`swerve start` with the same options takes them over"):
-        commands.running()
-    instance.end_remains(state_dir)
 
 
 def test_a_process_that_has_the_pid_of_a_recorded_one_is_left_alone(state_dir):
@@ -266,7 +334,7 @@ def test_a_process_that_has_the_pid_of_a_recorded_one_is_left_alone(state_dir):
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     record = {"id": "proxy-x", "pid": bystander.pid, "start_ticks": 1, "boot_id": "another"}
     layout.of_process("proxy-x", "json").write_text(json.dumps(record))
-    assert instance.end_remains(state_dir) == 0
+    instance.start(state_dir, NO_PORT, owner_pid=None)
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait(10)

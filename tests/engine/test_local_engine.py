@@ -15,8 +15,10 @@ import pytest
 
 from swerve.control import instance
 from swerve.engine.base import EngineError, ProcessSpec
+from swerve.engine.launch import revive_agent
 from swerve.engine.layout import Layout
 from swerve.engine.local import LocalEngine
+from swerve.engine.presence import NoInstance
 from swerve.engine.procfs import identify
 from swerve.generated import control_pb2 as pb
 from tests.conftest import processes_of, wait_for
@@ -137,30 +139,15 @@ def test_nonsense_on_the_socket_is_answered_and_harms_nobody(layout):
     assert instance.find(layout.root) is not None
 
 
-def test_a_second_agent_leaves_at_once(layout):
-    second = subprocess.run(
-        [sys.executable, "-m", "swerve.engine.agent", "--state-dir", str(layout.root)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert second.returncode == 4
-    assert "another agent serves" in second.stderr
+def test_there_is_no_second_agent(layout):
+    assert revive_agent(layout) is None
 
 
-def test_an_agent_that_comes_when_the_instance_has_ended_starts_nothing(layout):
+def test_no_agent_comes_when_the_instance_has_ended(layout):
     os.kill(int(layout.lock.read_text()), signal.SIGTERM)
     assert instance.wait_stopped(instance.Instance(layout.root, ""), 20)
-    late = subprocess.run(
-        [sys.executable, "-m", "swerve.engine.agent", "--state-dir", str(layout.root)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert late.returncode == 5
-    assert "no instance to continue" in late.stderr
+    with pytest.raises(NoInstance):
+        revive_agent(layout)
 
 
 def test_asked_twice_the_agent_ends_everything_whatever_hangs(layout, modules):

@@ -19,8 +19,8 @@ from swerve.control.options import resume
 from swerve.control.ports import PortError, check_ports
 from swerve.control.store import Store, StoreError
 from swerve.engine import presence
+from swerve.engine.launch import start_agent
 from swerve.engine.layout import MAX_SOCKET_PATH, Layout
-from swerve.engine.local import spawn_agent
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2 as pb
 
@@ -61,26 +61,6 @@ def wait_if_ending(state_dir: Path, timeout_s: float = _ENDING_S) -> None:
         time.sleep(_POLL_S)
 
 
-def remains(state_dir: Path) -> int:
-    """How many processes an instance has left that was killed: agent and controller are gone, these go on."""
-    layout = Layout(state_dir.absolute())
-    return 0 if presence.runs(layout) else len(presence.recorded(layout))
-
-
-def end_remains(state_dir: Path) -> int:
-    """End what an instance that was killed has left; how many processes that were."""
-    layout = Layout(state_dir.absolute())
-    return 0 if presence.runs(layout) else _end_recorded(layout)
-
-
-def _end_recorded(layout: Layout) -> int:
-    left = presence.recorded(layout)
-    if left:
-        presence.end_processes(process for _, process in left)
-        layout.remove_run_files()
-    return len(left)
-
-
 def start(state_dir: Path, options: pb.InstanceOptions, *, owner_pid: int | None, timeout_s: float = 30.0) -> Instance:
     """Start an instance and wait until its controller and proxies are ready.
 
@@ -101,7 +81,7 @@ def start(state_dir: Path, options: pb.InstanceOptions, *, owner_pid: int | None
         logs = _Logs(layout)
         # It holds the lock from its first moment: of several starts at once, one wins and the others see its instance.
         with _uninterrupted():
-            agent = _agents[layout.root] = spawn_agent(layout, "--owner-pid", str(owner_pid or 0), lock=lock)
+            agent = _agents[layout.root] = start_agent(layout, lock, "--owner-pid", str(owner_pid or 0))
     finally:
         os.close(lock)
     try:
@@ -181,8 +161,10 @@ def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> No
         # It is starting another agent in place of one that was killed.
         raise InstanceError(_already_running(layout))
     try:
-        if forget or not _continues(layout, options):
-            _end_recorded(layout)
+        left = presence.recorded(layout)
+        if left and (forget or not _continues(layout, options)):
+            presence.end_processes(process for _, process in left)
+            layout.remove_run_files()
         # Until the new agent writes it, there is nothing to connect to.
         layout.agent_record.unlink(missing_ok=True)
         layout.ready.unlink(missing_ok=True)
@@ -199,9 +181,9 @@ def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> No
 def _continues(layout: Layout, options: pb.InstanceOptions) -> bool:
     """Whether what a killed instance has left, if anything, is as this start wants it."""
     try:
-        without_owner = json.loads(layout.agent_record.read_text()) is None
+        without_owner = presence.read_agent_record(layout).owner is None
         return without_owner and pb.InstanceOptions.FromString(layout.options.read_bytes()) == options
-    except (OSError, ValueError, DecodeError):
+    except (OSError, presence.NoInstance, DecodeError):
         return False
 
 
@@ -228,7 +210,7 @@ def _require_free_ports(options: pb.InstanceOptions) -> None:
 
 
 def _already_running(layout: Layout) -> str:
-    pid = layout.lock.read_text() if layout.lock.exists() else ""
+    pid = layout.lock.read_text().strip() if layout.lock.exists() else ""
     if presence.is_ending(layout):
         return f"The instance in {layout.root} (pid {pid}) is shutting down; try again when it has ended."
     return (

@@ -1,6 +1,6 @@
 """The local agent: starts and watches the processes of an instance, the controller among them, and outlives it.
 
-    python -m swerve.engine.agent --state-dir D [--owner-pid N] [--lock FD]
+    python -m swerve.engine.agent --state-dir D --lock FD [--owner-pid N]
 
 It uses the standard library only and decides nothing about serving: it restarts the controller, carries out commands
 that come over `run/agent.sock`, and tells of exits. One JSON object a line:
@@ -12,8 +12,8 @@ that come over `run/agent.sock`, and tells of exits. One JSON object a line:
     pushed to every connection:                                        {"exit": {"id": "...", "code": 0}}
 
 It ends on SIGTERM, SIGINT, the end of its owner, the loss of its state folder, or the controller's exit after "ending".
-Then everything is ended
-within a bounded time. An instance with an owner leaves no state behind. Without --owner-pid the agent continues an
+Then everything is ended within a bounded time. An instance with an owner leaves no state behind. Who starts an agent
+has the state folder's lock and hands it over (`swerve.engine.launch`). Without --owner-pid the agent continues an
 instance whose agent has died, owner included; `--owner-pid 0` says that there is none.
 """
 
@@ -31,23 +31,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from swerve.engine import presence
 from swerve.engine.layout import Layout
-from swerve.engine.presence import CONTROLLER
+from swerve.engine.presence import CONTROLLER, AgentRecord
 from swerve.engine.procfs import ProcessIdentity, identify
 from swerve.engine.table import Child, ProcessTable
 
 logger = logging.getLogger("swerve.engine")
 
-# Exit code when another agent holds the lock.
-EXIT_LOCKED = 4
-# Exit code when the instance to continue has ended.
-EXIT_NOTHING = 5
 # The controller exits with this when restarting cannot help; its log says why.
 EXIT_CANNOT_START = 78  # EX_CONFIG of sysexits.h
 
@@ -353,44 +348,33 @@ def _described(child: Child) -> dict[str, Any]:
 def _begin(layout: Layout, owner_pid: int) -> ProcessIdentity | None:
     """A new instance's owner, None if it has none; recorded for the agent's successor."""
     owner = (identify(owner_pid) or ProcessIdentity(owner_pid, 0, "")) if owner_pid else None
-    layout.agent_record.write_text(json.dumps(asdict(owner) if owner is not None else None))
+    presence.write_agent_record(layout, AgentRecord(owner, dict(os.environ), _working_folder()))
     layout.ending.unlink(missing_ok=True)
     return owner
 
 
-def _continue(layout: Layout) -> ProcessIdentity | None:
-    """The owner of the instance whose agent has died.
-
-    Raises:
-        FileNotFoundError: there is none: the instance has ended meanwhile.
-    """
-    record = json.loads(layout.agent_record.read_text())
-    return None if record is None else ProcessIdentity(**record)
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="swerve.engine.agent", description="The local agent of a Swerve instance.")
     parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--lock", type=int, required=True, help="a descriptor that holds the folder's lock")
     parser.add_argument("--owner-pid", type=int)
-    parser.add_argument("--lock", type=int, help="a descriptor that holds the lock; without, it is taken")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(asctime)s agent %(process)d -- %(message)s")
     layout = Layout(arguments.state_dir.absolute())
-    try:
-        lock = presence.take_lock(layout) if arguments.lock is None else arguments.lock
-    except FileNotFoundError:
-        logger.error("there is no state folder %s", layout.root)
-        return EXIT_NOTHING
-    if lock is None:
-        logger.error("another agent serves %s", layout.root)
-        return EXIT_LOCKED
+    lock: int = arguments.lock
     os.set_inheritable(lock, False)
     presence.sign_lock(lock)
-    try:
-        owner = _continue(layout) if arguments.owner_pid is None else _begin(layout, arguments.owner_pid)
-    except FileNotFoundError:
-        logger.error("there is no instance to continue in %s", layout.root)
-        return EXIT_NOTHING
+    if arguments.owner_pid is None:
+        owner = presence.read_agent_record(layout).owner
+    else:
+        owner = _begin(layout, arguments.owner_pid)
     agent = Agent(layout, lock, owner)
     agent.run()
     if agent.owns_folder():

@@ -16,7 +16,7 @@ _LONGEST_SOCKET = "proxy-abcdefgh.sock"
 _PACKAGES = "packages"
 _MARK = "This is a state folder of Swerve.\n"
 # What is ours in `run/`, by the end of the name.
-_RUN_SUFFIXES = (".json", ".spec", ".sock", ".begun", ".ready", ".new", ".part", ".owner", ".ending")
+_RUN_SUFFIXES = (".json", ".spec", ".sock", ".begun", ".ready", ".new", ".part", ".record", ".ending")
 # Files in `run` begin with the id of their process. These are of no replica and of no proxy.
 _OTHERS = ("agent", "controller", "instance")
 
@@ -58,8 +58,8 @@ class Layout:
 
     @property
     def agent_record(self) -> Path:
-        """There while an instance runs: JSON of its owner's identity, or null."""
-        return self.run / "agent.owner"
+        """There while an instance runs: what the successor of its agent has to know (`presence.AgentRecord`)."""
+        return self.run / "agent.record"
 
     @property
     def ending(self) -> Path:

@@ -7,16 +7,15 @@ import contextlib
 import itertools
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from swerve.engine.agent import EXIT_NOTHING
 from swerve.engine.base import EngineError, ProcessExit, ProcessSpec, RunningProcess
+from swerve.engine.launch import revive_agent
 from swerve.engine.layout import Layout
-from swerve.engine.presence import end_processes
+from swerve.engine.presence import NoInstance, end_processes
 from swerve.engine.procfs import ProcessIdentity, identify
 
 logger = logging.getLogger("swerve.engine")
@@ -26,8 +25,6 @@ _COMMAND_TIMEOUT_S = 10.0
 _RECONNECT_S = 0.05
 # The agent is started again when nobody has answered on its socket for this long.
 _REVIVE_AFTER_S = 0.25
-# Without an agent for this long nothing can be started or stopped: the instance ends.
-_GIVE_UP_AFTER_S = 30.0
 _MAX_LINE = 4 << 20
 
 
@@ -137,17 +134,18 @@ class LocalEngine:
     async def _stay_connected(self) -> None:
         path = str(self._layout.agent_socket)
         loop = asyncio.get_running_loop()
-        lost_at = tried_at = loop.time()
+        tried_at = loop.time()
         while True:
             try:
                 reader, self._writer = await asyncio.open_unix_connection(path, limit=_MAX_LINE)
             except OSError:
-                if self._is_hopeless(loop.time() - lost_at):
+                hopeless = not self._layout.run.is_dir()
+                if not hopeless and loop.time() - tried_at > _REVIVE_AFTER_S and not self._ending:
+                    hopeless = not await self._revive()
+                    tried_at = loop.time()
+                if hopeless:
                     await self._give_up()
                     return
-                if loop.time() - tried_at > _REVIVE_AFTER_S and not self._ending:
-                    self._revive()
-                    tried_at = loop.time()
                 await asyncio.sleep(_RECONNECT_S)
                 continue
             self._connected.set()
@@ -158,13 +156,7 @@ class LocalEngine:
             finally:
                 check.cancel()
                 self._disconnected()
-            lost_at = tried_at = loop.time()
-
-    def _is_hopeless(self, away_s: float) -> bool:
-        """Whether no agent will come."""
-        if self._revived is not None and self._revived.poll() == EXIT_NOTHING:
-            return True
-        return away_s > _GIVE_UP_AFTER_S or not self._layout.run.is_dir()
+            tried_at = loop.time()
 
     async def _give_up(self) -> None:
         """End what runs and forget it: nobody could any more."""
@@ -206,26 +198,17 @@ class LocalEngine:
             if not waiter.done():
                 waiter.set_exception(ConnectionError())
 
-    def _revive(self) -> None:
-        """Start an agent again. The lock lets only one run; it adopts this process and all others."""
+    async def _revive(self) -> bool:
+        """Have an agent again, which adopts this process and all others. False: there is nothing it could continue."""
         if self._revived is not None and self._revived.poll() is None:
-            return
-        logger.warning("the agent does not answer and is started again")
-        with contextlib.suppress(OSError):
-            self._revived = spawn_agent(self._layout)
-
-
-def spawn_agent(layout: Layout, *arguments: str, lock: int | None = None) -> subprocess.Popen[bytes]:
-    """Start an agent of its own session, with its output in its log. It takes over a `lock` that this process holds."""
-    argv = [sys.executable, "-m", "swerve.engine.agent", "--state-dir", str(layout.root), *arguments]
-    if lock is not None:
-        argv += ["--lock", str(lock)]
-    with open(os.open(layout.agent_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=() if lock is None else (lock,),
-        )
+            return True
+        try:
+            self._revived = await asyncio.to_thread(revive_agent, self._layout)
+        except NoInstance:
+            return False
+        except OSError as error:
+            logger.warning("the agent does not answer and cannot be started again: %s", error)
+            return True
+        if self._revived is not None:
+            logger.warning("the agent does not answer and is started again")
+        return True

@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 
 from swerve.engine.layout import Layout
 from swerve.engine.procfs import ProcessIdentity
@@ -20,6 +21,46 @@ _TERMINATE_S = 3.0
 _POLL_S = 0.02
 _LOCK_TRIES = 10
 _LOCK_RETRY_S = 0.01
+# Of the largest pid that Linux gives (proc(5), /proc/sys/kernel/pid_max).
+_PID_DIGITS = 7
+
+
+class NoInstance(Exception):
+    """There is none to be continued: it has ended, or its state folder was removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """What the successor of an agent has to know: the instance's owner, None if it has none, and the environment and
+    the working folder that processes inherit."""
+
+    owner: ProcessIdentity | None
+    environment: Mapping[str, str]
+    folder: str
+
+
+def write_agent_record(layout: Layout, record: AgentRecord) -> None:
+    part = layout.agent_record.with_suffix(".part")
+    part.touch(mode=0o600)
+    part.write_text(json.dumps(asdict(record)))
+    part.rename(layout.agent_record)
+
+
+def read_agent_record(layout: Layout) -> AgentRecord:
+    """The record of the instance that runs, or whose agent has died.
+
+    Raises:
+        NoInstance: there is no record.
+        OSError: it cannot be read.
+    """
+    try:
+        fields = json.loads(layout.agent_record.read_text())
+        owner = fields.pop("owner")
+        return AgentRecord(None if owner is None else ProcessIdentity(**owner), **fields)
+    except FileNotFoundError as error:
+        raise NoInstance(f"There is no instance to continue in {layout.root}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OSError(f"{layout.agent_record} is damaged: {error}") from error
 
 
 def take_lock(layout: Layout) -> int | None:
@@ -41,8 +82,8 @@ def take_lock(layout: Layout) -> int | None:
 
 def sign_lock(lock: int) -> None:
     """Write into the lock's file who holds it: this process."""
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
+    # Of one width, so that it is replaced in one step, which needs no room on a full disk.
+    os.pwrite(lock, f"{os.getpid():<{_PID_DIGITS}}\n".encode(), 0)
 
 
 def agent_runs(layout: Layout) -> bool:
@@ -61,9 +102,9 @@ def agent_runs(layout: Layout) -> bool:
 
 
 def runs(layout: Layout) -> bool:
-    """Whether the instance lives: its agent does, or its controller, which starts a killed agent again."""
-    # In this order: at a regular end the agent, which goes last, has removed the controller's record.
-    return agent_runs(layout) or any(name == CONTROLLER for name, _ in recorded(layout))
+    """Whether the instance lives: its agent does, or any other process of it, each of which has it started again."""
+    # In this order: at a regular end the agent, which goes last, has removed the records of all others.
+    return agent_runs(layout) or bool(recorded(layout))
 
 
 def is_ending(layout: Layout) -> bool:
@@ -71,13 +112,13 @@ def is_ending(layout: Layout) -> bool:
     if layout.ending.exists():
         return True
     try:
-        owner = json.loads(layout.agent_record.read_text())
-    except FileNotFoundError:
+        owner = read_agent_record(layout).owner
+    except NoInstance:
         # An agent's last act, before it lets the lock go, is to remove it; at its start it writes it anew.
         return True
-    except (OSError, ValueError):
+    except OSError:
         return False
-    return owner is not None and not ProcessIdentity(**owner).is_running()
+    return owner is not None and not owner.is_running()
 
 
 def recorded(layout: Layout) -> list[tuple[str, ProcessIdentity]]:

@@ -17,6 +17,7 @@ from swerve.caller.queue_metrics import queue_lines
 from swerve.caller.queues import Queue, QueueReporter
 from swerve.caller.target import Target
 from swerve.control.client import ControllerClient
+from swerve.engine.guard import PROXY_LOOKS, start_guard
 from swerve.exceptions import InterceptorError
 from swerve.generated import control_pb2
 from swerve.net.allocator import keep_freed_memory
@@ -294,7 +295,9 @@ async def _serve(spec: control_pb2.ProxySpec) -> int:
 
 def main() -> None:
     """Read the specification and serve."""
-    spec = control_pb2.ProxySpec.FromString(Path(sys.argv[1]).read_bytes())
+    spec_file = Path(sys.argv[1])
+    spec = control_pb2.ProxySpec.FromString(spec_file.read_bytes())
+    start_guard(spec_file, PROXY_LOOKS)
     keep_freed_memory(_KEPT_MEMORY)
     sys.exit(uvloop.run(_serve(spec)))
 

@@ -13,6 +13,7 @@ import uvloop
 
 from swerve.caller.runtime import CallerRuntime, set_runtime
 from swerve.context import RequestIdFilter
+from swerve.engine.guard import REPLICA_LOOKS, start_guard
 from swerve.generated import control_pb2
 from swerve.net.allocator import keep_freed_memory
 from swerve.net.listener import ListenOptions, listen
@@ -74,7 +75,9 @@ async def _start(replica: Replica) -> None:
 
 def main() -> None:
     """Read the specification and serve. Its sys.path comes first, so that user code imports as it did when built."""
-    spec = control_pb2.ReplicaSpec.FromString(Path(sys.argv[1]).read_bytes())
+    spec_file = Path(sys.argv[1])
+    spec = control_pb2.ReplicaSpec.FromString(spec_file.read_bytes())
+    start_guard(spec_file, REPLICA_LOOKS)
     sys.path[:0] = [entry for entry in spec.sys_path if entry not in sys.path]
     keep_freed_memory(_KEPT_MEMORY)
     uvloop.run(serve_replica(spec))
