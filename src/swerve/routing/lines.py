@@ -7,6 +7,7 @@ the queue is full, who has the most waiting in the least urgent class gives way 
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -44,7 +45,8 @@ class Fifo(Generic[Call]):
     __slots__ = ("_calls",)
 
     def __init__(self) -> None:
-        self._calls: dict[Call, None] = {}
+        # To find the first entry of a plain dict, all that were taken before it are passed over.
+        self._calls: OrderedDict[Call, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -103,7 +105,9 @@ class FairLine(Generic[Call]):
         self._options = options
         self._tenant_key, self._priority_key = options.tenant_key.encode(), options.priority_key.encode()
         # For each class the waiting calls of each tenant. The tenant in front is next; once served it goes to the end.
-        self._classes: list[dict[str, dict[Call, None]]] = [{} for _ in options.priorities or ("",)]
+        self._classes: list[OrderedDict[str, OrderedDict[Call, None]]] = [
+            OrderedDict() for _ in options.priorities or ("",)
+        ]
         self._rank = {name: index for index, name in enumerate(options.priorities)}
         self._default = self._rank.get(options.default_priority, 0)
         # Where each call stands: the index of its class, and its tenant.
@@ -131,13 +135,13 @@ class FairLine(Generic[Call]):
     def add(self, call: Call) -> None:
         rank, tenant = self._place(call)
         self._places[call] = rank, tenant
-        self._classes[rank].setdefault(tenant, {})[call] = None
+        self._classes[rank].setdefault(tenant, OrderedDict())[call] = None
 
     def take(self, call: Call) -> None:
         rank, tenant = self._remove(call)
         tenants = self._classes[rank]
         if tenant in tenants:
-            tenants[tenant] = tenants.pop(tenant)
+            tenants.move_to_end(tenant)
 
     def withdraw(self, call: Call) -> bool:
         if call not in self._places:
@@ -151,7 +155,7 @@ class FairLine(Generic[Call]):
         if rank > last:
             return None
         tenants = self._classes[last]
-        longest = max(tenants.values(), key=len, default={})
+        longest = max(tenants.values(), key=len, default=OrderedDict[Call, None]())
         # Between equals nothing is won by changing places.
         if rank == last and len(longest) <= len(tenants.get(tenant, ())) + 1:
             return None

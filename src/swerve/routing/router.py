@@ -132,10 +132,11 @@ class Router(Generic[Call]):
                 return ()
             self._free.add(replica)
         if self.queued:
-            if rested or self._affinity is not None:
+            line = self._refused or self._waiting
+            call = line.first()
+            if rested or call.model_id or self._affinity is not None:
                 return list(self._assign())
-            for assignment in self._assign():
-                return (assignment,)
+            return (self._bind(call, line),)
         return ()
 
     def refused(self, replica: Replica, call: Call) -> list[tuple[Call, Replica]]:
@@ -262,10 +263,15 @@ class Router(Generic[Call]):
                     # From here on some may be passed over, so the rest is walked instead of taken from the front.
                     yield from self._assign_some(line)
                     break
-                line.take(call)
-                self._left(call)
-                self._drain.count(1)
-                yield call, self._take(self._pick(free, self._random))
+                yield self._bind(call, line)
+
+    def _bind(self, call: Call, line: Line[Call]) -> tuple[Call, Replica]:
+        """Send `call`, the first of `line`, to any of the free replicas."""
+        line.take(call)
+        self._left(call)
+        self._drain.count(1)
+        free = self._free.items
+        return call, self._take(self._pick(free, self._random) if len(free) > 1 else free[0])
 
     def _assign_some(self, line: Line[Call]) -> Iterator[tuple[Call, Replica]]:
         now = self._clock()
