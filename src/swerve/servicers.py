@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ class ServedMethod:
     serialize: Callable[[Any], bytes]
     request_class: type | None
     response_class: type | None
+    # The RPC's name, which is the name of the deployment's method.
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """The RPC's name, which is the name of the deployment's method."""
-        return self.path.rpartition("/")[2]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.path.rpartition("/")[2])
 
 
 @dataclass(frozen=True, slots=True)

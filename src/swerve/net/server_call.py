@@ -10,7 +10,7 @@ from typing import Protocol
 from swerve.net.streams import Headers
 from swerve.wire.http2 import ErrorCode
 from swerve.wire.message import IDENTITY, MessageReader, frame, whole_message
-from swerve.wire.status import CODE_BYTES, RpcError, Status, StatusCode, encode_message, truncate_details
+from swerve.wire.status import CODE_BYTES, OK, RpcError, Status, StatusCode, encode_message, truncate_details
 
 RESPONSE_HEADERS: Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 OK_TRAILERS: Headers = ((b"grpc-status", b"0"),)
@@ -110,6 +110,11 @@ class ServerCall:
         if self.done:
             self.connection.acknowledge(self.stream_id, len(data))
             return
+        if end_stream and self._reader is None:
+            message = whole_message(data, self._max_message_size)
+            if message is not None:
+                self.whole_request(message, len(data))
+                return
         try:
             messages = self._cut(data, end_stream)
         except RpcError as error:
@@ -124,14 +129,18 @@ class ServerCall:
         """The messages that `data` completes."""
         reader = self._reader
         if reader is None:
-            message = whole_message(data, self._max_message_size) if end_stream else None
-            if message is not None:
-                return [message]
             reader = self._reader = MessageReader(self._max_message_size, self._request_encoding)
         messages = reader.feed(data)
         if end_stream and reader.pending:
             raise RpcError(Status(StatusCode.INTERNAL, "The request ended in the middle of a message."))
         return messages
+
+    def whole_request(self, message: bytes, size: int) -> None:
+        """The request has come at once: one message, of which `size` bytes were received, and its end. Overridden where
+        this way is to be short."""
+        self.deliver([message], size)
+        if not self.done:
+            self.half_closed()
 
     def deliver(self, messages: list[bytes], size: int) -> None:
         """Take the messages that `size` received bytes completed, and give credit for these. Overridden where user
@@ -193,7 +202,7 @@ class ServerCall:
         """End the call, after `body`, which is framed: a body gets trailers, else one header block says it all."""
         if self.done:
             return
-        trailers = OK_TRAILERS + extra if status.code == 0 and not status.details else status_trailers(status, extra)
+        trailers = OK_TRAILERS + extra if status is OK else status_trailers(status, extra)
         self.done = True
         if self._started:
             if body:

@@ -86,6 +86,14 @@ class GrpcCall(UserCall):
         if end_stream:
             self.end_of_request()
 
+    def whole_request(self, message: bytes, size: int) -> None:
+        if self._input is not None:
+            super().whole_request(message, size)
+            return
+        self.received = size
+        self.connection.acknowledge(self.stream_id, size)
+        self._begin_with(message)
+
     def _credit(self, amount: int) -> None:
         self.connection.acknowledge(self.stream_id, amount)
 
@@ -106,10 +114,10 @@ class GrpcCall(UserCall):
         last = len(messages) - 1
         for index, message in enumerate(messages):
             try:
-                parsed = self._parse(message)
-            except RpcError as error:
+                parsed = self._method.deserialize(message)
+            except Exception as error:
                 self._credit(size)
-                self.refuse(error.status)
+                self.refuse(self._unparsable(error))
                 return
             stream._push(parsed, size if index == last else 0)
 
@@ -130,21 +138,20 @@ class GrpcCall(UserCall):
                 Status(StatusCode.INTERNAL, f"{self.path} takes one request message, and the client sent none.")
             )
         else:
-            try:
-                request = self._parse(message)
-            except RpcError as error:
-                self.refuse(error.status)
-            else:
-                self._invoke(request)
+            self._begin_with(message)
 
-    def _parse(self, message: bytes) -> Any:
+    def _begin_with(self, message: bytes) -> None:
+        """Run the handler with the only message of the request."""
         try:
-            return self._method.deserialize(message)
+            request = self._method.deserialize(message)
         except Exception as error:
-            expected = _type_name(self._method.request_class)
-            raise RpcError(
-                Status(StatusCode.INVALID_ARGUMENT, f"The request of {self.path} does not parse as {expected}: {error}")
-            ) from error
+            self.refuse(self._unparsable(error))
+        else:
+            self._invoke(request)
+
+    def _unparsable(self, error: Exception) -> Status:
+        expected = _type_name(self._method.request_class)
+        return Status(StatusCode.INVALID_ARGUMENT, f"The request of {self.path} does not parse as {expected}: {error}")
 
     def _invoke(self, request: Any) -> None:
         runtime = self.runtime
@@ -178,10 +185,11 @@ class GrpcCall(UserCall):
 
     def encode(self, value: Any) -> bytes | list[bytes | memoryview]:
         method = self._method
-        if self._context is not None and not method.server_streaming and _is_error(self._context):
+        context = self._context
+        if context is not None and not method.server_streaming and _is_error(context):
             return b""  # a unary response has no message beside a status that is not OK
         expected = method.response_class
-        if expected is not None and type(value) is not expected and not isinstance(value, expected):
+        if type(value) is not expected and expected is not None and not isinstance(value, expected):
             raise RpcError(
                 Status(
                     StatusCode.INTERNAL,
@@ -206,16 +214,15 @@ class GrpcCall(UserCall):
                     f"Sent message larger than max ({len(message)} vs. {self.runtime.max_message_size}).",
                 )
             )
-        if self._context is not None and self._context._compression:
-            encoding = self._encoding()
+        if context is not None and context._compression:
+            encoding = self._encoding(context)
             if encoding is not None:
                 return frame_compressed(message, encoding)
         return frame_in_parts(message)
 
-    def _encoding(self) -> bytes | None:
+    def _encoding(self, context: RayServegRPCContext) -> bytes | None:
         """How to compress the response; None when not. The response's headers say so, so the first message decides."""
-        assert self._context is not None
-        encoding = _ENCODINGS.get(int(self._context._compression))
+        encoding = _ENCODINGS.get(int(context._compression))
         accepted = dict(self.headers).get(b"grpc-accept-encoding", b"").split(b",")
         if encoding is None or encoding not in [name.strip() for name in accepted]:
             return None
@@ -230,8 +237,10 @@ class GrpcCall(UserCall):
         context = self._context
         if context is None:
             return OK
-        code = StatusCode.OK if context.code() is None else status_code(context.code())
-        return Status(code, context.details())
+        code = context.code()
+        if code is None and not context.details():
+            return OK
+        return Status(StatusCode.OK if code is None else status_code(code), context.details())
 
     def failed(self, error: BaseException) -> None:
         status = self._status_of(error)

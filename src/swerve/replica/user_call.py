@@ -13,7 +13,7 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, ClassVar, Protocol
 
 from swerve.context import RequestContext, _request_context
@@ -39,6 +39,9 @@ _STALL_CHECK_S = 1.0
 _SLOW_STEP_S = 0.001
 # A proxy keeps a MiB of a request, to send it to another replica. Some of it is left to framing.
 _REPEATABLE_SIZE = 1_000_000
+# Looked up once: an enum's member takes longer than a function's call.
+_COROUTINE, _ASYNC_GENERATOR = Kind.COROUTINE, Kind.ASYNC_GENERATOR
+_UNKNOWN = StatusCode.UNKNOWN
 
 
 class Runtime(Protocol):
@@ -96,7 +99,7 @@ class UserCall(ServerCall):
         self.started_at = time.monotonic()
         # What was called and how it ended, for logs and metrics.
         self.path = ""
-        self.status = StatusCode.UNKNOWN
+        self.status = _UNKNOWN
         # Bytes of the request, as far as they say whether its caller can still send it again.
         self.received = 0
         # True from the moment at which user code begins.
@@ -196,9 +199,9 @@ class UserCall(ServerCall):
 
     def _run_handler(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], stream: bool) -> None:
         kind = handler.kind
-        if kind is Kind.COROUTINE and not stream:
-            self._task = self.runtime.loop.create_task(self._run_coroutine(handler, args, kwargs))
-        elif kind is Kind.ASYNC_GENERATOR or kind is Kind.COROUTINE:
+        if kind is _COROUTINE and not stream:
+            self._spawn(self._run_coroutine(handler, args, kwargs))
+        elif kind is _ASYNC_GENERATOR or kind is _COROUTINE:
             self._spawn(self._run_async(functools.partial(handler.function, *args, **kwargs), handler.name, stream))
         else:
             context = contextvars.copy_context()
@@ -211,8 +214,13 @@ class UserCall(ServerCall):
                 # The system gives no thread.
                 self._settle(self._fail, error)
 
-    def _spawn(self, coroutine: Any) -> None:
-        self._task = self.runtime.loop.create_task(coroutine)
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        loop = self.runtime.loop
+        if loop.get_task_factory() is None:
+            # What `create_task` makes, named after what it does: uvloop would have a name made up for it first.
+            self._task = asyncio.Task(coroutine, loop=loop, name=self.path)
+        else:
+            self._task = loop.create_task(coroutine)
 
     async def _run_coroutine(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _request_context.set(self.context)

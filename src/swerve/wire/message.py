@@ -5,11 +5,15 @@ Source: the gRPC over HTTP/2 protocol description, "Length-Prefixed-Message".
 
 from __future__ import annotations
 
+import struct
 import zlib
+from collections.abc import Callable
 
 from swerve.wire.status import RpcError, Status, StatusCode
 
 PREFIX_SIZE = 5
+# Makes the prefix of an uncompressed message from its length.
+prefix: Callable[[int], bytes] = struct.Struct(">xI").pack
 IDENTITY, GZIP, DEFLATE = b"identity", b"gzip", b"deflate"
 
 # A part of a message shorter than this is joined to the one before, until that has the second length: an object of its
@@ -35,13 +39,13 @@ def add_part(parts: list[bytes], data: bytes) -> None:
 
 def frame(message: bytes) -> bytes:
     """`message` with its prefix, uncompressed."""
-    return b"\x00" + len(message).to_bytes(4, "big") + message
+    return prefix(len(message)) + message
 
 
 def frame_in_parts(message: bytes) -> bytes | list[bytes | memoryview]:
     """`frame(message)`; a large message in two parts, the second of which is not copied."""
     if len(message) <= _COPIED:
-        return frame(message)
+        return prefix(len(message)) + message
     view = memoryview(message)
     copied = _COPIED - PREFIX_SIZE
     return [prefix(len(message)) + view[:copied], view[copied:]]
@@ -54,11 +58,6 @@ def frame_compressed(message: bytes, encoding: bytes) -> bytes:
     return b"\x01" + len(packed).to_bytes(4, "big") + packed
 
 
-def prefix(length: int) -> bytes:
-    """The prefix of an uncompressed message of `length` bytes, for a message that is sent in pieces."""
-    return b"\x00" + length.to_bytes(4, "big")
-
-
 def too_large(length: int, limit: int) -> RpcError:
     return RpcError(Status(StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({length} vs. {limit})."))
 
@@ -66,7 +65,7 @@ def too_large(length: int, limit: int) -> RpcError:
 def whole_message(data: bytes, limit: int) -> bytes | None:
     """The message of `data` if that is one, uncompressed, and no more. None leaves the rest to a `MessageReader`."""
     size = len(data) - PREFIX_SIZE
-    if 0 <= size <= limit and data[0] == 0 and int.from_bytes(data[1:PREFIX_SIZE], "big") == size:
+    if 0 <= size <= limit and data[:PREFIX_SIZE] == prefix(size):
         return data[PREFIX_SIZE:]
     return None
 
