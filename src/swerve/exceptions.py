@@ -61,7 +61,18 @@ class DeploymentUnavailableError(RayServeException):
 
 
 class ReplicaUnavailableError(RayServeException):
-    """The replica that had the call died or could not be reached before it answered. UNAVAILABLE on the wire."""
+    """The replica that had the call died or could not be reached before it answered. UNAVAILABLE on the wire.
+
+    `retry_after_s`: when to try again, None where that is not known.
+    """
+
+    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class InterceptorError(RayServeException):

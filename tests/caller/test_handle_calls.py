@@ -172,8 +172,11 @@ def test_a_replica_that_dies_with_a_call_is_an_error_of_that_call_only(tmp_path)
         lost = handle("model", "held").remote()
         await until(lambda: model.started == 1)
         replica.die()
-        with pytest.raises(ReplicaUnavailableError, match=r"'model'.*'app'"):
+        with pytest.raises(ReplicaUnavailableError, match=r"'model'.*'app'") as raised:
             await lost
+        # As the proxy tells its clients; it travels on to the callers of this one.
+        assert pickle.loads(pickle.dumps(raised.value)).retry_after_s == raised.value.retry_after_s
+        assert raised.value.retry_after_s is not None
         assert await handle().remote(1) == 2
 
     run(scenario, tmp_path)

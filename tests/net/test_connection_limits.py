@@ -6,7 +6,7 @@ from net_support import ManualLoop, Pair, Recorder, Transport
 from swerve.net.connection import Connection
 from swerve.net.limits import Action, ConnectionLife, ConnectionLimits
 from swerve.net.stalls import PROGRESS, StallWatch
-from swerve.net.streams import CONNECTION_LOST
+from swerve.net.streams import CONNECTION_LOST, HUNG_UP
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.wire.http2 import PRIVATE_LIMITS, ErrorCode, Http2Limits
 
@@ -44,7 +44,7 @@ def test_a_peer_that_greeted_in_time_stays():
 
 def test_a_silent_peer_is_asked_and_closed_when_it_does_not_answer():
     life = Life(keepalive_time_s=10, keepalive_timeout_s=3)
-    assert life.seconds(13, heard=False, running=1) == [(10, Action.PING), (13, Action.CLOSE)]
+    assert life.seconds(13, heard=False, running=1) == [(10, Action.PING), (13, Action.LOST)]
 
 
 def test_a_peer_that_answers_is_asked_again_after_the_next_silence():
@@ -88,7 +88,7 @@ def test_a_connection_that_has_had_its_calls_is_asked_to_go():
 
 def test_a_peer_that_vanishes_while_it_is_asked_to_go_is_noticed():
     life = Life(max_connection_age_s=5, keepalive_time_s=10, keepalive_timeout_s=3)
-    assert life.seconds(13, heard=False, running=1) == [(5, Action.DRAIN), (10, Action.PING), (13, Action.CLOSE)]
+    assert life.seconds(13, heard=False, running=1) == [(5, Action.DRAIN), (10, Action.PING), (13, Action.LOST)]
 
 
 def test_without_limits_nothing_is_ever_due():
@@ -260,7 +260,7 @@ def test_a_connection_that_is_not_read_is_closed():
     assert not pair.server.closed
     pair.seconds(4)
     assert pair.server.closed
-    assert served.closed == [CONNECTION_LOST]
+    assert served.closed == [HUNG_UP]
     assert sum(credited) == 500_000
 
 

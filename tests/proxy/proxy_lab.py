@@ -265,12 +265,12 @@ def proxy_lab(bundles: bool) -> Iterator[ProxyLab]:
             made.stop()
 
 
-def begin(proxy, *requests, body=b"", end_stream=False):
-    """Calls begun by hand, each with these headers and `body`, on a connection of their own."""
+def begin(proxy, *requests, body=b"", end_stream=False, **limits):
+    """Calls begun by hand, each with these headers and `body`, on a connection of their own with such limits."""
 
     async def connect():
         def make():
-            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0))
+            return Connection(proxy.loop, Http2Limits(max_concurrent_streams=0, **limits))
 
         _, connection = await proxy.loop.create_connection(make, "127.0.0.1", proxy.port)
         recorders = []

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from swerve.proxy import call_reporter
 from swerve.proxy.call_reporter import CallReporter
 from swerve.proxy.observer import Tally
@@ -9,53 +11,99 @@ from swerve.wire.status import RpcError, Status, StatusCode
 
 
 class Controller:
-    """Is away while `away`; `told` are the calls and errors by release."""
+    """Answers with `error` if there is one, and `hears` all the same; `told` are the calls and errors by release."""
 
     def __init__(self):
-        self.away = False
+        self.error: Exception | None = None
+        self.hears = True
+        self.asked = 0
         self.told: list[dict[str, tuple[int, int]]] = []
-        self.tallies: dict[tuple[str, str], Tally] = {}
 
     async def report_calls(self, request):
-        # Calls go on ending while the report is under way.
-        for tally in self.tallies.values():
-            tally.add(error=False)
-        if self.away:
-            raise RpcError(Status(StatusCode.UNAVAILABLE, "away"))
-        self.told.append({item.release: (item.calls, item.errors) for item in request.ended})
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.hears:
+            self.told.append({item.release: (item.calls, item.errors) for item in request.ended})
+        if self.error is not None:
+            raise self.error
+
+    def total(self, release: str) -> tuple[int, int]:
+        reports = [report.get(release, (0, 0)) for report in self.told]
+        return sum(calls for calls, _ in reports), sum(errors for _, errors in reports)
 
 
-def test_calls_are_told_once_and_those_that_could_not_be_told_later(monkeypatch):
+def away():
+    return RpcError(Status(StatusCode.UNAVAILABLE, "away"))
+
+
+@pytest.fixture
+def controller(monkeypatch):
     monkeypatch.setattr(call_reporter, "_INTERVAL_S", 0.001)
-    controller = Controller()
-    tallies = controller.tallies = {("app", ""): Tally(), ("app", "r"): Tally()}
+    return Controller()
 
-    async def until(condition):
-        async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 (the reporter's timer is the event)
-                await asyncio.sleep(0.001)
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 (the reporter's timer is the event)
+            await asyncio.sleep(0.001)
+
+
+def test_calls_that_nobody_heard_of_are_told_later_and_once(controller):
+    tallies = {("app", ""): Tally(), ("app", "r"): Tally()}
 
     async def body():
         reporter = CallReporter(controller)
-        controller.away = True
+        controller.error, controller.hears = away(), False
         tallies["app", "r"].add(error=True)
         reporter.update(tallies)
-        # It was tried, since every try ends a call.
-        await until(lambda: tallies["app", ""].calls >= 2)
-        controller.away = False
-        await until(lambda: len(controller.told) >= 3)
-        reporter.update({})
-        await asyncio.sleep(0)
-        count = len(controller.told)
+        await until(lambda: controller.asked >= 3)
+        # Calls go on ending meanwhile.
+        tallies["app", ""].add(error=False)
+        controller.error, controller.hears = None, True
+        await until(lambda: controller.total("r") == (1, 1) and controller.total("") == (1, 0))
+        asked = controller.asked
         await asyncio.sleep(0.01)
-        assert len(controller.told) == count
+        assert controller.asked == asked
+        reporter.update({})
 
     asyncio.run(body())
-    for release in ("", "r"):
-        told = [report.get(release, (0, 0)) for report in controller.told]
-        tally = tallies["app", release]
-        assert sum(errors for _, errors in told) == (release == "r")
-        # Nothing is lost: what was not told is still there.
-        assert tally.errors == 0
-        assert tally.calls >= 1
-    assert controller.told[0]["r"][1] == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RpcError(Status(StatusCode.DEADLINE_EXCEEDED, "slow")), OSError("odd"), ValueError("a fault")]
+)
+def test_calls_that_may_have_been_heard_of_are_not_told_again_and_later_ones_are(controller, error, caplog):
+    tally = Tally()
+
+    async def body():
+        reporter = CallReporter(controller)
+        controller.error = error
+        tally.add(error=False)
+        reporter.update({("app", "r"): tally})
+        await until(lambda: controller.asked == 1)
+        tally.add(error=False)
+        await until(lambda: controller.asked == 2)
+        controller.error = None
+        tally.add(error=True)
+        await until(lambda: controller.total("r") == (3, 1))
+        reporter.update({})
+
+    asyncio.run(body())
+    assert len(caplog.records) == 1
+
+
+def test_a_report_that_is_broken_off_is_not_told_again(controller):
+    tally = Tally()
+
+    async def body():
+        reporter = CallReporter(controller)
+        tally.add(error=False)
+        reporter.update({("app", "r"): tally})
+        await until(lambda: controller.asked == 1)
+        reporter.update({})
+        reporter.update({("app", "r"): tally})
+        await asyncio.sleep(0.01)
+        reporter.update({})
+
+    asyncio.run(body())
+    assert controller.asked == 1

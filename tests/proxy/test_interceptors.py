@@ -277,6 +277,7 @@ def test_an_interceptor_that_takes_too_long_refuses_the_call(proxy, channel, gua
     error = failure(lambda: echo(channel))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details() == "The server could not decide within 0.05 s whether to serve the call."
+    assert 500 <= int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) <= 1500
     proxy.until(lambda: cancelled)
     assert "took more than 0.05 s" in caplog.text
 

@@ -11,13 +11,13 @@ import pytest
 from replica_lab import COLLECT, HANDLE_STREAM, STREAM, run, until
 
 from swerve.caller import codec
-from swerve.exceptions import gRPCStatusError
+from swerve.exceptions import ReplicaUnavailableError, gRPCStatusError
 from swerve.grpc_util import gRPCInputStream
 from swerve.replica.grpc_call import GrpcCall
 from swerve.replica.handle_call import HandleCall
 from swerve.replica.threads import ThreadPool
 from swerve.wire.message import frame
-from swerve.wire.status import StatusCode
+from swerve.wire.status import Status, StatusCode
 
 
 class Unprintable(Exception):
@@ -37,6 +37,7 @@ ERRORS = {
     "unprintable": Unprintable,
     "unprintable status": UnprintableStatus,
     "own timeout": lambda: TimeoutError("the database"),
+    "lost": lambda: ReplicaUnavailableError("The price list is gone.", 0.5),
     "abort": lambda: gRPCStatusError(None, grpc.StatusCode.ABORTED, "on purpose"),
     "value": lambda: ValueError("boom"),
 }
@@ -103,6 +104,16 @@ def test_an_exception_that_makes_no_status_ends_the_call_as_internal(probe, targ
         assert (await call.over()).code == StatusCode.INTERNAL
         assert (await caller.call(text="next").over()).code == StatusCode.OK
         assert lab.replica.ongoing == 0
+
+    run(scenario, target, probe)
+
+
+@pytest.mark.parametrize("target", [Failing, Plain])
+def test_a_call_that_lost_another_s_replica_says_when_to_try_again(probe, target):
+    async def scenario(lab):
+        call = (await lab.caller()).call(text="lost")
+        assert await call.over() == Status(StatusCode.UNAVAILABLE, "The price list is gone.")
+        assert call.trailers[b"grpc-retry-pushback-ms"] == b"500"
 
     run(scenario, target, probe)
 

@@ -400,7 +400,8 @@ class HandleCall(ClientCall):
             case StatusCode.UNAVAILABLE:
                 return ReplicaUnavailableError(
                     f"The replica of deployment '{self.destination.deployment}' in application "
-                    f"'{self.destination.app}' was lost while it had the call: {status.details}"
+                    f"'{self.destination.app}' was lost while it had the call: {status.details}",
+                    None if self._target is None else self._target.router.retry_after_s(),
                 )
             case _:
                 return RayServeException(status.details)

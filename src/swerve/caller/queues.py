@@ -55,7 +55,6 @@ class QueueReporter:
         self._autoscaled = [(item.app, item.name, item.release) for item in view.deployments if item.autoscaled]
         if self._autoscaled and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
-            self._task.add_done_callback(_ended)
         elif not self._autoscaled:
             self.close()
 
@@ -69,6 +68,7 @@ class QueueReporter:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         repeat_at = 0.0
+        failing = False
         while True:
             await asyncio.sleep(_INTERVAL_S)
             queues = {key: count for key in self._autoscaled if (count := self._queued(key))}
@@ -78,6 +78,12 @@ class QueueReporter:
                 await self._client.report_queues(self._request(queues))
             except RpcError:
                 continue  # the controller is away, and hears of it when it is back
+            except Exception as error:
+                if not failing:  # a fault that lasts is logged once
+                    logger.error("Queue lengths cannot be reported to the controller", exc_info=error)
+                failing = True
+                continue
+            failing = False
             self._told = queues
             repeat_at = loop.time() + _REPEAT_S
 
@@ -94,8 +100,3 @@ class QueueReporter:
                 for (app, deployment, release), count in queues.items()
             ],
         )
-
-
-def _ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        logger.error("Queue lengths are reported no more", exc_info=task.exception())

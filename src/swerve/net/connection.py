@@ -22,7 +22,7 @@ from swerve.net.address import peer_name
 from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog, HeldBody
 from swerve.net.begun import Look, Region
 from swerve.net.flood import FloodGuard
-from swerve.net.streams import Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
+from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
 from swerve.wire.http2 import (
     ConnectionClosed,
     DataReceived,
@@ -523,17 +523,17 @@ class Connection(asyncio.Protocol):
             self.http2.go_away()
         self.flush()
 
-    def close(self) -> None:
-        """Write what is queued and close. Streams that still run end with CONNECTION_LOST."""
+    def close(self, error_code: int = CONNECTION_LOST) -> None:
+        """Write what is queued and close. Streams that still run end with `error_code`."""
         if self._closed:
             return
         self._draining = False
         # An engine that is beyond repair has nothing to say.
         with contextlib.suppress(Http2Error):
             self._write()
-        self._fail()
+        self._fail(error_code)
 
-    def _fail(self, *, peer_gone: bool = False) -> None:
+    def _fail(self, error_code: int = CONNECTION_LOST, *, peer_gone: bool = False) -> None:
         if self._closed:
             return
         self._closed = True
@@ -548,10 +548,8 @@ class Connection(asyncio.Protocol):
             look.settle(final=peer_gone)
         streams, self.streams = self.streams, {}
         # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
-        end_all(
-            (handler.on_closed, look is not None and look.never_began(stream_id))
-            for stream_id, handler in streams.items()
-        )
+        never_began = (look is not None and look.never_began(stream_id) for stream_id in streams)
+        end_all(zip((handler.on_closed for handler in streams.values()), never_began, strict=True), error_code)
         self.backlog.drop()
         if self._on_lost is not None:
             self._on_lost(self)

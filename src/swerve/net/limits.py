@@ -43,12 +43,13 @@ class ConnectionLimits:
 
 
 class Action(Enum):
-    """What is due. DRAIN asks the peer to go and lets its calls finish."""
+    """What is due. DRAIN asks the peer to go and lets its calls finish; LOST says that it is not there any more."""
 
     NOTHING = auto()
     PING = auto()
     DRAIN = auto()
     CLOSE = auto()
+    LOST = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Decision:
 _NOTHING = Decision(Action.NOTHING)
 _PING = Decision(Action.PING)
 _NO_HANDSHAKE = Decision(Action.CLOSE, "it did not greet within handshake_timeout_s")
-_NO_ANSWER = Decision(Action.CLOSE, "it did not answer within keepalive_timeout_s")
+_NO_ANSWER = Decision(Action.LOST, "it did not answer within keepalive_timeout_s")
 _GRACE_OVER = Decision(Action.CLOSE, "its calls did not end within max_connection_age_grace_s")
 _IDLE = Decision(Action.DRAIN, "it had no call for max_connection_idle_s")
 _OLD = Decision(Action.DRAIN, "it reached max_connection_age_s")

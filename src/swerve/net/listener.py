@@ -22,7 +22,7 @@ from swerve.net.begun import Board
 from swerve.net.connection import Connection
 from swerve.net.handshakes import TlsPort
 from swerve.net.limits import ConnectionLife, ConnectionLimits
-from swerve.net.streams import Acceptor
+from swerve.net.streams import HUNG_UP, Acceptor
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.net.tls import H2
 from swerve.wire.http2 import Http2Limits
@@ -214,7 +214,7 @@ class Listener:
         for port in self._tls_ports:
             port.give_up()
         for connection in list(self.connections):
-            connection.close()
+            connection.close(HUNG_UP)
         if self._unix_path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._unix_path)

@@ -17,6 +17,8 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 # `on_closed` carries this instead of an HTTP/2 error code when the connection went away under the stream.
 CONNECTION_LOST = -1
+# And this when this side closed the connection to a peer that was there, for a limit or because the process ends.
+HUNG_UP = -2
 
 
 class StreamHandler(Protocol):
@@ -58,12 +60,12 @@ class Bundles(Protocol):
 Acceptor = Callable[["Connection", int, Headers, bool], StreamHandler | None]
 
 
-def end_all(calls: Iterable[tuple[Callable[[int], None], bool]]) -> None:
-    """End the calls of a lost connection, each by its function, which gets an error code. One that certainly never
+def end_all(calls: Iterable[tuple[Callable[[int], None], bool]], error_code: int = CONNECTION_LOST) -> None:
+    """End the calls of a lost connection, each by its function, which gets the error code. One that certainly never
     began (the second value) ends as if it had been refused: it may be made elsewhere."""
     for end, never_began in calls:
         try:
-            end(ErrorCode.REFUSED_STREAM if never_began else CONNECTION_LOST)
+            end(ErrorCode.REFUSED_STREAM if never_began else error_code)
         except Exception:
             # One call's failure must not leave the others without an end.
             logger.exception("Ending a call of a lost connection failed")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from swerve.net.connection import Connection
 from swerve.net.limits import Action, ConnectionLife, ConnectionLimits
 from swerve.net.stalls import StallWatch
+from swerve.net.streams import CONNECTION_LOST, HUNG_UP
 from swerve.wire.http2 import ErrorCode, Http2Error
 
 logger = logging.getLogger("swerve.net")
@@ -103,9 +104,9 @@ class Sweeper:
             case Action.DRAIN:
                 logger.info("Asking %s to connect anew: %s", connection.peer, decision.reason)
                 connection.drain()
-            case Action.CLOSE:
+            case Action.CLOSE | Action.LOST:
                 logger.info("Closing connection of %s: %s", connection.peer, decision.reason)
-                connection.close()
+                connection.close(CONNECTION_LOST if decision.action is Action.LOST else HUNG_UP)
                 return
         if self._stall_timeout_s is not None:
             self._end_stalled(connection, watched, now, self._stall_timeout_s)
@@ -123,7 +124,7 @@ class Sweeper:
             if 0 not in stalled:
                 return
             logger.info("Closing connection of %s: it read nothing within stall_timeout_s", connection.peer)
-            connection.close()
+            connection.close(HUNG_UP)
             return
         for stream_id in stalled:
             logger.info("Ending a call of %s: its response was not read within stall_timeout_s", connection.peer)

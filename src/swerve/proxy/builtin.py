@@ -6,6 +6,7 @@ which have the same messages.
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
 
@@ -17,7 +18,9 @@ from swerve.net.connection import Connection
 from swerve.net.server_call import ServerCall
 from swerve.net.streams import Headers
 from swerve.proxy.reflection import Reflection
+from swerve.routing.drain import unknown_delay_s
 from swerve.wire.message import IDENTITY
+from swerve.wire.retry import retry_trailers
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
 _MAX_MESSAGE_SIZE = 8 * 1024
@@ -206,7 +209,8 @@ class _HealthWatch(_BuiltinCall):
         if self._service is None:
             self._service = ""
         if len(self._watchers) >= _MAX_WATCHERS:
-            self.finish(Status(StatusCode.RESOURCE_EXHAUSTED, "Too many health watchers."))
+            status = Status(StatusCode.RESOURCE_EXHAUSTED, "Too many health watchers.")
+            self.finish(status, retry_trailers(status, unknown_delay_s(random.random())))
             return
         self._watchers.add(self)
         self.report()

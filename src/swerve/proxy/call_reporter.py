@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2
 from swerve.proxy.observer import Tally
-from swerve.wire.status import RpcError
+from swerve.wire.status import RpcError, StatusCode
 
 logger = logging.getLogger("swerve.proxy")
 
@@ -17,19 +17,20 @@ _INTERVAL_S = 0.5
 
 
 class CallReporter:
-    """Reads tallies by a timer, which runs while there are any. What the controller was told is taken off them."""
+    """Takes what tallies have counted by a timer, which runs while there are any. No call is told twice."""
 
     def __init__(self, client: ControllerClient) -> None:
         self._client = client
         self._tallies: Mapping[tuple[str, str], Tally] = {}
         self._task: asyncio.Task[None] | None = None
+        # A fault that lasts is logged once.
+        self._failing = False
 
     def update(self, tallies: Mapping[tuple[str, str], Tally]) -> None:
         """What is to be told of from now on, by application and release. On the loop that the calls end on."""
         self._tallies = tallies
         if tallies and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
-            self._task.add_done_callback(_ended)
         elif not tallies and self._task is not None:
             self._task.cancel()
             self._task = None
@@ -37,22 +38,30 @@ class CallReporter:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            told = {key: (tally, tally.calls, tally.errors) for key, tally in self._tallies.items() if tally.calls}
-            if not told:
-                continue
-            ended = [
-                control_pb2.EndedCalls(app=app, release=release, calls=calls, errors=errors)
-                for (app, release), (_, calls, errors) in told.items()
-            ]
-            try:
-                await self._client.report_calls(control_pb2.ReportCallsRequest(ended=ended))
-            except RpcError:
-                continue  # the controller is away, and hears of them when it is back
-            for tally, calls, errors in told.values():
-                tally.calls -= calls
-                tally.errors -= errors
+            told = [(key, tally, *tally.take()) for key, tally in self._tallies.items() if tally.calls]
+            if told:
+                await self._tell(told)
 
+    async def _tell(self, told: Sequence[tuple[tuple[str, str], Tally, int, int]]) -> None:
+        ended = [
+            control_pb2.EndedCalls(app=app, release=release, calls=calls, errors=errors)
+            for (app, release), _, calls, errors in told
+        ]
+        try:
+            await self._client.report_calls(control_pb2.ReportCallsRequest(ended=ended))
+            self._failing = False
+        except RpcError as error:
+            # Nobody has heard, or who heard is dead and has forgotten. A report whose answer is only late, or a fault,
+            # may have been counted: it is not told again.
+            if error.status.code == StatusCode.UNAVAILABLE:
+                for _, tally, calls, errors in told:
+                    tally.put_back(calls, errors)
+            else:
+                self._log(error)
+        except Exception as error:
+            self._log(error)
 
-def _ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        logger.error("Ended calls are reported no more", exc_info=task.exception())
+    def _log(self, error: Exception) -> None:
+        if not self._failing:
+            logger.error("Ended calls cannot be reported to the controller", exc_info=error)
+        self._failing = True

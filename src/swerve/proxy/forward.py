@@ -25,7 +25,7 @@ from swerve.exceptions import BackPressureError, DeploymentUnavailableError
 from swerve.net.bundles import BundleCaller
 from swerve.net.connection import Connection
 from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS, status_trailers
-from swerve.net.streams import CONNECTION_LOST, Headers
+from swerve.net.streams import CONNECTION_LOST, HUNG_UP, Headers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method
 from swerve.routing.calls import CallDescription, Shed, Unavailable
@@ -55,6 +55,8 @@ CLIENT_WINDOW = 256 * 1024
 _REPLAY_LIMIT = 1 << 20
 
 _GRPC_STATUS = b"grpc-status"
+# What clients make of streams that this side broke off, because they did not read or had to go (`net/sweeper.py`).
+_TOLD = {HUNG_UP: StatusCode.UNAVAILABLE, ErrorCode.ENHANCE_YOUR_CALM: StatusCode.RESOURCE_EXHAUSTED}
 
 
 class CallObserver(Protocol):
@@ -279,7 +281,7 @@ class ForwardedCall:
         self._request_ended = True
         if not self.done:
             self._abandon()
-            self._record(StatusCode.CANCELLED)
+            self._record(_TOLD.get(error_code, StatusCode.CANCELLED))
 
     # --- what limits ask for ---------------------------------------------------------------------------------------
 
@@ -287,6 +289,11 @@ class ForwardedCall:
     def received(self) -> int:
         """Bytes of the request that have come."""
         return self._body_size
+
+    @property
+    def queue_time_s(self) -> float:
+        """Seconds that the calls which wait for the same deployment will take to leave."""
+        return self._target.router.drain_time_s()
 
     @property
     def waiting(self) -> bool:
@@ -309,10 +316,10 @@ class ForwardedCall:
         """The deadline has passed."""
         self.give_up(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
 
-    def give_up(self, code: StatusCode, details: str) -> None:
+    def give_up(self, code: StatusCode, details: str, retry_after_s: float | None = None) -> None:
         """End the call wherever it is."""
         self._abandon()
-        self.fail(code, details)
+        self.fail(code, details, retry_after_s)
 
     def fail(self, code: StatusCode, details: str, retry_after_s: float | None = None) -> None:
         """End the call with a status of the proxy's own; `retry_after_s` tells the client when to try again."""

@@ -14,6 +14,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ from swerve.net.streams import Headers, StreamHandler
 from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE, UNKNOWN_METHOD, BuiltinServices
 from swerve.proxy.forward import CLIENT_WINDOW, PEER_FIELD, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
+from swerve.routing.drain import unknown_delay_s
+from swerve.wire.retry import retry_trailers
 from swerve.wire.status import Status, StatusCode
 
 logger = logging.getLogger("swerve.proxy")
@@ -135,7 +138,8 @@ class Interception:
         logger.error("The interceptors took more than %s s; request %s is refused", timeout_s, request_id)
         self.cancel()
         details = f"The server could not decide within {timeout_s} s whether to serve the call."
-        self._intercepted.refused(Status(StatusCode.UNAVAILABLE, details), ())
+        status = Status(StatusCode.UNAVAILABLE, details)
+        self._intercepted.refused(status, retry_trailers(status, unknown_delay_s(random.random())))
 
 
 def _chosen(error: BaseException) -> Status | None:

@@ -111,6 +111,16 @@ class Tally:
         self.calls += 1
         self.errors += error
 
+    def take(self) -> tuple[int, int]:
+        """The calls and errors until now, which are counted no more."""
+        taken = self.calls, self.errors
+        self.calls = self.errors = 0
+        return taken
+
+    def put_back(self, calls: int, errors: int) -> None:
+        self.calls += calls
+        self.errors += errors
+
 
 class SideObserver:
     """Counts the calls of one side of a split, for the controller and as all calls are."""

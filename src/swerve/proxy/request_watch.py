@@ -104,6 +104,6 @@ class RequestWatch:
                 break
             excess -= call.received
             ended += 1
-            call.give_up(StatusCode.RESOURCE_EXHAUSTED, details)
+            call.give_up(StatusCode.RESOURCE_EXHAUSTED, details, call.queue_time_s)
         if ended:
             logger.warning("Ended %d waiting calls: more than %d bytes of requests were held", ended, most)

@@ -6,7 +6,7 @@ import time
 from typing import Any, Protocol
 
 from swerve.context import RequestContext
-from swerve.exceptions import BackPressureError, gRPCStatusError
+from swerve.exceptions import BackPressureError, ReplicaUnavailableError, gRPCStatusError
 from swerve.grpc_util import RayServegRPCContext, gRPCInputStream, status_code
 from swerve.net.server_call import CallSide
 from swerve.net.streams import Headers
@@ -244,7 +244,7 @@ class GrpcCall(UserCall):
 
     def failed(self, error: BaseException) -> None:
         status = self._status_of(error)
-        after = error.retry_after_s if isinstance(error, BackPressureError) else None
+        after = error.retry_after_s if isinstance(error, BackPressureError | ReplicaUnavailableError) else None
         self._end(status, () if after is None else retry_trailers(status, after))
 
     def _status_of(self, error: BaseException) -> Status:

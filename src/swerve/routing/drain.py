@@ -12,6 +12,15 @@ _LEAST_S, _MOST_S = 0.01, 30.0
 _SPREAD = 0.25
 
 
+def unknown_delay_s(random: float) -> float:
+    """Seconds after which to try again where nothing is known of the load, spread by `random`, a number in [0, 1)."""
+    return _spread(_UNKNOWN_S, random)
+
+
+def _spread(seconds: float, random: float) -> float:
+    return seconds * (1 - _SPREAD + 2 * _SPREAD * random)
+
+
 class DrainRate:
     """How fast a queue's calls have got replicas lately. Times are `time.monotonic()` seconds."""
 
@@ -38,4 +47,4 @@ class DrainRate:
             self._earlier, self._earlier_since = self._count, self._since
             self._count, self._since = 0, now
         wait = queued * seconds / calls if calls and seconds > 0 else _UNKNOWN_S
-        return min(max(wait * (1 - _SPREAD + 2 * _SPREAD * random), _LEAST_S), _MOST_S)
+        return min(max(_spread(wait, random), _LEAST_S), _MOST_S)

@@ -104,8 +104,12 @@ class Router(Generic[Call]):
 
     def retry_after_s(self) -> float:
         """Seconds after which a call that was not served should come again: by then, those that wait have left."""
-        if self._free.items:
-            return 0.0
+        return 0.0 if self._free.items else self.drain_time_s()
+
+    def drain_time_s(self) -> float:
+        """Seconds until the calls that wait now will have left, also where others would be served at once."""
+        if not self.queued:
+            self._drain.begin(self._clock())
         return self._drain.retry_after_s(max(1, self.queued), self._clock(), self._random())
 
     def take(self, replica: Replica) -> None:
