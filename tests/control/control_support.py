@@ -12,6 +12,7 @@ from swerve.config import CanaryOptions, DeploymentConfig
 from swerve.control.autoscaler import Autoscaler
 from swerve.control.events import (
     CheckHealth,
+    CheckProxy,
     Command,
     Deploy,
     Event,
@@ -22,6 +23,7 @@ from swerve.control.events import (
     Phase,
     ProcessEnded,
     ProcessStarted,
+    ProxyChecked,
     ProxyReported,
     Reconfigured,
     ReconfigureReplica,
@@ -163,6 +165,8 @@ class World:
                 self.feed(Reconfigured(self.now, command.id, goal.config_version, ongoing, error))
             case CheckHealth():
                 self.feed(HealthChecked(self.now, command.id, command.id not in self.sick, "not well"))
+            case CheckProxy():
+                self.feed(ProxyChecked(self.now, command.id, command.id not in self.sick))
 
     def run(self) -> None:
         """Carry out all commands, and those that follow, at one moment."""

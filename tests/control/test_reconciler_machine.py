@@ -16,6 +16,7 @@ from swerve.control.events import (
     HealthChecked,
     Phase,
     PromoteCanary,
+    ProxyChecked,
     ProxyReported,
     Recovered,
     ReplicaReported,
@@ -217,6 +218,7 @@ class Reconciler(RuleBasedStateMachine):
             chosen = data.draw(st.sampled_from(ids))
             self.world.feed(ReplicaReported(self.world.now, chosen, phase, "strange"))
             self.world.feed(HealthChecked(self.world.now, chosen, False))
+            self.world.feed(ProxyChecked(self.world.now, chosen, False))
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 15.0, 60.0]))
     def time_passes(self, seconds):

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from swerve.exceptions import gRPCStatusError
 from swerve.generated import serve_pb2, serve_pb2_grpc
-from swerve.proxy.interception import Interceptors
+from swerve.proxy.interception import InterceptedCall, Interceptors
 from swerve.wire.peer import INSECURE, auth_context_of, peer_address
 from swerve.wire.status import StatusCode
 
@@ -218,6 +218,24 @@ async def exits_later(call):
     raise SystemExit(1)
 
 
+class Stop(BaseException):
+    """As what tests and frameworks raise to end a process."""
+
+
+def stops(call):
+    raise Stop
+
+
+async def stops_later(call):
+    await asyncio.sleep(0)
+    raise Stop
+
+
+class Unprintable:
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
 def raises_status(code, details=None):
     def interceptor(call):
         raise gRPCStatusError(None, code, details)
@@ -233,6 +251,9 @@ def raises_status(code, details=None):
         cancels_itself,
         exits,
         exits_later,
+        stops,
+        stops_later,
+        raises_status(7, Unprintable()),
         raises_status(None),
         raises_status(grpc.StatusCode.OK),
         lambda call: True,
@@ -255,6 +276,39 @@ def test_an_interceptor_that_fails_refuses_the_call_and_tells_the_operator_alone
     (record,) = caplog.records
     assert "the-id" in record.getMessage()
     assert record.exc_info
+
+
+@BOTH
+@pytest.mark.parametrize("decision", ["admitted", "refused"])
+def test_a_call_that_cannot_be_passed_on_or_refused_ends_and_is_logged_once(
+    proxy, channel, guard, caplog, monkeypatch, kind, decision
+):
+    def fail(*args):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(InterceptedCall, decision, fail)
+    decisions = {"admitted": (admit, admit_later), "refused": (refuse, refuse_later)}
+    guard(decisions[decision][kind == "async"])
+    assert failure(lambda: echo(channel, ("request_id", "the-id"))).code() is grpc.StatusCode.INTERNAL
+    proxy.until(lambda: [end[3] for end in proxy.observer.ends] == [StatusCode.INTERNAL])
+    (record,) = caplog.records
+    assert "the-id" in record.getMessage()
+    monkeypatch.undo()
+    guard(admit)
+    assert echo(channel) == b"hello"
+
+
+@BOTH
+def test_a_service_of_the_proxy_that_cannot_answer_ends_its_call(proxy, channel, guard, caplog, monkeypatch, kind):
+    def fail(*args):
+        raise RuntimeError("a fault")
+
+    guard({"plain": admit, "async": admit_later}[kind])
+    monkeypatch.setattr(proxy.ingress.builtin, "accept", fail)
+    api = serve_pb2_grpc.RayServeAPIServiceStub(channel)
+    error = failure(lambda: api.ListApplications(serve_pb2.ListApplicationsRequest(), timeout=TIMEOUT_S))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert len(caplog.records) == 1
 
 
 def test_a_status_that_is_raised_without_abort_refuses_all_the_same(channel, guard):

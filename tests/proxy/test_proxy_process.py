@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import socket
 
 from swerve.caller import queues
@@ -48,18 +47,32 @@ def test_clients_get_the_window_that_bounds_waiting_calls():
     assert asyncio.run(serve()) == CLIENT_WINDOW
 
 
-def test_the_end_of_the_queue_reports_is_logged(caplog, monkeypatch):
+def test_a_fault_in_a_queue_report_is_logged_once_and_the_next_one_is_sent(caplog, monkeypatch):
     monkeypatch.setattr(queues, "_INTERVAL_S", 0)
+    faults = [KeyError("app")] * 3
+    sent = []
 
-    def find(app, deployment):
-        raise KeyError(app)
+    class Queue:
+        queued = 2
+
+    class Controller:
+        async def report_queues(self, request):
+            sent.append(request.queues[0].queued)
+
+    def find(app, deployment, release):
+        if faults:
+            raise faults.pop()
+        return Queue()
 
     async def report():
-        reporter = queues.QueueReporter(None, "proxy", "p", find)
+        reporter = queues.QueueReporter(Controller(), "proxy", "p", find)
         reporter.update(INNER)
-        await asyncio.wait({reporter._task}, timeout=20)
-        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while not sent:  # noqa: ASYNC110 (the reporter's timer is the event)
+                await asyncio.sleep(0.001)
+        reporter.close()
 
-    with caplog.at_level(logging.ERROR, "swerve.caller"):
-        asyncio.run(report())
-    assert "Queue lengths are reported no more" in caplog.text
+    asyncio.run(report())
+    assert sent[0] == 2
+    (record,) = caplog.records
+    assert "Queue lengths cannot be reported" in record.getMessage()

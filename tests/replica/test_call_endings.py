@@ -5,6 +5,7 @@ import gc
 import logging
 import threading
 import time
+from typing import ClassVar
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from replica_lab import COLLECT, HANDLE_STREAM, STREAM, run, until
 from swerve.caller import codec
 from swerve.exceptions import ReplicaUnavailableError, gRPCStatusError
 from swerve.grpc_util import gRPCInputStream
+from swerve.net.connection import Connection
 from swerve.replica.grpc_call import GrpcCall
 from swerve.replica.handle_call import HandleCall
 from swerve.replica.threads import ThreadPool
@@ -251,6 +253,44 @@ def test_a_call_that_gets_no_thread_ends_and_frees_its_slot(probe, monkeypatch):
         assert (await caller.call(text="next").over()).code == StatusCode.OK
 
     run(scenario, Plain, probe)
+
+
+class Blocking:
+    entered: ClassVar[list[str]] = []
+    go_on = threading.Event()
+
+    def Unary(self, note):
+        self.entered.append(note.text)
+        self.go_on.wait(10)
+        return note
+
+
+def test_a_call_that_ends_while_it_waits_for_a_thread_never_begins(probe, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    async def scenario(lab):
+        Blocking.entered.clear()
+        Blocking.go_on.clear()
+        caller = await lab.caller()
+        running = caller.call(text="running")
+        await until(lambda: Blocking.entered)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            begun: list[int] = []
+            patch.setattr(Connection, "mark_begun", lambda self, stream_id: begun.append(stream_id))
+            cancelled = caller.call(text="cancelled")
+            await until(lambda: lab.replica.ongoing == 2)
+            (connection,) = lab.replica.connections
+            waiting = connection.streams[cancelled.stream_id]
+            cancelled.cancel()
+            await until(lambda: waiting.done)
+            Blocking.go_on.set()
+            assert (await running.over()).code == StatusCode.OK
+            await until(lambda: lab.replica.ongoing == 0)
+        assert (Blocking.entered, begun) == (["running"], [])
+
+    run(scenario, Blocking, probe, max_ongoing=2)
 
 
 def test_a_job_that_gets_no_thread_of_its_own_waits_for_another(monkeypatch):

@@ -48,6 +48,7 @@ class QueueReporter:
         self._find = find
         self._autoscaled: list[Key] = []
         self._told: dict[Key, int] = {}
+        self._repeat_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def update(self, view: control_pb2.View) -> None:
@@ -66,26 +67,26 @@ class QueueReporter:
             self._told = {}
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        repeat_at = 0.0
         failing = False
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            queues = {key: count for key in self._autoscaled if (count := self._queued(key))}
-            if queues == self._told and (not queues or loop.time() < repeat_at):
-                continue
             try:
-                await self._client.report_queues(self._request(queues))
+                await self._report(asyncio.get_running_loop().time())
+                failing = False
             except RpcError:
-                continue  # the controller is away, and hears of it when it is back
-            except Exception as error:
+                pass  # the controller is away, and hears of it when it is back
+            except Exception:
                 if not failing:  # a fault that lasts is logged once
-                    logger.error("Queue lengths cannot be reported to the controller", exc_info=error)
+                    logger.exception("Queue lengths cannot be reported to the controller")
                 failing = True
-                continue
-            failing = False
-            self._told = queues
-            repeat_at = loop.time() + _REPEAT_S
+
+    async def _report(self, now: float) -> None:
+        queues = {key: count for key in self._autoscaled if (count := self._queued(key))}
+        if queues == self._told and (not queues or now < self._repeat_at):
+            return
+        await self._client.report_queues(self._request(queues))
+        self._told = queues
+        self._repeat_at = now + _REPEAT_S
 
     def _queued(self, key: Key) -> int:
         router = self._find(*key)

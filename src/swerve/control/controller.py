@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from swerve.control import specs
+from swerve.control import proxy_health, specs
 from swerve.control.analysis import Analysis, Ended
 from swerve.control.autoscaler import Autoscaler
 from swerve.control.certificates import renew_certificates
@@ -20,6 +20,7 @@ from swerve.control.counts import Counts
 from swerve.control.deploy import Rejected
 from swerve.control.events import (
     CheckHealth,
+    CheckProxy,
     Command,
     Event,
     Finish,
@@ -28,6 +29,7 @@ from swerve.control.events import (
     Phase,
     ProcessEnded,
     ProcessStarted,
+    ProxyChecked,
     ProxyReported,
     Reconfigured,
     ReconfigureReplica,
@@ -344,6 +346,8 @@ class Controller:
                 logger.warning(command.message)
             case CheckHealth():
                 self._run(self._check_health(command))
+            case CheckProxy():
+                self._run(self._check_proxy(command))
             case StartProxy():
                 self._run(self._start(specs.proxy_process(self._layout, command)))
             case StopProxy():
@@ -420,6 +424,12 @@ class Controller:
         if replica is not None:
             self._counts.health_checked(replica.key, self._now() - began, healthy=healthy)
         self.apply(HealthChecked(self._now(), command.id, healthy, message))
+
+    async def _check_proxy(self, command: CheckProxy) -> None:
+        answered = await proxy_health.answers(self._layout.address_of(command.id), command.timeout_s)
+        if not answered:
+            logger.warning("proxy %s did not answer within %g s", command.id, command.timeout_s)
+        self.apply(ProxyChecked(self._now(), command.id, answered))
 
     def _link(self, replica_id: str) -> ReplicaLink:
         return self._links[replica_id][0]

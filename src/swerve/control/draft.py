@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from swerve.control.events import (
     CheckHealth,
+    CheckProxy,
     Command,
     Kill,
     ReconfigureReplica,
@@ -33,6 +34,8 @@ BACKOFF_FIRST_S = 0.2
 BACKOFF_LAST_S = 10.0
 # A replica that has been starting for so long is told of, again and again.
 SLOW_START_S = 30.0
+# How often a proxy's event loop is asked whether it runs, and how long it may take to answer: Ray Serve's values.
+PROXY_CHECK_PERIOD_S, PROXY_CHECK_TIMEOUT_S = 10.0, 10.0
 # Health checks spread by this share of their period either way, so that replicas are not checked in step.
 JITTER = 0.1
 
@@ -202,6 +205,9 @@ class Draft:
             if proxy.kill_at is not None and proxy.kill_at <= self.now:
                 self.proxies[proxy.id] = replace(proxy, kill_at=self.now + KILL_AGAIN_S)
                 self.commands.append(Kill(proxy.id))
+            elif proxy.check_at is not None and proxy.check_at <= self.now:
+                self.proxies[proxy.id] = replace(proxy, check_at=None)
+                self.commands.append(CheckProxy(proxy.id, PROXY_CHECK_TIMEOUT_S))
 
     def _warn_of_slow_start(self, deployment: Deployment) -> None:
         replicas = self.replicas_of(deployment.key)

@@ -181,6 +181,15 @@ class ProxyReported:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyChecked:
+    """A CheckProxy is done: whether the proxy answered in time."""
+
+    now: float
+    id: str
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed: `next_wakeup` of the state is due."""
 
@@ -203,6 +212,7 @@ Event = (
     | Reconfigured
     | HealthChecked
     | ProxyReported
+    | ProxyChecked
     | Tick
 )
 
@@ -268,6 +278,12 @@ class CheckHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckProxy:
+    id: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class StartProxy:
     """Start a proxy; `shares_ports` when others may listen on the same ones."""
 
@@ -300,6 +316,7 @@ Command = (
     | TellOptions
     | Warn
     | CheckHealth
+    | CheckProxy
     | StartProxy
     | StopProxy
     | Kill

@@ -174,6 +174,9 @@ class Proxy:
     http_address: str = ""
     message: str = ""
     kill_at: float | None = None
+    # When its event loop is asked next, None while it is being asked, and how often in a row it has not answered.
+    check_at: float | None = None
+    strikes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from swerve.control import canary, deploy, scale
 from swerve.control.converge import PROXY_START_TIMEOUT_S, converge, drain_time
-from swerve.control.draft import EXIT_GRACE_S, Draft, backoff, slow_start_due
+from swerve.control.draft import EXIT_GRACE_S, PROXY_CHECK_PERIOD_S, Draft, backoff, slow_start_due
 from swerve.control.events import (
     Command,
     Delete,
@@ -18,6 +18,7 @@ from swerve.control.events import (
     ProcessEnded,
     ProcessStarted,
     PromoteCanary,
+    ProxyChecked,
     ProxyReported,
     Reconfigured,
     Recovered,
@@ -33,12 +34,13 @@ from swerve.control.model import Proxy, Replica, State
 from swerve.control.options import num_proxies
 from swerve.statuses import ProxyStatus, ReplicaState
 
-# Health checks that must fail one after the other before a replica is replaced (Ray Serve: 3).
+# Health checks that must fail one after the other before a replica or a proxy is replaced (Ray Serve: 3).
 STRIKES = 3
 # A proxy that said why it cannot listen ends by itself; it is helped after this long.
 _PROXY_EXIT_S = 5.0
 _PROXY_BACKOFF_S = 0.1
 _UNHEALTHY = "The replica failed {n} health checks in a row. {message}"
+_BLOCKED = "The proxy's event loop did not answer {n} times in a row. An interceptor that blocks, most likely."
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
@@ -64,7 +66,8 @@ def next_wakeup(state: State, now: float) -> float | None:
         times += (replica.kill_at, replica.check_at, replica.stable_at)
     for deployment in state.deployments.values():
         times += (deployment.start_not_before, slow_start_due(deployment, state.replicas_of(deployment.key)))
-    times += (proxy.kill_at for proxy in state.proxies.values())
+    for proxy in state.proxies.values():
+        times += (proxy.kill_at, proxy.check_at)
     # What was due at `now` has been done.
     return min((time for time in times if time is not None and time > now), default=None)
 
@@ -109,6 +112,8 @@ def _apply(draft: Draft, event: Event) -> None:
             _health_checked(draft, event)
         case ProxyReported():
             _proxy_reported(draft, event)
+        case ProxyChecked():
+            _proxy_checked(draft, event)
         case Tick():
             pass
 
@@ -225,6 +230,23 @@ def _proxy_reported(draft: Draft, event: ProxyReported) -> None:
         http_address=event.http_address,
         message="",
         kill_at=None,
+        check_at=draft.now + PROXY_CHECK_PERIOD_S,
+        strikes=0,
+    )
+
+
+def _proxy_checked(draft: Draft, event: ProxyChecked) -> None:
+    proxy = draft.proxies.get(event.id)
+    # One that ends, or has listened anew meanwhile, is none of this check's.
+    if proxy is None or proxy.state is ProxyStatus.DRAINING or proxy.kill_at is not None or proxy.check_at is not None:
+        return
+    strikes = 0 if event.answered else proxy.strikes + 1
+    if strikes < STRIKES:
+        draft.proxies[proxy.id] = replace(proxy, strikes=strikes, check_at=draft.now + PROXY_CHECK_PERIOD_S)
+        return
+    # A loop that is blocked hears no SIGTERM either.
+    draft.proxies[proxy.id] = replace(
+        proxy, state=ProxyStatus.UNHEALTHY, message=_BLOCKED.format(n=strikes), strikes=strikes, kill_at=draft.now
     )
 
 

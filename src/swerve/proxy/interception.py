@@ -5,7 +5,7 @@
     InterceptedBuiltin    a request for a built-in service that waits for it
 
 A call has no slot and no place in a queue until it is admitted. Its bytes wait as those of a queued call do, within the
-window of its stream. Whatever goes wrong with an interceptor refuses the call.
+window of its stream. Whatever goes wrong with an interceptor refuses its call alone, and is logged once.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE, UNKNOWN_METHOD, Bu
 from swerve.proxy.forward import CLIENT_WINDOW, PEER_FIELD, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.routing.drain import unknown_delay_s
+from swerve.wire.http2 import ErrorCode
 from swerve.wire.retry import retry_trailers
 from swerve.wire.status import Status, StatusCode
 
@@ -36,8 +37,6 @@ logger = logging.getLogger("swerve.proxy")
 
 # What an operator's mistake looks like to a client, which learns nothing of it.
 _FAILED = Status(StatusCode.INTERNAL, "The server could not decide whether to serve the call.")
-# `sys.exit` in an interceptor must not end the proxy, nor a cancellation that it brought about leave the call open.
-_ANY_FAULT = (Exception, SystemExit, asyncio.CancelledError)
 # Probes have no credentials, and say nothing that a port which is open does not say.
 EXEMPT = (f"/{HEALTH_SERVICE}/".encode(), f"/{API_SERVICE}/Healthz".encode())
 
@@ -52,11 +51,14 @@ class Interceptors:
 
 
 class Intercepted(Protocol):
-    """What waits for the interceptors. One of the two is called, once, unless the interception is cancelled."""
+    """What waits for the interceptors. One of the first two is called, once, unless the interception is cancelled."""
 
     def admitted(self, call: IncomingCall) -> None: ...
 
     def refused(self, status: Status, trailers: Headers) -> None: ...
+
+    def broken(self) -> None:
+        """The one that was called raised: end the call."""
 
 
 class Interception:
@@ -84,7 +86,8 @@ class Interception:
                     self._timer = loop.call_later(self._interceptors.timeout_s, self._overrun)
                     return
                 self._call._add(answer)
-        except _ANY_FAULT as error:
+        # Whatever it raises is of this call: `sys.exit` must not end the proxy, a cancellation not leave the call open.
+        except BaseException as error:
             self._raised(error)
         else:
             self._admit()
@@ -95,7 +98,7 @@ class Interception:
             for interceptor in remaining:
                 answer = interceptor(self._call)
                 self._call._add(await answer if inspect.isawaitable(answer) else answer)
-        except _ANY_FAULT as error:
+        except BaseException as error:
             self._raised(error)
         else:
             self._admit()
@@ -114,12 +117,19 @@ class Interception:
 
     def _admit(self) -> None:
         if not self._done:
-            self._finish()
-            self._intercepted.admitted(self._call)
+            self._conclude(self._intercepted.admitted, self._call)
 
     def _refuse(self, status: Status, trailers: Headers = ()) -> None:
+        self._conclude(self._intercepted.refused, status, trailers)
+
+    def _conclude(self, tell: Callable[..., None], *args: Any) -> None:
         self._finish()
-        self._intercepted.refused(status, trailers)
+        try:
+            tell(*args)
+        except Exception:
+            # In a task nobody else would hear of it, and the call would stay open.
+            logger.exception("Request %s is broken off after its interception", self._call.request_id())
+            self._intercepted.broken()
 
     def _raised(self, error: BaseException) -> None:
         if self._done:
@@ -139,7 +149,7 @@ class Interception:
         self.cancel()
         details = f"The server could not decide within {timeout_s} s whether to serve the call."
         status = Status(StatusCode.UNAVAILABLE, details)
-        self._intercepted.refused(status, retry_trailers(status, unknown_delay_s(random.random())))
+        self._refuse(status, retry_trailers(status, unknown_delay_s(random.random())))
 
 
 def _chosen(error: BaseException) -> Status | None:
@@ -148,9 +158,9 @@ def _chosen(error: BaseException) -> Status | None:
         return None
     try:
         code = status_code(error.grpc_code)
-    except (TypeError, ValueError):
+        return None if code is StatusCode.OK else Status(code, str(error.grpc_details or ""))
+    except Exception:  # details may be any object
         return None
-    return None if code is StatusCode.OK else Status(code, str(error.grpc_details or ""))
 
 
 class InterceptedCall(ForwardedCall):
@@ -189,6 +199,12 @@ class InterceptedCall(ForwardedCall):
         fields = status_trailers(status, ((REQUEST_ID_FIELD, self.request_id), *trailers))
         self.client.send_headers(self.stream_id, RESPONSE_HEADERS + fields, end_stream=True)
         self._record(status.code)
+
+    def broken(self) -> None:
+        self.client.reset(self.stream_id, ErrorCode.INTERNAL_ERROR)
+        if not self.done:
+            self._abandon()
+            self._record(StatusCode.INTERNAL)
 
     def _record(self, code: int) -> None:
         if self._interception is not None:
@@ -232,6 +248,9 @@ class InterceptedBuiltin:
 
     def refused(self, status: Status, trailers: Headers) -> None:
         self._hand_over(self._refuse(status.code, status.details, trailers))
+
+    def broken(self) -> None:
+        self._connection.reset(self._stream_id, ErrorCode.INTERNAL_ERROR)
 
     def _hand_over(self, handler: StreamHandler) -> None:
         self._handler = handler

@@ -77,6 +77,7 @@ class Proxy:
         private = await serve(
             self._spec.address,
             {
+                "/swerve.control.v1.Proxy/CheckHealth": Unary(_answer_health),
                 "/swerve.control.v1.Proxy/Metrics": Unary(self._answer_metrics),
                 "/swerve.control.v1.Proxy/RenewCertificates": Unary(self._answer_renewal),
             },
@@ -285,6 +286,10 @@ class Proxy:
         except (RpcError, TimeoutError):
             logger.info("No other proxy takes over")
         return False
+
+
+async def _answer_health(request: bytes, metadata: MetadataDict) -> bytes:
+    return control_pb2.CheckHealthResponse(healthy=True).SerializeToString()
 
 
 async def _serve(spec: control_pb2.ProxySpec) -> int:

@@ -237,10 +237,14 @@ class HttpCall(UserCall):
         post = self.runtime.mailbox.post
 
         def job() -> None:
-            try:
-                value, error = context.run(function), None
-            except BaseException as raised:
-                value, error = None, raised
+            value: Any = None
+            error: BaseException | None = None
+            # It may have been cancelled while it waited for the thread.
+            if not finished.cancelled():
+                try:
+                    value = context.run(function)
+                except BaseException as raised:
+                    error = raised
             post(functools.partial(self._settle_thread, finished, value, error))
 
         self.runtime.pool.submit(job)

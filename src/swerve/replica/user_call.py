@@ -297,6 +297,10 @@ class UserCall(ServerCall):
 
     def _run_in_thread(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], stream: bool) -> None:
         post = self.runtime.mailbox.post
+        if self.done:
+            # It ended while it waited for the thread.
+            post(self._finished)
+            return
         self.connection.mark_begun(self.stream_id)
         try:
             made = handler.function(*args, **kwargs)
