@@ -109,7 +109,7 @@ def start(
     if present is not None:
         logger.info("Connecting to the Serve instance that runs already (state folder: %s).", current_state_dir())
         found = present.status()
-        _change_options(present, found, change_by_name(found, grpc, http, location))
+        _change_options(present, found, lambda status: change_by_name(status, grpc, http, location))
         if problem := fixed_logging(found.options, logs):
             logger.warning(problem)
         return
@@ -118,12 +118,15 @@ def start(
 
 
 def _change_options(
-    connection: Connection, before: control_pb2.InstanceStatus, request: control_pb2.DeployRequest
+    connection: Connection,
+    present: control_pb2.InstanceStatus,
+    change: Callable[[control_pb2.InstanceStatus], control_pb2.DeployRequest],
 ) -> None:
-    if (request.options, request.base_options) != (before.options, before.base_options):
-        connection.call(lambda client: client.deploy(request))
-        for change in differences(before.options, request.options):
-            logger.info("Changed: %s", change)
+    wanted = change(present)
+    if (wanted.options, wanted.base_options) != (present.options, present.base_options):
+        before, applied = connection.deploy(change)
+        for line in differences(before.options, applied.options):
+            logger.info("Changed: %s", line)
 
 
 def _model(kind: type[Model], value: Model | dict[str, Any] | None) -> Model | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -218,9 +218,8 @@ def deploy(
     else:
         base = Path(target).absolute().parent
         import_from(app_dir, ray_compat)
-    request = change_by_file(connection, config)
     applications = build_applications(config.applications, surroundings(base, app_dir, ray_compat))
-    apply(connection, request, applications, config)
+    apply(connection, lambda status: change_by_file(status, config), applications, config)
     typer.echo("Sent the deploy request. See `swerve status` for its progress.")
 
 
@@ -254,25 +253,29 @@ def surroundings(base: Path, app_dir: Path, ray_compat: bool, *, fresh: bool = F
 
 def apply(
     connection: Connection,
-    request: control_pb2.DeployRequest,
+    change: Callable[[control_pb2.InstanceStatus], control_pb2.DeployRequest],
     applications: Sequence[control_pb2.Application],
     config: ServeDeploySchema | None,
 ) -> None:
-    """Deploys, all of it or nothing; `request` says what becomes of the instance's options."""
-    request.applications.extend(applications)
-    if config is not None:
-        request.declarative = True
-        request.config_json = config.model_dump_json(exclude_unset=True)
-        if config.target_capacity is not None:
-            request.target_capacity = config.target_capacity
-    before = connection.status().options
-    connection.call(lambda client: client.deploy(request))
-    for change in differences(before, request.options) if request.HasField("options") else ():
-        note(f"Changed: {change}")
+    """Deploys, all of it or nothing; `change` says what becomes of the instance's options."""
+
+    def request_for(status: control_pb2.InstanceStatus) -> control_pb2.DeployRequest:
+        request = change(status)
+        request.applications.extend(applications)
+        if config is not None:
+            request.declarative = True
+            request.config_json = config.model_dump_json(exclude_unset=True)
+            if config.target_capacity is not None:
+                request.target_capacity = config.target_capacity
+        return request
+
+    before, applied = connection.deploy(request_for)
+    for line in differences(before.options, applied.options) if applied.HasField("options") else ():
+        note(f"Changed: {line}")
 
 
 def change_by_file(
-    connection: Connection,
+    status: control_pb2.InstanceStatus,
     config: ServeDeploySchema,
     grpc: gRPCOptions | None = None,
     http: HTTPOptions | None = None,
@@ -285,7 +288,6 @@ def change_by_file(
     Raises:
         CommandError, ImportError, ValueError: they cannot become that.
     """
-    status = connection.status()
     if problem := fixed_logging(status.options, config.logging_config):
         raise CommandError(problem)
     named = config.model_fields_set

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable, Coroutine
@@ -29,9 +30,15 @@ _CALL_TIMEOUT_S = 30.0
 # The agent restarts a controller within seconds.
 _AWAY_S = 15.0
 _RETRY_S = 0.05
+# Of deploys at the same moment one comes first each time; so many at once are no accident.
+_DEPLOY_TRIES = 5
 # Applications drain first; Ray Serve's tiers of a shutdown are 30 s each.
 _SHUTDOWN_TIMEOUT_S = 90.0
 _NO_INSTANCE = "There is no Serve instance running on this Ray cluster."
+
+
+class ConflictError(RayServeException):
+    """Another change came first. Nothing was applied."""
 
 
 @dataclass(slots=True)
@@ -49,6 +56,7 @@ class Connection:
 
         Raises:
             RayServeException: the controller refused or stayed away; the message is its own.
+            ConflictError: another change came first.
         """
         deadline = time.monotonic() + _AWAY_S
         while True:
@@ -56,10 +64,36 @@ class Connection:
             try:
                 return future.result(_CALL_TIMEOUT_S)
             except RpcError as error:
+                if error.status.code == StatusCode.ABORTED:
+                    raise ConflictError(error.status.details) from error
                 away = error.status.code == StatusCode.UNAVAILABLE
                 if not away or self.gone() or time.monotonic() > deadline:
                     raise RayServeException(error.status.details) from error
             time.sleep(_RETRY_S)
+
+    def deploy(
+        self, request_for: Callable[[control_pb2.InstanceStatus], control_pb2.DeployRequest]
+    ) -> tuple[control_pb2.InstanceStatus, control_pb2.DeployRequest]:
+        """Deploy what `request_for` makes of the present state; where another deploy has changed the options meanwhile,
+        it is asked again. Returns the request that was applied, and the state that it was made of.
+
+        Raises:
+            RayServeException: the controller refused, and nothing was applied, or stayed away.
+        """
+        for _ in range(_DEPLOY_TRIES - 1):
+            with contextlib.suppress(ConflictError):
+                return self._deploy_once(request_for)
+        return self._deploy_once(request_for)
+
+    def _deploy_once(
+        self, request_for: Callable[[control_pb2.InstanceStatus], control_pb2.DeployRequest]
+    ) -> tuple[control_pb2.InstanceStatus, control_pb2.DeployRequest]:
+        status = self.status()
+        request = request_for(status)
+        if request.HasField("options"):
+            request.options_digest = status.options_digest
+        self.call(lambda client: client.deploy(request))
+        return status, request
 
     def status(self) -> control_pb2.InstanceStatus:
         return self.call(lambda client: client.status())

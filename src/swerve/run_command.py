@@ -124,12 +124,12 @@ class _Run:
         """Starts what is missing, builds and applies; returns the applications that failed, with the reason."""
         request = self._request
         import_from(request.app_dir, request.ray_compat)
-        change = control_pb2.DeployRequest()
         with ThreadPoolExecutor(max_workers=1) as pool:
             self._connection = instances.connected()
             starting = None
+            change = _no_change
             if self._connection is not None:
-                change = self._change(self._connection)
+                change = self._change
             else:
                 # Imports the servicer functions; the instance then starts while the applications are built.
                 starting = pool.submit(self._start, self._options())
@@ -149,13 +149,13 @@ class _Run:
         self._deployed_s = {name: times[name] for name in self.names if name in times}
         return self._wait(connection)
 
-    def _change(self, connection: Connection) -> control_pb2.DeployRequest:
+    def _change(self, status: control_pb2.InstanceStatus) -> control_pb2.DeployRequest:
         """What becomes of the options of an instance that runs already."""
         request = self._request
         named = (request.grpc, request.http, request.proxy_location)
         if self._config is None:
-            return change_by_name(connection.status(), *named)
-        return change_by_file(connection, self._config, *named)
+            return change_by_name(status, *named)
+        return change_by_file(status, self._config, *named)
 
     def _start(self, options: control_pb2.InstanceOptions) -> None:
         self._connection = instances.start_instance(options, owned=self._request.blocking)
@@ -219,7 +219,7 @@ class _Run:
         connection = running()
         typer.echo("Files have changed; deploying again.")
         try:
-            apply(connection, control_pb2.DeployRequest(), self._build(fresh=True), self._config)
+            apply(connection, _no_change, self._build(fresh=True), self._config)
             failures = self._settle(connection)
         except RayServeException as error:
             note(f"Error: {error}\nThe applications run on as before.")
@@ -244,6 +244,10 @@ class _Run:
             ]
             if own:
                 connection.call(lambda client: client.delete(own))
+
+
+def _no_change(status: control_pb2.InstanceStatus) -> control_pb2.DeployRequest:
+    return control_pb2.DeployRequest()
 
 
 def _deploy_times(connection: Connection) -> dict[str, float]:

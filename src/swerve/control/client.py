@@ -28,7 +28,8 @@ class ControllerClient:
         """Apply all applications of the request; returns when the new goal is stored.
 
         Raises:
-            RpcError: INVALID_ARGUMENT with what is wrong; nothing was applied.
+            RpcError: INVALID_ARGUMENT with what is wrong, or ABORTED where the options are not those any more that the
+                request was made from; nothing was applied.
         """
         await self._channel.unary(_SERVICE + "Deploy", request.SerializeToString(), timeout=timeout_s)
 

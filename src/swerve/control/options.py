@@ -26,6 +26,12 @@ class ServedOptions:
     started: pb.InstanceOptions = field(default_factory=pb.InstanceOptions)
     version: int = 1
 
+    @property
+    def digest(self) -> str:
+        """Differs where options in force or base options do."""
+        text = json.dumps([_text(self.in_force), _text(self.base)])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
     def to_json(self) -> str:
         """For the store."""
         return json.dumps([_text(self.in_force), _text(self.base), _text(self.started)])

@@ -47,6 +47,10 @@ def methods(controller: Controller) -> Mapping[str, Method]:
     }
 
 
+class Outdated(Exception):
+    """The request was made from options that are not in force any more. Nothing of it was applied."""
+
+
 class _Service:
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
@@ -60,6 +64,8 @@ class _Service:
                 await self._apply(message)
         except Rejected as error:
             raise RpcError(Status(StatusCode.INVALID_ARGUMENT, str(error))) from error
+        except Outdated as error:
+            raise RpcError(Status(StatusCode.ABORTED, str(error))) from error
         if message.applications:
             logger.info("deployed %s", ", ".join(app.name for app in message.applications))
         # An application that needs no replica runs at once; its first call must find it.
@@ -69,6 +75,8 @@ class _Service:
     async def _apply(self, message: pb.DeployRequest) -> None:
         event, code = deploy_event(message, asyncio.get_running_loop().time(), time.time())
         present = self._controller.state.options
+        if message.options_digest not in ("", present.digest):
+            raise Outdated("The instance's options have been changed meanwhile. Nothing was deployed; try again.")
         if (event.options, event.base_options or present.base) == (present.in_force, present.base):
             event = replace(event, options=None)
         if event.options is not None:

@@ -113,6 +113,7 @@ def status(state: State, ended: Mapping[str, tuple[Ended, Ended]] | None = None)
         target_capacity=state.target_capacity,
         options=state.options.in_force,
         base_options=state.options.base,
+        options_digest=state.options.digest,
     )
 
 

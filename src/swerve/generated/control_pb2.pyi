@@ -297,7 +297,7 @@ class ProxyStatus(_message.Message):
     def __init__(self, proxy_id: _Optional[str] = ..., status: _Optional[str] = ..., pid: _Optional[int] = ..., message: _Optional[str] = ..., grpc_address: _Optional[str] = ..., http_address: _Optional[str] = ...) -> None: ...
 
 class InstanceStatus(_message.Message):
-    __slots__ = ("proxies", "applications", "options", "controller_pid", "agent_pid", "target_capacity", "base_options")
+    __slots__ = ("proxies", "applications", "options", "controller_pid", "agent_pid", "target_capacity", "base_options", "options_digest")
     PROXIES_FIELD_NUMBER: _ClassVar[int]
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +305,7 @@ class InstanceStatus(_message.Message):
     AGENT_PID_FIELD_NUMBER: _ClassVar[int]
     TARGET_CAPACITY_FIELD_NUMBER: _ClassVar[int]
     BASE_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     proxies: _containers.RepeatedCompositeFieldContainer[ProxyStatus]
     applications: _containers.RepeatedCompositeFieldContainer[ApplicationStatus]
     options: InstanceOptions
@@ -312,23 +313,26 @@ class InstanceStatus(_message.Message):
     agent_pid: int
     target_capacity: float
     base_options: InstanceOptions
-    def __init__(self, proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., controller_pid: _Optional[int] = ..., agent_pid: _Optional[int] = ..., target_capacity: _Optional[float] = ..., base_options: _Optional[_Union[InstanceOptions, _Mapping]] = ...) -> None: ...
+    options_digest: str
+    def __init__(self, proxies: _Optional[_Iterable[_Union[ProxyStatus, _Mapping]]] = ..., applications: _Optional[_Iterable[_Union[ApplicationStatus, _Mapping]]] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., controller_pid: _Optional[int] = ..., agent_pid: _Optional[int] = ..., target_capacity: _Optional[float] = ..., base_options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., options_digest: _Optional[str] = ...) -> None: ...
 
 class DeployRequest(_message.Message):
-    __slots__ = ("applications", "declarative", "config_json", "target_capacity", "options", "base_options")
+    __slots__ = ("applications", "declarative", "config_json", "target_capacity", "options", "base_options", "options_digest")
     APPLICATIONS_FIELD_NUMBER: _ClassVar[int]
     DECLARATIVE_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     TARGET_CAPACITY_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     BASE_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     applications: _containers.RepeatedCompositeFieldContainer[Application]
     declarative: bool
     config_json: str
     target_capacity: float
     options: InstanceOptions
     base_options: InstanceOptions
-    def __init__(self, applications: _Optional[_Iterable[_Union[Application, _Mapping]]] = ..., declarative: bool = ..., config_json: _Optional[str] = ..., target_capacity: _Optional[float] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., base_options: _Optional[_Union[InstanceOptions, _Mapping]] = ...) -> None: ...
+    options_digest: str
+    def __init__(self, applications: _Optional[_Iterable[_Union[Application, _Mapping]]] = ..., declarative: bool = ..., config_json: _Optional[str] = ..., target_capacity: _Optional[float] = ..., options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., base_options: _Optional[_Union[InstanceOptions, _Mapping]] = ..., options_digest: _Optional[str] = ...) -> None: ...
 
 class DeployResponse(_message.Message):
     __slots__ = ()
