@@ -26,6 +26,7 @@ from swerve.config_ports import HTTPOptions as HTTPOptions
 from swerve.config_ports import ProxyLocation as ProxyLocation
 from swerve.config_ports import gRPCOptions as gRPCOptions
 from swerve.routing.options import BUILT_IN, CONSISTENT_HASH
+from swerve.wire.peer import AUTH_PREFIX
 
 STATE_DIR_VARIABLE = "SWERVE_STATE_DIR"
 
@@ -232,8 +233,9 @@ class QueueConfig(Options):
     """In which order calls wait for a replica, Swerve's own. Off, they wait in the order of their arrival.
 
     Calls are served by priority class and, within a class, tenants take turns. When `max_queued_requests` calls wait,
-    a call of a tenant with fewer takes the place of the newest one of the tenant with the most. Both keys name metadata
-    (or HTTP headers) that clients send: where clients are not trusted, something in front of Swerve has to set them.
+    a call of a tenant with fewer takes the place of the newest one of the tenant with the most. A key names metadata
+    (or HTTP headers), which clients choose, or as "auth:NAME" a property of the auth context, which interceptors and
+    certificates decide.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -249,10 +251,14 @@ class QueueConfig(Options):
     @field_validator("tenant_key", "priority_key")
     @classmethod
     def _key(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value.startswith(AUTH_PREFIX):
+            if value == AUTH_PREFIX:
+                raise ValueError(f"{info.field_name} must name a property after {AUTH_PREFIX!r}; got {value!r}.")
+            return value
         if value is not None and (not _METADATA_KEY.fullmatch(value) or value.startswith(("grpc-", "swerve-"))):
             raise ValueError(
                 f"{info.field_name} must be a metadata key: lower-case letters, digits, '_', '-' and '.', without the "
-                f"prefixes 'grpc-' and 'swerve-'; got {value!r}."
+                f"prefixes 'grpc-' and 'swerve-'; or {AUTH_PREFIX!r} and a property's name; got {value!r}."
             )
         if value is not None and value.endswith("-bin"):
             raise ValueError(f"{info.field_name} must name text, not binary metadata; got {value!r}.")

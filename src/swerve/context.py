@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swerve.exceptions import RayServeException
-from swerve.wire import metadata
+from swerve.wire.peer import call_field
 
 if TYPE_CHECKING:
     from swerve.grpc_util import RayServegRPCContext
@@ -41,9 +41,8 @@ class RequestContext:
     children: dict[int, Any] = field(default_factory=dict)
 
     def metadata_field(self, name: bytes) -> str:
-        """The last value of this field of the call's metadata, "" if it has none."""
-        value = metadata.get(self.headers, name)
-        return "" if value is None else value.decode("latin-1")
+        """What the call's metadata, or its client's auth context, has by this name (`wire.peer.call_field`)."""
+        return call_field(self.headers, name)
 
 
 _request_context: contextvars.ContextVar[RequestContext | None] = contextvars.ContextVar(

@@ -41,6 +41,7 @@ def test_the_names_of_ray_s_routers_are_names_of_those_built_in(given, kept):
         ({"queue": {"tenant_key": "X-Tenant"}}, "tenant_key must be a metadata key"),
         ({"queue": {"tenant_key": "grpc-timeout"}}, "tenant_key must be a metadata key"),
         ({"queue": {"tenant_key": "tenant-bin"}}, "tenant_key must name text"),
+        ({"queue": {"tenant_key": "auth:"}}, "tenant_key must name a property after 'auth:'"),
         ({"queue": {"max_tenants": 0}}, "queue.max_tenants"),
         ({"queue": {"priority_key": "class"}}, "priority_key and priorities must be provided together"),
         ({"queue": {"priorities": ["high"]}}, "priority_key and priorities must be provided together"),

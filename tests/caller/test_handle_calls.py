@@ -7,11 +7,12 @@ import gc
 import pickle
 
 import pytest
-from caller_support import Model, handle, run, until
+from caller_support import Model, handle, request, run, until
 
 from swerve.caller.call import HandleCall
 from swerve.caller.codec import RemoteTraceback
 from swerve.caller.runtime import get_runtime
+from swerve.config import RequestRouterConfig
 from swerve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -20,6 +21,7 @@ from swerve.exceptions import (
 )
 from swerve.generated import control_pb2 as pb
 from swerve.handle import DeploymentHandle, DeploymentResponse
+from swerve.wire.peer import encode_peer
 
 
 def test_a_call_returns_what_the_method_returned(tmp_path):
@@ -324,5 +326,29 @@ def test_finished_calls_leave_nothing_for_the_garbage_collector(tmp_path):
             gc.enable()
         # The last one may still be on its way out.
         assert len(left) <= 3
+
+    run(scenario, tmp_path)
+
+
+def test_what_queues_go_by_is_handed_on_from_call_to_call(tmp_path):
+    """Also by deployments whose own queue does not look at it."""
+    queue = {"tenant_key": "auth:user", "priority_key": "x-class", "priorities": ["high", "low"]}
+    options = RequestRouterConfig(queue=queue).model_dump_json()
+    peer = encode_peer("ipv4:10.0.0.1:5", {"user": [b"ada"], "x509_pem_cert": [b"long"]})
+    client = ((b"x-class", b"high"), (b"x-other", b"1"), (b"swerve-peer", b"forged"), (b"swerve-peer", peer))
+
+    async def scenario(running):
+        first = await running.add("model", Model())
+        second = await running.add("other", Model(), request_router_json=options)
+        async with request(headers=client):
+            await handle().remote(1)
+        # As the replica of the first call would have it.
+        headers = tuple((name.encode(), value.encode("latin-1")) for name, value in first.metadata[0].items())
+        async with request(headers=headers):
+            await handle("other").remote(1)
+        for (metadata,) in (first.metadata, second.metadata):
+            assert metadata["x-class"] == "high"
+            assert metadata["swerve-peer"] == 'ipv4:10.0.0.1:5 {"user":["ada"]}'
+            assert "x-other" not in metadata
 
     run(scenario, tmp_path)

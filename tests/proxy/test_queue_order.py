@@ -3,6 +3,8 @@
 import grpc
 import pytest
 
+from swerve.proxy.interception import Interceptors
+
 TIMEOUT_S = 20
 TENANTS = {"tenant_key": "x-tenant", "priority_key": "x-class", "priorities": ["high", "low"]}
 
@@ -43,6 +45,24 @@ def test_waiting_calls_are_served_by_class_and_tenants_take_turns(proxy, channel
     for call in waiting:
         call.result()
     assert [fields[b"x-name"] for fields in one.seen[1:]] == [b"b2", b"a1", b"b1", b"c1", b"a2", b"a3"]
+
+
+def test_tenants_may_be_who_an_interceptor_says_and_not_who_they_say(proxy, channel, one):
+    """`x-tenant` stands for a credential: only the interceptor looks at it."""
+    fields = {"a": {"tenant": "acme", "tier": "low"}, "b": {"tenant": "bolt", "tier": "low"}, "v": {"tier": "high"}}
+
+    def identify(call):
+        return fields.get(dict(call.invocation_metadata())["x-tenant"])
+
+    proxy.router = {"queue": {"tenant_key": "auth:tenant", "priority_key": "auth:tier", "priorities": ["high", "low"]}}
+    proxy.serve(app=["a"])
+    holding = hold(proxy, channel, one)
+    proxy.call(lambda: proxy.ingress.intercept(Interceptors([identify], TIMEOUT_S, proxy.loop)))
+    waiting = [send(proxy, channel, *words.split()) for words in ("a1 a high", "a2 a high", "b1 b high", "v1 v low")]
+    holding.cancel()
+    for call in waiting:
+        call.result()
+    assert [seen[b"x-name"] for seen in one.seen[1:]] == [b"v1", b"a1", b"b1", b"a2"]
 
 
 def test_a_tenant_that_fills_the_queue_makes_room_for_others(proxy, channel, one):

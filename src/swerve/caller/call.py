@@ -36,6 +36,7 @@ from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
 from swerve.wire.message import PREFIX_SIZE, prefix
+from swerve.wire.peer import carried_fields
 from swerve.wire.status import Status, StatusCode
 
 CALL_PATH = "/swerve.control.v1.Handle/Call"
@@ -160,7 +161,7 @@ class Home(Protocol):
     def timers(self) -> TimerWheel: ...
     @property
     def queue_keys(self) -> Sequence[bytes]:
-        """The metadata that some deployment's queue goes by, which calls hand on to those that they make."""
+        """What some deployment's queue goes by (`wire.peer.call_field`): calls hand it on to those that they make."""
 
     def post(self, function: Callable[[], None]) -> None:
         """Run `function` on the loop: now when this is its thread, else soon."""
@@ -318,7 +319,7 @@ class HandleCall(ClientCall):
             extra.append((b"swerve-route", origin.route.encode()))
         keys = self._home.queue_keys
         if keys:
-            extra += [(key, value.encode("latin-1")) for key in keys if (value := origin.metadata_field(key))]
+            extra += carried_fields(origin.headers, keys)
         if origin.deadline is not None:
             extra.append((b"grpc-timeout", format_timeout(origin.deadline - time.monotonic())))
         return (*self.destination.headers, *extra)

@@ -29,11 +29,11 @@ from swerve.net.streams import CONNECTION_LOST, HUNG_UP, Headers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method
 from swerve.routing.calls import CallDescription, Shed, Unavailable
-from swerve.wire import metadata
 from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
 from swerve.wire.message import PREFIX_SIZE, add_part
+from swerve.wire.peer import PEER_FIELD, call_field
 from swerve.wire.retry import retry_trailers
 from swerve.wire.status import Status, StatusCode
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from swerve.routing.replicas import Replica
 
 # Fields that the proxy appends to what it forwards. Replicas read a name's last value, so no client can forge them.
-PEER_FIELD = b"swerve-peer"
 REQUEST_ID_FIELD = b"request_id"
 MULTIPLEXED_MODEL_ID_FIELD = b"multiplexed_model_id"
 
@@ -175,9 +174,8 @@ class ForwardedCall:
             self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
 
     def field(self, name: bytes) -> str:
-        """The last value of a field of the request's metadata, "" if it has none."""
-        value = metadata.get(self._headers, name)
-        return "" if value is None else value.decode("latin-1")
+        """What the request's metadata, or its client's auth context, has by this name (`wire.peer.call_field`)."""
+        return call_field(self._headers, name)
 
     def describe(self) -> CallDescription:
         """The call as a user's request router sees it."""

@@ -26,10 +26,11 @@ from swerve.net.connection import Connection
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.net.streams import Headers, StreamHandler
 from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE, UNKNOWN_METHOD, BuiltinServices
-from swerve.proxy.forward import CLIENT_WINDOW, PEER_FIELD, REQUEST_ID_FIELD, ForwardedCall
+from swerve.proxy.forward import CLIENT_WINDOW, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.routing.drain import unknown_delay_s
 from swerve.wire.http2 import ErrorCode
+from swerve.wire.peer import PEER_FIELD
 from swerve.wire.retry import retry_trailers
 from swerve.wire.status import Status, StatusCode
 

@@ -16,6 +16,7 @@ from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.servicers import ServedMethod
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.message import DEFLATE, GZIP, IDENTITY, check_encoding, frame_compressed, frame_in_parts
+from swerve.wire.peer import PEER_FIELD
 from swerve.wire.retry import retry_trailers
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
@@ -167,7 +168,7 @@ class GrpcCall(UserCall):
         self.run(handler, (request,), kwargs, stream=self._method.server_streaming)
 
     def _make_context(self) -> RayServegRPCContext:
-        peer = dict(self.headers).get(b"swerve-peer", b"")
+        peer = dict(self.headers).get(PEER_FIELD, b"")
         self._context = self.context.grpc_context = RayServegRPCContext(
             self.headers,
             request_id=self.context.request_id,

@@ -36,6 +36,7 @@ from swerve.replica.user_call import HIGH_WATER, Runtime, UserCall
 from swerve.replica.user_code import Handler, Kind, UserCode
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.message import IDENTITY, frame
+from swerve.wire.peer import PEER_FIELD
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
 logger = logging.getLogger("swerve.replica")
@@ -126,7 +127,8 @@ class HttpCall(UserCall):
     def _begin(self, request: HttpRequest) -> None:
         context = self.context
         context.request_id = request.request_id
-        context.headers = tuple((field.name, field.value) for field in request.headers)
+        # One of that name is the client's invention: nobody tells anything of an HTTP client.
+        context.headers = tuple((field.name, field.value) for field in request.headers if field.name != PEER_FIELD)
         context.route = request.route
         context.multiplexed_model_id = request.multiplexed_model_id
         context.session_id = request.session_id

@@ -41,7 +41,7 @@ class RoutedCall(Protocol):
     model_id: str
 
     def field(self, name: bytes) -> str:
-        """The last value of this field of the call's metadata, "" if it has none."""
+        """What the call's metadata, or its client's auth context, has by this name (`wire.peer.call_field`)."""
 
     def shed(self, why: Shed) -> None:
         """End: the queue is full, and the call gives way to another."""

@@ -72,7 +72,7 @@ class Fifo(Generic[Call]):
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
-    """`swerve.config.QueueConfig` as callers take it: the metadata keys, "" when they are not looked at."""
+    """`swerve.config.QueueConfig` as callers take it: the metadata or auth keys, "" when they are not looked at."""
 
     tenant_key: str = ""
     max_tenants: int = 1
@@ -94,7 +94,7 @@ class QueueOptions:
 
     @property
     def keys(self) -> Sequence[bytes]:
-        """The metadata keys that are looked at."""
+        """The keys that are looked at."""
         return [key.encode() for key in (self.tenant_key, self.priority_key) if key]
 
 
