@@ -91,7 +91,7 @@ class _Finder(MetaPathFinder):
             return None
         inner = fullname[len(_ALIAS) + 1 :]
         ours = _name_of(inner)
-        if find_spec(ours) is None:
+        if not _exists(ours):
             raise ModuleNotFoundError(f"Swerve has no module that stands for '{fullname}'.", name=fullname)
         return ModuleSpec(fullname, _AliasLoader(ours), is_package=True)
 
@@ -103,6 +103,14 @@ def _name_of(inner: str) -> str:
     if inner in _ROUTER_MODULES:
         return "swerve.request_router"
     return f"swerve.{inner}"
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        # A package on the way there is missing.
+        return False
 
 
 def _ray_installed() -> bool:

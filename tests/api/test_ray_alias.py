@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 
 def python(tmp_path, code, *arguments, module=None):
     script = tmp_path / "script.py"
@@ -96,10 +98,11 @@ def test_it_refuses_to_come_too_late(tmp_path):
     assert "Import `swerve.ray_compat` before it." in done.stderr
 
 
-def test_a_module_that_swerve_lacks_is_named(tmp_path):
-    done = python(tmp_path, "import swerve.ray_compat\nimport ray.serve.llm\n")
+@pytest.mark.parametrize("module", ["ray.serve.llm", "ray.serve.experimental.capacity_queue_router"])
+def test_a_module_that_swerve_lacks_is_named(tmp_path, module):
+    done = python(tmp_path, f"import swerve.ray_compat\nimport {module}\n")
 
-    assert "ModuleNotFoundError: Swerve has no module that stands for 'ray.serve.llm'." in done.stderr
+    assert f"ModuleNotFoundError: Swerve has no module that stands for '{module}'." in done.stderr
 
 
 def test_a_script_runs_with_the_alias_as_main(tmp_path):
