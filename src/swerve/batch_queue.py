@@ -308,10 +308,4 @@ def _shared_context(batch: Sequence[Call]) -> RequestContext | None:
     if first is None:
         return None
     deadlines = [None if call.context is None else call.context.deadline for call in batch]
-    return RequestContext(
-        request_id=first.request_id,
-        route=first.route,
-        app_name=first.app_name,
-        multiplexed_model_id=first.multiplexed_model_id,
-        deadline=None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None),
-    )
+    return first.for_many(None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None))

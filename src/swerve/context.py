@@ -40,6 +40,16 @@ class RequestContext:
     # Cancel functions of the unfinished handle calls that this call made; all run when it is cancelled.
     children: dict[int, Any] = field(default_factory=dict)
 
+    def for_many(self, deadline: float | None) -> RequestContext:
+        """The context for work that this call begins and others share: the end of one is not the end of the rest."""
+        return RequestContext(
+            request_id=self.request_id,
+            route=self.route,
+            app_name=self.app_name,
+            multiplexed_model_id=self.multiplexed_model_id,
+            deadline=deadline,
+        )
+
     def metadata_field(self, name: bytes) -> str:
         """What the call's metadata, or its client's auth context, has by this name (`wire.peer.call_field`)."""
         return call_field(self.headers, name)

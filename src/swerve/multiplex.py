@@ -7,6 +7,7 @@ A replica publishes the ids it holds, so that calls for a model go first to repl
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import logging
@@ -14,6 +15,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from swerve.context import _request_context
@@ -87,6 +89,15 @@ async def unload_all() -> None:
         await cache.unload_all()
 
 
+@dataclass(slots=True)
+class _Load:
+    """The loading of one model, for all calls that wait for it."""
+
+    # Of its own: a caller that is cancelled leaves it to the others, and to the next call.
+    task: asyncio.Task[Any]
+    callers: int = 0
+
+
 class _Models:
     """The models of one loader (and instance), least recently used first."""
 
@@ -95,8 +106,7 @@ class _Models:
         self._limit = limit
         self._models: OrderedDict[str, Any] = OrderedDict()
         self._loading: str | None = None
-        # A load is a task of its own: a caller that is cancelled leaves it to the others, and to the next call.
-        self._loads: dict[str, asyncio.Task[Any]] = {}
+        self._loads: dict[str, _Load] = {}
         # One load at a time: two at once could hold more models than the limit.
         self._lock = asyncio.Lock()
 
@@ -117,14 +127,36 @@ class _Models:
             return self._models[model_id]
         load = self._loads.get(model_id)
         if load is None:
-            load = self._loads[model_id] = asyncio.get_running_loop().create_task(self._load_new(model_id))
-            load.add_done_callback(functools.partial(self._loaded, model_id))
-        return await asyncio.shield(load)
+            load = self._loads[model_id] = self._begin(model_id)
+        load.callers += 1
+        try:
+            return await asyncio.shield(load.task)
+        finally:
+            load.callers -= 1
+            if not load.callers and self._loading != model_id:
+                # It waits for its turn, and nobody for it: it would unload a model that may be in use.
+                load.task.cancel()
+                self._forget(model_id, load)
 
-    def _loaded(self, model_id: str, load: asyncio.Task[Any]) -> None:
-        del self._loads[model_id]
-        if not load.cancelled():
-            load.exception()  # read: all who waited for it may have gone
+    def _begin(self, model_id: str) -> _Load:
+        variables = contextvars.copy_context()
+        context = _request_context.get()
+        if context is not None:
+            # Without a deadline, as what is loaded is of use to later calls too.
+            variables.run(_request_context.set, context.for_many(deadline=None))
+        load = _Load(asyncio.get_running_loop().create_task(self._load_new(model_id), context=variables))
+        load.task.add_done_callback(lambda task: self._loaded(model_id, load))
+        return load
+
+    def _loaded(self, model_id: str, load: _Load) -> None:
+        self._forget(model_id, load)
+        if not load.task.cancelled():
+            load.task.exception()  # read: all who waited for it may have gone
+
+    def _forget(self, model_id: str, load: _Load) -> None:
+        # A call may have begun another load of the model since this one was given up.
+        if self._loads.get(model_id) is load:
+            del self._loads[model_id]
 
     async def _load_new(self, model_id: str) -> Any:
         async with self._lock:
@@ -204,7 +236,8 @@ def multiplexed(func: Callable[..., Any] | None = None, /, *, max_num_models_per
 
     A call gives the model, loaded by the function if the replica does not hold it. At `max_num_models_per_replica` the
     least recently used one is unloaded first: its `__del__` is called (awaited if it is a coroutine function). -1 is no
-    limit. One model is loaded at a time.
+    limit. One model is loaded at a time. A load goes on when the calls that wait for it are cancelled or expire, unless it
+    still waits for its turn.
 
     Raises:
         TypeError, ValueError: the function or the option is not as said above; calls raise them for a model id that is

@@ -195,6 +195,46 @@ def test_a_load_goes_on_when_its_caller_is_cancelled():
     assert models.loads == ["a"]
 
 
+def test_a_load_that_waits_for_its_turn_is_given_up_with_its_last_caller():
+    models = Models()
+
+    async def main():
+        await asyncio.gather(models.get("kept"), models.get("used"))
+        first = asyncio.ensure_future(models.get("used"))
+        loading = asyncio.ensure_future(models.get("new"))
+        leavers = [asyncio.ensure_future(models.get(f"unwanted {i}")) for i in range(3)]
+        two = [asyncio.ensure_future(models.get("wanted")) for _ in range(2)]
+        await asyncio.sleep(0)
+        for task in (*leavers, two[0]):
+            task.cancel()
+        again = asyncio.ensure_future(models.get("unwanted 1"))
+        return await asyncio.gather(first, loading, two[1], again)
+
+    assert run(main()) == ["model used", "model new", "model wanted", "model unwanted 1"]
+    assert models.loads == ["kept", "used", "new", "wanted", "unwanted 1"]
+
+
+def test_a_load_has_nothing_of_the_end_of_the_call_that_began_it():
+    contexts = []
+
+    @multiplexed
+    async def load(model_id: str):
+        contexts.append(_request_context.get())
+        await asyncio.sleep(0.001)
+        return model_id
+
+    async def main():
+        call = RequestContext(request_id="7", multiplexed_model_id="a", deadline=1.0)
+        token = _request_context.set(call)
+        assert await load("a") == "a"
+        _request_context.reset(token)
+        return call
+
+    call = run(main())
+    assert (contexts[0].request_id, contexts[0].multiplexed_model_id, contexts[0].deadline) == ("7", "a", None)
+    assert contexts[0].children is not call.children
+
+
 def test_instances_keep_models_of_their_own():
     async def main():
         one, two = Models(), Models()
