@@ -308,4 +308,5 @@ def _shared_context(batch: Sequence[Call]) -> RequestContext | None:
     if first is None:
         return None
     deadlines = [None if call.context is None else call.context.deadline for call in batch]
-    return first.for_many(None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None))
+    timed = [deadline for deadline in deadlines if deadline is not None]
+    return first.for_many(max(timed) if len(timed) == len(batch) else None)

@@ -236,8 +236,8 @@ def multiplexed(func: Callable[..., Any] | None = None, /, *, max_num_models_per
 
     A call gives the model, loaded by the function if the replica does not hold it. At `max_num_models_per_replica` the
     least recently used one is unloaded first: its `__del__` is called (awaited if it is a coroutine function). -1 is no
-    limit. One model is loaded at a time. A load goes on when the calls that wait for it are cancelled or expire, unless it
-    still waits for its turn.
+    limit. One model is loaded at a time. A load that has begun goes on when the calls that wait for it are
+    cancelled or expire; one that waits for its turn is given up.
 
     Raises:
         TypeError, ValueError: the function or the option is not as said above; calls raise them for a model id that is
