@@ -1,11 +1,15 @@
 """The body of an HTTP request on its way to a replica, when its client is slow, stops or goes away."""
 
 import asyncio
+import sys
 
 import pytest
 
+from swerve.generated.http_pb2 import HttpEvent, HttpRequest
 from swerve.net.stalls import PROGRESS
+from swerve.proxy.http_call import HttpCall
 from swerve.proxy.http_exchange import STALLED, upload_body
+from swerve.wire.message import MessageReader
 from swerve.wire.status import StatusCode
 
 
@@ -95,3 +99,21 @@ def test_without_a_limit_a_client_may_pause():
 )
 def test_a_client_that_goes_away_ends_a_detached_call_only_in_its_body(steps, ended):
     assert upload(*steps, detached=True).ended == ended
+
+
+def test_tiny_chunks_that_wait_take_little_more_than_their_bytes():
+    class Busy:
+        def submit(self, call):
+            """No replica has a slot."""
+
+    async def write_all():
+        call = HttpCall(Busy(), HttpEvent(request=HttpRequest()), None)
+        call.begin(whole=False)
+        for _ in range(20_000):
+            await call.write(HttpEvent(body=b"x"))
+        return call._kept
+
+    kept = asyncio.run(write_all())
+    whole = MessageReader(1000).feed(b"".join(kept))
+    assert [HttpEvent.FromString(message).body for message in whole[1:]] == [b"x"] * 20_000
+    assert sum(map(sys.getsizeof, kept)) < 1.1 * sum(map(len, kept))

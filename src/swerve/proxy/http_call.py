@@ -24,7 +24,7 @@ from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import Http2Error
-from swerve.wire.message import frame
+from swerve.wire.message import add_part, frame
 from swerve.wire.status import RpcError, Status, StatusCode
 
 # Methods of a replica's private socket.
@@ -112,7 +112,8 @@ class HttpCall:
         if self._kept is not None:
             self._kept_size += len(data)
             if self._kept_size <= _REPLAY_LIMIT or leg is None:
-                self._kept.append(data)
+                # Of tiny chunks, the objects would take many times their bytes.
+                add_part(self._kept, data)
             else:
                 self._kept = None
         if leg is not None:
