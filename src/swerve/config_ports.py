@@ -156,7 +156,13 @@ class HTTPOptions(Options):
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile_password: str | None = Field(default=None, repr=False)
+    # Authorities that complete the chain of the port's own certificate, as in Ray Serve. Swerve's own: clients need a
+    # certificate of theirs where the next field says so (mutual TLS).
     ssl_ca_certs: str | None = None
+    ssl_client_certificate: Literal["required", "optional"] | None = None
+    # Interceptors of the gRPC options see no HTTP request. Where there are any, requests for applications are refused,
+    # unless this says that they may go past them.
+    bypass_interceptors: bool = False
     location: ProxyLocation | None = None
 
     _timeout = field_validator("request_timeout_s")(_none_if_negative)
@@ -173,6 +179,11 @@ class HTTPOptions(Options):
     @model_validator(mode="after")
     def _tls(self) -> HTTPOptions:
         _check_tls_pair(self.ssl_keyfile, self.ssl_certfile, "HTTPS")
+        if self.ssl_client_certificate is not None and (self.ssl_ca_certs is None or self.ssl_keyfile is None):
+            raise ValueError(
+                "ssl_client_certificate needs ssl_ca_certs, the authorities of clients' certificates, and a TLS port "
+                "(ssl_keyfile and ssl_certfile)."
+            )
         return self
 
     @property

@@ -191,9 +191,20 @@ def shown_options(options: control_pb2.InstanceOptions) -> dict[str, Any]:
 def _security(grpc: gRPCOptions) -> str:
     if grpc.ssl_certfile is None:
         return ""
-    if grpc.ssl_ca_certs is None:
-        return " with TLS"
-    return f" with mutual TLS (client certificates are {grpc.ssl_client_certificate or 'required'})"
+    return " with TLS" if grpc.ssl_ca_certs is None else _mutual(grpc.ssl_client_certificate or "required")
+
+
+def _mutual(certificate: str) -> str:
+    return f" with mutual TLS (client certificates are {certificate})"
+
+
+def _http_security(grpc: gRPCOptions, http: HTTPOptions) -> str:
+    text = "" if http.ssl_client_certificate is None else _mutual(http.ssl_client_certificate)
+    if grpc.interceptors and http.bypass_interceptors:
+        return f"{text}, past the interceptors (bypass_interceptors)"
+    if grpc.interceptors:
+        return f"{text}, without the applications: they have interceptors (see bypass_interceptors)"
+    return text
 
 
 def where_it_serves(status: control_pb2.InstanceStatus) -> list[str]:
@@ -215,5 +226,5 @@ def where_it_serves(status: control_pb2.InstanceStatus) -> list[str]:
     scheme = "http" if http.ssl_certfile is None else "https"
     bound = next((proxy.http_address for proxy in status.proxies if proxy.http_address), None)
     if bound:
-        return [*lines, f"HTTP on {scheme}://{bound}"]
+        return [*lines, f"HTTP on {scheme}://{bound}{_http_security(grpc, http)}"]
     return [*lines, f"no HTTP: port {http.port} of {http.host} is taken (--http-port names another)"]

@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 from swerve.net.tls import TlsError, TlsFiles, h2_server_context, http_server_context
 
+# What `ssl_client_certificate` means.
+_CLIENTS = {None: ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+
 
 @dataclass(frozen=True, slots=True)
 class PortTls:
-    """TLS as the options of a port ask for it. `clients` says whether theirs are to have a certificate (gRPC only)."""
+    """TLS as the options of a port ask for it. `clients` says whether theirs are to have a certificate."""
 
     port: Literal["gRPC", "HTTP"]
     files: TlsFiles
@@ -27,7 +30,7 @@ class PortTls:
         """
         try:
             if self.port == "HTTP":
-                return http_server_context(self.files)
+                return http_server_context(self.files, self.clients)
             return h2_server_context(self.files, self.clients)
         except TlsError as error:
             raise TlsError(f"The TLS files of the {self.port} port cannot be used: {error}.") from error
@@ -38,17 +41,14 @@ def grpc_tls(options: Mapping[str, Any]) -> PortTls | None:
     files = _files(options)
     if files is None:
         return None
-    clients = ssl.CERT_NONE
-    if files.ca_certs is not None:
-        optional = options.get("ssl_client_certificate") == "optional"
-        clients = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
-    return PortTls("gRPC", files, clients)
+    asked = None if files.ca_certs is None else options.get("ssl_client_certificate") or "required"
+    return PortTls("gRPC", files, _CLIENTS[asked])
 
 
 def http_tls(options: Mapping[str, Any]) -> PortTls | None:
     """TLS in `swerve.config.HTTPOptions`, as a dictionary; None when it is off."""
     files = _files(options)
-    return None if files is None else PortTls("HTTP", files)
+    return None if files is None else PortTls("HTTP", files, _CLIENTS[options.get("ssl_client_certificate")])
 
 
 def _files(options: Mapping[str, Any]) -> TlsFiles | None:

@@ -110,8 +110,8 @@ def test_files_that_are_bad_from_the_beginning_are_an_error(authority):
 def test_the_options_say_whether_clients_need_a_certificate(options, clients):
     files = {"ssl_keyfile": "key", "ssl_certfile": "cert"}
     assert grpc_tls({**files, **options}).clients is clients
-    # Ray Serve's HTTP proxy asks no client for one.
-    assert http_tls({**files, **options}).clients is ssl.CERT_NONE
+    # Ray Serve's HTTP proxy asks no client for one because of `ssl_ca_certs`.
+    assert http_tls({**files, **options}).clients is (clients if "ssl_client_certificate" in options else ssl.CERT_NONE)
 
 
 def test_without_files_there_is_no_tls():

@@ -31,21 +31,19 @@ def h2_server_context(files: TlsFiles, clients: ssl.VerifyMode) -> ssl.SSLContex
     Raises:
         TlsError: a file cannot be used, or `clients` are to be verified and there are no `ca_certs`.
     """
-    context = _server_context(files)
+    context = _server_context(files, clients)
     _restrict_to_h2(context)
-    if clients is not ssl.CERT_NONE and files.ca_certs is None:
-        raise TlsError("clients' certificates can only be verified against ca_certs")
-    context.verify_mode = clients
     return context
 
 
-def http_server_context(files: TlsFiles) -> ssl.SSLContext:
-    """For a server of HTTP/1.1, which asks no client for a certificate; `ca_certs` complete the chain of its own.
+def http_server_context(files: TlsFiles, clients: ssl.VerifyMode) -> ssl.SSLContext:
+    """For a server of HTTP/1.1. `ca_certs` complete the chain of its own certificate; `clients` says whether theirs
+    are asked for, and verified against them.
 
     Raises:
-        TlsError: a file cannot be used.
+        TlsError: a file cannot be used, or `clients` are to be verified and there are no `ca_certs`.
     """
-    context = _server_context(files)
+    context = _server_context(files, clients)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -73,9 +71,12 @@ def _restrict_to_h2(context: ssl.SSLContext) -> None:
     context.options |= ssl.OP_NO_RENEGOTIATION
 
 
-def _server_context(files: TlsFiles) -> ssl.SSLContext:
+def _server_context(files: TlsFiles, clients: ssl.VerifyMode) -> ssl.SSLContext:
+    if clients is not ssl.CERT_NONE and files.ca_certs is None:
+        raise TlsError("clients' certificates can only be verified against ca_certs")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = clients
     _load(context, files)
     return context
 

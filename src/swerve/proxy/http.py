@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
@@ -27,9 +28,15 @@ from swerve.routing.calls import Shed
 from swerve.wire.retry import retry_after
 from swerve.wire.status import RpcError, StatusCode
 
+logger = logging.getLogger("swerve.proxy")
+
 Scope: TypeAlias = MutableMapping[str, Any]
 
 _INTERNAL_ERROR = "Internal Server Error"
+_CLOSED = (
+    "Interceptors decide who may call applications here, and they see gRPC calls alone (bypass_interceptors of "
+    "http_options lets HTTP requests go past them)."
+)
 # What is left of a request that was answered early is not worth reading.
 _CLOSE = (b"connection", b"close")
 
@@ -52,11 +59,17 @@ class HttpIngress:
         self._observer = observer
         self._metrics = metrics
         self._routes = HttpRoutes()
+        # Interceptors would be worth nothing where the same applications are served without them.
+        self._closed = False
         self._own = {"/-/routes": self._list_routes, "/-/healthz": self._healthz, "/-/metrics": self._prometheus}
 
     def update(self, view: control_pb2.View) -> None:
         """Route by `view` from now on."""
         self._routes = build_http_routes(view)
+        closed = _is_closed(view.options)
+        if closed and not self._closed:
+            logger.warning("HTTP requests for applications are refused: %s", _CLOSED)
+        self._closed = closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = time.monotonic()
@@ -75,6 +88,8 @@ class HttpIngress:
         try:
             if route is None:
                 await reply.text(404, _not_found(path))
+            elif self._closed:
+                await reply.text(403, _CLOSED)
             else:
                 timeout = self.request_timeout_s if wanted.timeout_s is None else wanted.timeout_s
                 call = self._call(scope, reply, route, wanted, timeout)
@@ -175,6 +190,12 @@ class HttpIngress:
         finally:
             call.cancel()
             uploading.cancel()
+
+
+def _is_closed(options: control_pb2.InstanceOptions) -> bool:
+    """Whether there are interceptors that nobody said to go past."""
+    interceptors = json.loads(options.grpc_options_json or "{}").get("interceptors")
+    return bool(interceptors) and not json.loads(options.http_options_json or "{}").get("bypass_interceptors", False)
 
 
 def route_path(scope: Scope) -> str:
