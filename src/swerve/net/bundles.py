@@ -62,8 +62,7 @@ class _Bundles:
         if len(message) > _MAX_BUNDLE:
             # The peer would hang up on all calls for it.
             message = pack([self._fitting(record) for record in pending])
-        self.connection.send_data(self.stream_id, message)
-        self.connection.write_early()
+        self.connection.send_now(self.stream_id, message)
 
     def _fitting(self, record: Record) -> Record:
         """`record`; what ends its call when the headers are so large that it is more than its part of a bundle."""
@@ -91,7 +90,8 @@ class _Bundles:
         except (RpcError, ValueError) as error:
             logger.error("Closing connection of %s: a bundle is broken: %s", self.connection.peer or "peer", error)
             self.connection.close()
-        self.connection.acknowledge(self.stream_id, len(data))
+        # The connection, which looks after each read whether there is something to write, sends it.
+        self.connection.give_credit(self.stream_id, len(data))
 
     def break_off(self, number: int) -> None:
         """End a call whose record could not be handled, on both ends."""

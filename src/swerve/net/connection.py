@@ -48,6 +48,8 @@ logger = logging.getLogger("swerve.net")
 # Calls begun or ended between two writes. A turn may bring many: the peer, on another core, starts on the first of them
 # while this process goes on with the rest. Fewer a write would cost more in system calls than they win.
 CALLS_PER_WRITE = 8
+# Parts of a body that are shorter cannot fill a chunk between two flushes often enough to be worth the look.
+_SMALL = 4096
 
 
 class Connection(asyncio.Protocol):
@@ -89,6 +91,7 @@ class Connection(asyncio.Protocol):
         # Stands for the bytes that wait while the transport is paused.
         self._pause = object()
         self._flush_due = False
+        self._wrote_early = False  # since the last flush, which hears what the engine says to it
         self._unacknowledged = 0
         self._window_suspect = False  # a reset of ours may have cost connection window; see `Http2.repair_window`
         self._calls_queued = 0
@@ -115,8 +118,8 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self.heard = True
-        # Writes that handlers make below are flushed at the end of this turn, not by a callback of their own.
-        self._flush_due = True
+        # What handlers queue below is written by a flush that is due anyhow, or here, not by a callback of its own.
+        due, self._flush_due = self._flush_due, True
         try:
             self.http2.receive(data)
         except Http2Error as error:
@@ -125,7 +128,23 @@ class Connection(asyncio.Protocol):
             self._fail()
             return
         self._dispatch()
-        self.flush()
+        if not due:
+            self._flush_if_needed()
+
+    def _flush_if_needed(self) -> None:
+        """Most of what is received has nothing to be written: requests wait for replicas, bundles for their turn."""
+        if (
+            self.http2.want_write
+            or self._wrote_early
+            or self._owed
+            or self._held
+            or self.backlog.callbacks
+            or self._window_suspect
+            or self._draining
+        ):
+            self.flush()
+        else:
+            self._flush_due = False
 
     def eof_received(self) -> None:
         self._fail(peer_gone=True)
@@ -193,13 +212,32 @@ class Connection(asyncio.Protocol):
         else:
             try:
                 self.http2.send_data(stream_id, data, end_stream=end_stream)
-                # Small parts cannot fill a chunk between two flushes often enough to be worth the look.
-                if len(data) >= 4096 and not end_stream and self._has_share(stream_id):
+                if len(data) >= _SMALL and not end_stream and self._has_share(stream_id):
                     self._hold(stream_id)
             except StreamGone:
                 pass  # the flush pays what is owed for the data
         if not self._flush_due:
             self._schedule_flush()
+
+    def send_now(self, stream_id: int, data: bytes) -> None:
+        """`send_data`, written at once; of a stream that goes on."""
+        transport = self.transport
+        if self._held or self._paused or transport is None or len(data) >= _SMALL:
+            self.send_data(stream_id, data)
+            self.write_early()
+            return
+        http2 = self.http2
+        try:
+            http2.send_data(stream_id, data)
+            written = http2.data_to_send()
+        except (Http2Error, *StreamGone):
+            if not self._flush_due:
+                self._schedule_flush()
+            return
+        # A stream that goes on has nothing to say to this. Others, whose parts leave with it, have a flush due.
+        self._wrote_early = self._wrote_early or self._flush_due
+        if written:
+            transport.write(written)
 
     def _has_share(self, stream_id: int) -> bool:
         """True when the engine has a chunk of the stream, and a write's worth of bodies."""
@@ -333,6 +371,7 @@ class Connection(asyncio.Protocol):
         if self.transport is None or self._closed:
             return
         self._calls_queued = 0
+        self._wrote_early = False
         try:
             backlog = self.backlog
             progress = True
@@ -390,6 +429,7 @@ class Connection(asyncio.Protocol):
     def write_early(self) -> None:
         """Write before the turn's end. What the engine says to it is heard by the flush that is due."""
         self._calls_queued = 0
+        self._wrote_early = True
         with contextlib.suppress(Http2Error):
             self._write()
 
