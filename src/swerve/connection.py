@@ -66,9 +66,10 @@ class Connection:
             except RpcError as error:
                 if error.status.code == StatusCode.ABORTED:
                     raise ConflictError(error.status.details) from error
-                away = error.status.code == StatusCode.UNAVAILABLE
-                if not away or self.gone() or time.monotonic() > deadline:
+                if error.status.code != StatusCode.UNAVAILABLE or self.gone():
                     raise RayServeException(error.status.details) from error
+                if time.monotonic() > deadline:
+                    raise RayServeException(f"{error.status.details}{self._where_it_says_why()}") from error
             time.sleep(_RETRY_S)
 
     def deploy(
@@ -97,6 +98,14 @@ class Connection:
 
     def status(self) -> control_pb2.InstanceStatus:
         return self.call(lambda client: client.status())
+
+    def _where_it_says_why(self) -> str:
+        if self.instance is None:
+            return ""
+        logs = self.instance.state_dir / "logs"
+        return (
+            f". The controller does not answer; if it cannot start, {logs / 'controller.out'} says why and what to do."
+        )
 
     def gone(self) -> bool:
         """Whether the instance has ended."""

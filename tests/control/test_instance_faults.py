@@ -4,11 +4,13 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -347,6 +349,39 @@ def test_a_log_line_of_no_trouble_is_no_reason(state_dir):
     layout.agent_log.write_text("ERROR something broke\nINFO 2026 agent 1 -- adopted all\n")
     assert logs.last_words() == "ERROR something broke"
     assert instance._Logs(layout).last_words() == ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The store
+
+
+def damage(store):
+    store.write_bytes(b"no database" * 1000)
+
+
+@pytest.mark.parametrize("harm", [damage, Path.unlink], ids=["damaged", "removed"])
+def test_a_store_that_is_lost_while_an_instance_serves_is_waited_for(state_dir, harm):
+    instance.start(state_dir, with_proxy(find_free_port()), owner_pid=None)
+    layout, before = Layout(state_dir), living(state_dir, "proxy")
+    with contextlib.closing(sqlite3.connect(layout.store)) as source, sqlite3.connect(state_dir / "copy.db") as copy:
+        source.backup(copy)
+    os.kill(recorded(state_dir)["controller"].pid, signal.SIGSTOP)
+    for suffix in ("-wal", "-shm"):
+        layout.store.with_name(layout.store.name + suffix).unlink(missing_ok=True)
+    harm(layout.store)
+    os.kill(recorded(state_dir)["controller"].pid, signal.SIGKILL)
+    wait_for(lambda: "what runs serves on" in layout.agent_log.read_text(), what="a controller that cannot start")
+    assert "Put a copy of it back" in layout.output("controller").read_text()
+    (state_dir / "copy.db").replace(layout.store)
+    assert [proxy.pid for proxy in connection.required().status().proxies] == [proxy.pid for proxy in before.values()]
+
+
+def test_a_start_with_a_damaged_store_says_so_and_leaves_nothing(state_dir):
+    damage(Layout(state_dir).store)
+    Layout(state_dir).mark.touch()
+    with pytest.raises(instance.InstanceError, match="cannot be read"):
+        instance.start(state_dir, NO_PORT, owner_pid=None)
+    assert not processes_of(state_dir)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def main() -> int:
     layout = Layout(parser.parse_args().state_dir.absolute())
     try:
         options = pb.InstanceOptions.FromString(layout.options.read_bytes())
-        store = Store(layout.store)
+        # A controller before this one has served: what that stored, and what runs, is not to be given up.
+        store = Store(layout.store, must_exist=layout.ready.exists())
         state = store.load()
     except (OSError, DecodeError, StoreError) as error:
         print(error, file=sys.stderr)

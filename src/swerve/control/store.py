@@ -29,8 +29,12 @@ CREATE TABLE IF NOT EXISTS code (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
 """
 
 _DAMAGED = (
-    "The store {path} cannot be read: {error}. Put a copy of it back, or move it and its -wal and -shm files away to "
-    "start with nothing deployed."
+    "The store {path} cannot be read: {error}. Put a copy of it back. To start with nothing deployed, end what runs, "
+    "and move it and its -wal and -shm files away."
+)
+_GONE = (
+    "The store {path} is gone, of an instance that has served. Put a copy of it back. To start with nothing deployed, "
+    "end what runs, and start again."
 )
 _OTHER_FORMAT = (
     "The store {path} has format {found}, this release of Swerve reads {known}. Move it and its -wal and -shm files "
@@ -47,12 +51,14 @@ class StoreError(Exception):
 class Store:
     """The store of one instance."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the store, made if there is none.
+    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+        """Open the store, made if there is none unless it `must_exist`.
 
         Raises:
             StoreError: it is no store of this release, or cannot be opened.
         """
+        if must_exist and not path.exists():
+            raise StoreError(_GONE.format(path=path))
         self._path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None)

@@ -43,7 +43,7 @@ from swerve.engine.table import Child, ProcessTable
 
 logger = logging.getLogger("swerve.engine")
 
-# The controller exits with this when restarting cannot help; its log says why.
+# The controller exits with this when only an operator can help; its output says why. What runs is better left to serve.
 EXIT_CANNOT_START = 78  # EX_CONFIG of sysexits.h
 
 # How long the controller has to end the instance unless it asks for more: Ray Serve's shutdown tier (30 s).
@@ -125,10 +125,17 @@ class Agent:
     def _controller_exited(self, code: int | None) -> None:
         if self._ending:
             self._terminate()
-        elif code == EXIT_CANNOT_START:
+        elif code == EXIT_CANNOT_START and len(self._table) == 0:
             logger.error("the controller cannot start, see %s", self._layout.output(CONTROLLER))
             self._begin_ending()
             self._terminate()
+        elif code == EXIT_CANNOT_START:
+            logger.error(
+                "the controller cannot start, see %s; what runs serves on, and the controller is tried again in %g s",
+                self._layout.output(CONTROLLER),
+                _BACKOFF_LAST_S,
+            )
+            self._after("restart", _BACKOFF_LAST_S, self._start_controller)
         else:
             logger.warning("the controller ended with code %s and is restarted", code)
             self._restart_controller()
