@@ -239,7 +239,11 @@ def test_a_canary_that_fails_too_often_is_rolled_back_by_itself(shop, split):
         failed = sum(load.failures.values())
         load.until(200)
         assert sum(load.failures.values()) - failed <= 4
-    assert re.match(r"\d+ of \d+ calls \(100.0 %\) of the last 10 s failed", canary.status("faulty").message)
+    present = canary.status("faulty")
+    reason = re.match(r"(\d+) of (\d+) calls \(100.0 %\) of the last 10 s failed", present.message)
+    # What led to it is still shown.
+    assert [present.canary_calls.errors, present.canary_calls.calls] == [int(number) for number in reason.groups()]
+    assert present.stable_calls.calls > 0
     assert app_of("faulty").status == "RUNNING"
     assert set(load.answers) == {"v1"}
     assert shop.log("controller").count("The canary of application 'faulty' is rolled back.") == 1

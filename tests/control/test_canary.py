@@ -19,6 +19,7 @@ from swerve.control.events import (
     Warn,
     WeighCanary,
 )
+from swerve.control.model import Ended
 from swerve.control.view import status, view
 from swerve.statuses import CanaryPhase, ReplicaState
 
@@ -195,6 +196,15 @@ def test_rolling_back_drains_the_canary_and_says_why():
     assert [item.message for item in world.commands if isinstance(item, Warn)] == [
         "The canary of application 'app' is rolled back. Because."
     ]
+
+
+def test_the_counts_that_led_to_a_verdict_stay_when_the_controller_goes():
+    world = with_canary()
+    world.feed(RollBackCanary(world.now, "app", "Because.", ended=Ended(20, 5), stable_ended=Ended(80, 1)))
+    world.restart_controller(stored(world.state))
+    canary = shown(world).canary
+    assert (canary.canary.calls, canary.canary.errors) == (20, 5)
+    assert (canary.stable.calls, canary.stable.errors) == (80, 1)
 
 
 def test_what_was_decided_of_a_canary_does_not_meet_its_successor():

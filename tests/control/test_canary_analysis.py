@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swerve.config import CanaryOptions
-from swerve.control.analysis import Analysis, Ended, Limits, Verdict, Window, judge
+from swerve.control.analysis import Analysis, Limits, Verdict, Window, judge
 from swerve.control.events import RollBackCanary
+from swerve.control.model import Ended
 
 LIMITS = Limits(max_error_percent=10, min_calls=20, window_s=60, for_s=5)
 NOT_YET = Verdict(exceeded_since=100.0)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from swerve.control.model import Canary, State
+from swerve.control.model import Canary, Ended, State
 from swerve.statuses import CanaryPhase
 
 # A window is kept in so many parts, which leave it one after the other.
@@ -41,21 +41,6 @@ class Limits:
         """
         limits = json.loads(options_json)["rollback"]
         return None if limits is None else Limits(**{name: limits[name] for name in Limits.__slots__})
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Calls that have ended, and how many of them with an error of the server's (`wire.status`, HTTP 5xx and 408)."""
-
-    calls: int = 0
-    errors: int = 0
-
-    @property
-    def error_percent(self) -> float:
-        return 100.0 * self.errors / self.calls if self.calls else 0.0
-
-    def plus(self, other: Ended) -> Ended:
-        return Ended(self.calls + other.calls, self.errors + other.errors)
 
 
 class Window:

@@ -8,11 +8,12 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from swerve.control import proxy_health, specs
-from swerve.control.analysis import Analysis, Ended
+from swerve.control.analysis import Analysis
 from swerve.control.autoscaler import Autoscaler
 from swerve.control.certificates import renew_certificates
 from swerve.control.converge import shutdown_time
@@ -47,7 +48,7 @@ from swerve.control.events import (
     Warn,
 )
 from swerve.control.links import ReplicaLink
-from swerve.control.model import DeploymentKey, State
+from swerve.control.model import NO_CALLS, DeploymentKey, Ended, State
 from swerve.control.options import resume
 from swerve.control.ports import PortError, check_ports
 from swerve.control.publisher import Publisher
@@ -136,6 +137,9 @@ class Controller:
         Raises:
             Rejected: a Deploy that cannot be applied; nothing has changed.
         """
+        if isinstance(event, RollBackCanary):
+            ended, stable = self._analysis.counts(event.now).get(event.app, (NO_CALLS, NO_CALLS))
+            event = replace(event, ended=ended, stable_ended=stable)
         state, commands = step(self._state, event)
         if self._keeps_state:
             self._store.save(self._state, state, code)

@@ -55,6 +55,24 @@ class Application:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """Calls that have ended, and how many of them with an error of the server's (`wire.status`, HTTP 5xx and 408)."""
+
+    calls: int = 0
+    errors: int = 0
+
+    @property
+    def error_percent(self) -> float:
+        return 100.0 * self.errors / self.calls if self.calls else 0.0
+
+    def plus(self, other: Ended) -> Ended:
+        return Ended(self.calls + other.calls, self.errors + other.errors)
+
+
+NO_CALLS = Ended()
+
+
+@dataclass(frozen=True, slots=True)
 class Canary:
     """A new release of an application, beside the present one.
 
@@ -70,8 +88,10 @@ class Canary:
     # The configuration file names it.
     declared: bool = False
     phase: CanaryPhase = CanaryPhase.STARTING
-    # Why it was rolled back.
+    # Why it was rolled back, and the calls of its window and of the other side's by then.
     message: str = ""
+    ended: Ended = NO_CALLS
+    stable_ended: Ended = NO_CALLS
 
     @property
     def active(self) -> bool:

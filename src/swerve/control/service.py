@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
 from swerve.control import scale
-from swerve.control.analysis import Ended
 from swerve.control.canary import BY_COMMAND, CanaryNotFound, CanaryRefused, check_change
 from swerve.control.controller import Controller
 from swerve.control.deploy import Rejected, check
 from swerve.control.events import Delete, PromoteCanary, RollBackCanary, Scale, StartCanary, WeighCanary
-from swerve.control.model import DeploymentKey
+from swerve.control.model import DeploymentKey, Ended
 from swerve.control.requests import deploy_event, new_canary
 from swerve.control.scale import ScaleNotFound, ScaleRefused
 from swerve.generated import control_pb2 as pb

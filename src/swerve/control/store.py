@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from swerve.control.model import Application, Canary, Deployment, DeploymentKey, Goal, Proxy, Replica, State
+from swerve.control.model import Application, Canary, Deployment, DeploymentKey, Ended, Goal, Proxy, Replica, State
 from swerve.control.options import ServedOptions
 from swerve.control.target import DeploymentTarget
 from swerve.statuses import CanaryPhase, DeploymentStatus, DeploymentStatusTrigger, ReplicaState
@@ -206,8 +206,10 @@ def _application(values: dict[str, Any]) -> Application:
 
 
 def _canary(values: dict[str, Any]) -> Canary:
+    # Canaries of an older release have no counts.
+    counts = {name: Ended(**values.get(name, {})) for name in ("ended", "stable_ended")}
     phase = CanaryPhase(values["phase"])
-    return Canary(**{**values, "application": _application(values["application"]), "phase": phase})
+    return Canary(**{**values, "application": _application(values["application"]), "phase": phase, **counts})
 
 
 def _encode_key(key: DeploymentKey) -> list[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from swerve.control.analysis import Ended
 from swerve.control.canary import takes_calls
 from swerve.control.converge import drain_time
-from swerve.control.model import Application, Canary, Deployment, Replica, State
+from swerve.control.model import Application, Canary, Deployment, Ended, Replica, State
 from swerve.generated import control_pb2 as pb
 from swerve.statuses import ApplicationStatus, DeploymentStatus, DeploymentStatusTrigger, ProxyStatus
 
@@ -143,6 +142,8 @@ def _deployments_of(state: State, app: Application) -> list[Deployment]:
 
 def _canary_status(state: State, canary: Canary, ended: Ended, stable: Ended) -> pb.CanaryStatus:
     app = canary.application
+    if not canary.active:
+        ended, stable = canary.ended, canary.stable_ended
     summary, message = summarize(app, _deployments_of(state, app)) if canary.active else ("", "")
     return pb.CanaryStatus(
         phase=canary.phase,
