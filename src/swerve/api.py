@@ -35,7 +35,7 @@ from swerve.connection import (
     use_state_dir,
 )
 from swerve.context import current_replica_context
-from swerve.exceptions import RayServeException
+from swerve.exceptions import RayServeException, does_not_exist
 from swerve.generated import control_pb2
 from swerve.instance_options import change_by_name, differences, fixed_logging, instance_options
 from swerve.schema import ServeStatus
@@ -316,7 +316,9 @@ def delete(name: str, _blocking: bool = True) -> None:
         TimeoutError: it is still there after 60 s.
     """
     connection = required()
-    connection.call(lambda client: client.delete([name]))
+    if connection.call(lambda client: client.delete([name])):
+        applications = [app.name for app in connection.status().applications]
+        logger.warning("%s Nothing was deleted.", does_not_exist(f"Application '{name}'", applications))
     if not _blocking:
         return
     deadline = time.monotonic() + _DELETE_TIMEOUT_S

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from swerve.commands import CommandError, application_schema, choose, readable, running, surroundings, to_yaml
 from swerve.config import CanaryOptions, explain
 from swerve.config_apps import build_applications
+from swerve.exceptions import does_not_exist
 from swerve.generated import control_pb2
 from swerve.schema import ServeStatus, check_import_path
 
@@ -92,7 +93,7 @@ def status(state_dir: Path | None, app: str | None) -> None:
     choose(state_dir)
     present = readable(ServeStatus.from_proto(running().status()))["applications"]
     if app is not None and app not in present:
-        raise CommandError(f"Application '{app}' does not exist.")
+        raise CommandError(does_not_exist(f"Application '{app}'", present))
     found = {name: entry["canary"] for name, entry in present.items() if "canary" in entry and app in (None, name)}
     if found:
         typer.echo(to_yaml(found), nl=False)

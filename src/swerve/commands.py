@@ -18,7 +18,7 @@ from swerve.api import check_route_prefix
 from swerve.config import HTTPOptions, ProxyLocation, explain, gRPCOptions
 from swerve.config_apps import Surroundings, build_applications
 from swerve.connection import Connection
-from swerve.exceptions import RayServeException
+from swerve.exceptions import RayServeException, does_not_exist
 from swerve.generated import control_pb2
 from swerve.instance_options import (
     changed_options,
@@ -228,6 +228,10 @@ def config_of(target: str, arguments: Sequence[str], env: Mapping[str, Any]) -> 
     if not Path(target).is_file():
         if target.endswith((".yaml", ".yml")):
             raise CommandError(f"The config file {target} does not exist.")
+        if not {":", "."} & set(target) or "/" in target:
+            raise CommandError(
+                f"There is no config file '{target}', and it is no import path, like `module:application`."
+            )
         return None
     if arguments:
         raise CommandError("Application arguments are given in the config file (`args`), not on the command line.")
@@ -324,7 +328,8 @@ def config(state_dir: Path | None, name: str | None) -> None:
         if app.get("name", "default") == name:
             typer.echo(to_yaml(app), nl=False)
             return
-    raise CommandError(f"The applied config file has no application '{name}'.")
+    names = [app.get("name", "default") for app in applied["applications"]]
+    raise CommandError(does_not_exist(f"Application '{name}' of the applied config file", names))
 
 
 def _is_from_file(app: control_pb2.ApplicationStatus) -> bool:
@@ -340,7 +345,7 @@ def status(state_dir: Path | None, name: str | None) -> None:
     elif name in present["applications"]:
         typer.echo(to_yaml(present["applications"][name]), nl=False)
     else:
-        raise CommandError(f"Application '{name}' does not exist.")
+        raise CommandError(does_not_exist(f"Application '{name}'", present["applications"]))
 
 
 def readable(status: ServeStatus) -> dict[str, Any]:

@@ -49,6 +49,10 @@ def explain(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_url=False):
         place = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "missing" and isinstance(fault["input"], Mapping):
+            keys = ", ".join(f"'{key}'" for key in fault["input"])
+            lines.append(f"{place}: Field required (there are: {keys or 'none':.200})")
+            continue
         if fault["type"] != "value_error":
             lines.append(f"{place}: {fault['msg']} (got {fault['input']!r:.100})")
             continue

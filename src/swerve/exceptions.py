@@ -5,6 +5,14 @@ How each maps to a gRPC status is in `swerve.replica.errors`; nothing else decid
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+
+def does_not_exist(what: str, available: Iterable[str]) -> str:
+    """The message for a name that nothing has, with those that there are."""
+    names = ", ".join(f"'{name}'" for name in sorted(available))
+    return f"{what} does not exist. Available: {names or 'none'}."
+
 
 class RayServeException(Exception):
     """Base of the errors that Swerve raises to users, by Ray Serve's name, so that `except` clauses keep working."""

@@ -1,8 +1,13 @@
 """Bad input to the commands: one clear message on stderr, a non-zero exit code, nothing applied or left running."""
 
+import re
 import textwrap
 
 import pytest
+
+import swerve as serve
+from swerve import canary_command, commands
+from swerve.exceptions import RayServeException
 
 TLS_FILES = ("--grpc-ssl-keyfile", "/nowhere/server.key", "--grpc-ssl-certfile", "/nowhere/server.pem")
 ADD = "probe_pb2_grpc.add_ProbeServicer_to_server"
@@ -60,7 +65,7 @@ def write_config(folder, text):
         (("app_module:text",), "'app_module:text' is no application but <class 'str'>"),
         (("raising:app",), "raising.py, line 2)"),
         (("typo:app",), "Importing 'typo:app' failed: SyntaxError"),
-        (("app_module",), 'Got invalid import path "app_module"'),
+        (("app_module",), "no config file 'app_module', and it is no import path"),
         (("a:b:c",), "An import path may have at most one colon."),
         (("none.yaml",), "The config file none.yaml does not exist."),
         (("app_module:builder", "count"), "Invalid application argument 'count', must be of the form '<key>=<val>'."),
@@ -215,6 +220,30 @@ def test_commands_that_need_an_instance_say_so(swerve_command, command):
 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: No Serve instance is running (state folder: ")
+
+
+def test_a_name_that_nothing_has_is_answered_with_those_that_there_are(state_dir, caplog):
+    serve.start(proxy_location="Disabled")
+    for name in ("shop", "bar"):
+        serve.run(serve.deployment(type("Model", (), {})).bind(), name=name, route_prefix=None)
+    available = "Application 'shpo' does not exist. Available: 'bar', 'shop'."
+    for refused in (
+        lambda: commands.scale(None, "shpo", "Model", 2),
+        lambda: commands.status(None, "shpo"),
+        lambda: canary_command.weigh(None, "shpo", 5),
+        lambda: canary_command.status(None, "shpo"),
+    ):
+        with pytest.raises(RayServeException, match=re.escape(available)):
+            refused()
+    with pytest.raises(RayServeException, match=r"'Modle' of application 'shop' does not exist\. Available: 'Model'"):
+        commands.scale(None, "shop", "Modle", 2)
+    serve.delete("shpo")
+    assert f"{available} Nothing was deleted." in caplog.text
+
+
+def test_a_target_that_is_no_file_and_no_import_path_is_called_so(swerve_command):
+    for target in ("config", "./deploy/config.yamll", "applications/shop:app"):
+        assert f"no config file '{target}', and it is no import path" in swerve_command("run", target).stderr
 
 
 def test_ray_serve_code_gets_the_hint_to_switch_the_alias_on(swerve_command, folder):

@@ -301,10 +301,12 @@ def test_scaling_from_outside_is_refused_where_it_is_not_provided_for():
     world = deployed()
     with pytest.raises(scale.ScaleRefused, match="external_scaler_enabled=false"):
         scale.check(world.state, KEY)
-    with pytest.raises(scale.ScaleNotFound, match="Application 'none' not found"):
+    with pytest.raises(scale.ScaleNotFound, match="Deployment 'Modle'"):
+        scale.check(world.state, DeploymentKey("app", "Modle"))
+    with pytest.raises(scale.ScaleNotFound, match=r"Application 'none' does not exist. Available: 'app'."):
         scale.check(world.state, DeploymentKey("none", "Model"))
     world.deploy(open_app(Model=target()))
-    with pytest.raises(scale.ScaleNotFound, match="not found"):
+    with pytest.raises(scale.ScaleNotFound, match=r"'Never' of application 'app' does not exist. Available: 'Model'."):
         scale.check(world.state, DeploymentKey("app", "Never"))
     with pytest.raises(Rejected, match='have autoscaling configured: "Model"'):
         world.deploy(open_app(Model=elastic()))

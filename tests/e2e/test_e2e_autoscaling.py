@@ -166,8 +166,8 @@ def test_the_number_of_replicas_can_be_set_from_outside(instance, swerve_command
     refused = swerve_command("scale", "closed", "Elastic", "2")
     assert refused.returncode == 1
     assert "The external scaling API can only be used when 'external_scaler_enabled' is set to true" in refused.stderr
-    assert "Application 'none' not found" in swerve_command("scale", "none", "Elastic", "2").stderr
-    assert "not found" in swerve_command("scale", "open", "Wrong", "2").stderr
+    assert "Application 'none' does not exist" in swerve_command("scale", "none", "Elastic", "2").stderr
+    assert "does not exist" in swerve_command("scale", "open", "Wrong", "2").stderr
     assert swerve_command("scale", "open", "Elastic", "-1").returncode == 2
 
 

@@ -17,6 +17,7 @@ from swerve.control import release
 from swerve.control.draft import Draft
 from swerve.control.events import NewCanary, PromoteCanary, RollBackCanary, Warn, WeighCanary
 from swerve.control.model import DECLARATIVE, Application, Canary, State
+from swerve.exceptions import does_not_exist
 from swerve.statuses import CanaryPhase, DeploymentStatus
 
 BY_COMMAND = "It was rolled back by command."
@@ -39,7 +40,7 @@ def check_change(state: State, event: WeighCanary | PromoteCanary | RollBackCana
     """
     application = state.applications.get(event.app)
     if application is None or application.deleting:
-        raise CanaryNotFound(f"Application '{event.app}' does not exist.")
+        raise CanaryNotFound(does_not_exist(f"Application '{event.app}'", state.staying_applications))
     canary = state.canaries.get(event.app)
     if canary is None:
         raise CanaryNotFound(f"Application '{event.app}' has no canary.")

@@ -11,6 +11,7 @@ from swerve.control.events import Deploy, NewCanary
 from swerve.control.model import DECLARATIVE, Application, State
 from swerve.control.options import num_proxies, servicers_version
 from swerve.control.target import DeploymentTarget
+from swerve.exceptions import does_not_exist
 from swerve.generated import control_pb2 as pb
 
 
@@ -100,7 +101,8 @@ def check_canary(state: State, new: NewCanary) -> None:
     name = new.application.name
     application = state.applications.get(name)
     if application is None or application.deleting:
-        raise Rejected(f"Application '{name}' does not exist. A canary is a new version of an application that runs.")
+        there = does_not_exist(f"Application '{name}'", state.staying_applications)
+        raise Rejected(f"{there} A canary is a new version of an application that runs.")
     promoted = replace(new.application, external_scaler_enabled=application.external_scaler_enabled)
     _check_application(promoted, new.targets)
 

@@ -224,6 +224,11 @@ class State:
     proxy_not_before: float = 0.0
     proxy_message: str = ""
 
+    @property
+    def staying_applications(self) -> list[str]:
+        """The names of the applications that are not being deleted."""
+        return [app.name for app in self.applications.values() if not app.deleting]
+
     def capacity_of(self, app: str) -> float | None:
         """Percent of its replicas that an application gets, None for all; only a configuration file says so."""
         return self.target_capacity if self.applications[app].source == DECLARATIVE else None

@@ -8,6 +8,7 @@ from swerve.control import autoscale
 from swerve.control.draft import Draft
 from swerve.control.events import Scale
 from swerve.control.model import Deployment, DeploymentKey, Replica, State
+from swerve.exceptions import does_not_exist
 from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 
 _SCALING = (DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING)
@@ -36,12 +37,13 @@ def check(state: State, key: DeploymentKey) -> None:
     """
     application = state.applications.get(key.app)
     if application is None:
-        raise ScaleNotFound(f"Application '{key.app}' not found")
-    if not application.external_scaler_enabled:
-        raise ScaleRefused(_DISABLED.format(deployment=key.name, app=key.app))
+        raise ScaleNotFound(does_not_exist(f"Application '{key.app}'", state.staying_applications))
     deployment = state.deployments.get(key)
     if deployment is None:
-        raise ScaleNotFound(f"Deployment Deployment(name='{key.name}', app='{key.app}') not found")
+        what = f"Deployment '{key.name}' of application '{key.app}'"
+        raise ScaleNotFound(does_not_exist(what, application.deployments))
+    if not application.external_scaler_enabled:
+        raise ScaleRefused(_DISABLED.format(deployment=key.name, app=key.app))
     if deployment.deleting or state.stopping:
         raise ScaleRefused("Deployment is deleted")
 
