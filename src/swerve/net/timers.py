@@ -1,10 +1,11 @@
-"""Deadlines of many calls on one event loop timer."""
+"""The deadlines of many calls on one event loop timer, and a timer that goes off again and again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 logger = logging.getLogger("swerve.net")
@@ -65,3 +66,21 @@ class TimerWheel:
                     logger.exception("Ending a call at its deadline failed")
         if self._buckets:
             self._arm(min(self._buckets))
+
+
+class Ticker:
+    """Calls `look` with the loop's time every `interval_s` seconds, until it is closed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: float, look: Callable[[float], None]) -> None:
+        self._loop = loop
+        self._interval_s = interval_s
+        self._look = look
+        self._handle = loop.call_later(interval_s, self._tick)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._handle.cancel()
+
+    def _tick(self) -> None:
+        self._handle = self._loop.call_later(self._interval_s, self._tick)
+        self._look(self._loop.time())

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
+from swerve.net.timers import Ticker
+
 logger = logging.getLogger("swerve.proxy")
 
 # How often connections are looked at: the time is kept within this, or a quarter of it if that is shorter.
@@ -31,20 +33,14 @@ class HeadWatch:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connections: Collection[Any], timeout_s: float) -> None:
-        self._loop = loop
         self._connections = connections
         self._timeout_s = timeout_s
-        self._interval = min(_INTERVAL_S, timeout_s / 4)
         self._since: dict[Any, float] = {}
-        self._timer = loop.call_later(self._interval, self._tick)
+        self._ticker = Ticker(loop, min(_INTERVAL_S, timeout_s / 4), self.look)
 
     def close(self) -> None:
         """Look no more."""
-        self._timer.cancel()
-
-    def _tick(self) -> None:
-        self._timer = self._loop.call_later(self._interval, self._tick)
-        self.look(self._loop.time())
+        self._ticker.close()
 
     def look(self, now: float) -> None:
         """Hang up on those whose time is over at `now`."""

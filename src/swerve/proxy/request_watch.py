@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from swerve.net.connection import Connection
 from swerve.net.server_call import ServerCall
 from swerve.net.stalls import StallWatch
+from swerve.net.timers import Ticker
 from swerve.proxy.forward import ForwardedCall
 from swerve.proxy.ingress import Ingress
 from swerve.wire.status import Status, StatusCode
@@ -40,22 +41,16 @@ class RequestWatch:
         ingress: Ingress,
         limits: RequestLimits,
     ) -> None:
-        self._loop = loop
         self._connections = connections
         self._ingress = ingress
         self._limits = limits
         self._stalls: StallWatch[ForwardedCall | ServerCall] = StallWatch()
         timeout = limits.stall_timeout_s
-        self._interval = _INTERVAL_S if timeout is None else min(_INTERVAL_S, timeout / 4)
-        self._timer = loop.call_later(self._interval, self._tick)
+        self._ticker = Ticker(loop, _INTERVAL_S if timeout is None else min(_INTERVAL_S, timeout / 4), self.look)
 
     def close(self) -> None:
         """Look no more."""
-        self._timer.cancel()
-
-    def _tick(self) -> None:
-        self._timer = self._loop.call_later(self._interval, self._tick)
-        self.look(self._loop.time())
+        self._ticker.close()
 
     def look(self, now: float) -> None:
         """End the calls that are over a limit at `now`."""

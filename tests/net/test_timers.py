@@ -1,4 +1,4 @@
-"""Deadlines of many calls on one timer."""
+"""Deadlines of many calls on one timer, and a timer that goes off again and again."""
 
 import logging
 import types
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from net_support import ManualLoop
 
 from swerve.net import timers
-from swerve.net.timers import TICK_S, TimerWheel
+from swerve.net.timers import TICK_S, Ticker, TimerWheel
 
 
 class Item:
@@ -138,3 +138,17 @@ def test_a_deadline_in_a_thousand_years_is_kept():
         wheel.add(loop.now + 99_999_999 * 3600.0, far)
         run(loop, 0.05)
         assert not far.expired
+
+
+def test_a_ticker_looks_at_each_interval_until_it_is_closed():
+    loop = ManualLoop()
+    seen: list[float] = []
+    ticker = Ticker(loop, 0.5, seen.append)
+    start = loop.now
+    for _ in range(3):
+        loop.pass_time(0.5)
+    assert seen == [start + 0.5, start + 1.0, start + 1.5]
+    ticker.close()
+    loop.pass_time(5.0)
+    assert len(seen) == 3
+    assert not loop.armed
