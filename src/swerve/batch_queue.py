@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -56,10 +56,10 @@ class Call:
 
     __slots__ = ("args", "arrived", "context", "group", "kwargs", "variables")
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], arrived: float) -> None:
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
         self.args = args
         self.kwargs = kwargs
-        self.arrived = arrived
+        self.arrived = loop.time()
         self.variables = contextvars.copy_context()
         self.context = _request_context.get()
         model_id = self.context.multiplexed_model_id if self.context is not None else ""
@@ -81,7 +81,7 @@ class Single(Call):
     __slots__ = ("result",)
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(args, kwargs, loop.time())
+        super().__init__(args, kwargs, loop)
         self.result: asyncio.Future[Any] = loop.create_future()
 
     def gone(self) -> bool:
@@ -100,7 +100,7 @@ class Stream(Call):
     __slots__ = ("_changed", "_ended", "_error", "_loop", "_unread")
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(args, kwargs, loop.time())
+        super().__init__(args, kwargs, loop)
         self._loop = loop
         self._unread: deque[Any] = deque()
         self._ended = False
@@ -128,7 +128,7 @@ class Stream(Call):
         while len(self._unread) >= _MAX_UNREAD and not self._ended:
             await self._change()
 
-    async def items(self) -> AsyncIterator[Any]:
+    async def items(self) -> AsyncGenerator[Any, None]:
         try:
             while True:
                 while self._unread:

@@ -20,7 +20,7 @@ def _lists(batch: Sequence[Call]) -> tuple[list[list[Any]], dict[str, list[Any]]
     return args, {name: [call.kwargs[name] for call in batch] for name in batch[0].kwargs}
 
 
-def _same_length(results: Any, batch: Sequence[Call]) -> Sequence[Any]:
+def _check_length(results: Any, batch: Sequence[Call]) -> None:
     try:
         length = len(results)
     except TypeError:
@@ -33,12 +33,12 @@ def _same_length(results: Any, batch: Sequence[Call]) -> Sequence[Any]:
             "Batched function doesn't preserve batch size. "
             f"The input list has length {len(batch)} but the returned list has length {length}."
         )
-    return results  # type: ignore[no-any-return]
 
 
 async def _run_single(func: Callable[..., Awaitable[Any]], bound: tuple[Any, ...], batch: list[Single]) -> None:
     args, kwargs = _lists(batch)
-    results = _same_length(await func(*bound, *args, **kwargs), batch)
+    results = await func(*bound, *args, **kwargs)
+    _check_length(results, batch)
     for call, result in zip(batch, results, strict=True):
         if not call.gone():
             call.result.set_result(result)
@@ -51,7 +51,8 @@ async def _run_stream(
     steps = func(*bound, *args, **kwargs)
     try:
         async for results in steps:
-            for call, result in zip(batch, _same_length(results, batch), strict=True):
+            _check_length(results, batch)
+            for call, result in zip(batch, results, strict=True):
                 if call.gone():
                     continue
                 if result is StopIteration or result is StopAsyncIteration:
@@ -91,7 +92,7 @@ class _Queues:
         arguments = self._signature.bind(*args, **kwargs)
         loop = asyncio.get_running_loop()
         bound, args = (arguments.args[:1], arguments.args[1:]) if self._is_method else ((), arguments.args)
-        call = kind(args, arguments.kwargs, loop)  # type: ignore[arg-type]  # both kinds take these
+        call = kind(args, arguments.kwargs, loop)
         self._queue(bound, loop).put(call)
         return call
 
@@ -149,13 +150,13 @@ def batch(
     if batch_size_fn is not None and not callable(batch_size_fn):
         raise TypeError(f"batch_size_fn must be a function of a list or None, got {batch_size_fn}")
 
-    def decorate(func: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(func: Callable[..., Any]) -> Any:
         if not callable(func):
             raise TypeError("@serve.batch can only be used to decorate functions or methods.")
         wrapper: Any = _stream_wrapper(func, options) if inspect.isasyncgenfunction(func) else _wrapper(func, options)
         wrapper.set_max_batch_size = options.set_max_batch_size
         wrapper.set_batch_wait_timeout_s = options.set_batch_wait_timeout_s
-        return wrapper  # type: ignore[no-any-return]
+        return wrapper
 
     return decorate if _func is None else decorate(_func)
 
@@ -180,7 +181,7 @@ def _stream_wrapper(func: Callable[..., Any], options: Options) -> Callable[...,
             async for item in items:
                 yield item
         finally:
-            await items.aclose()  # type: ignore[attr-defined]  # it is a generator
+            await items.aclose()
 
     queues = _Queues(func, _run_stream, options)
     return call

@@ -23,15 +23,15 @@ def bind_methods(app: Any, instance: object) -> None:
     _bind(app, instance, owners, (routing.APIRoute, routing.APIWebSocketRoute))
 
 
-def _bind(router: Any, instance: object, owners: set[tuple[str, str]], kinds: tuple[type, ...]) -> None:
+def _bind(router: Any, instance: object, owners: set[tuple[str, str]], kinds: tuple[type[Any], ...]) -> None:
     routes = router.routes
     for index, route in enumerate(routes):
         included = getattr(route, "original_router", None)
         if included is not None:
             # Newer FastAPI keeps a router that was included as one route.
             _bind(included, instance, owners, kinds)
-        elif isinstance(route, kinds) and _owner(route.endpoint) in owners:  # type: ignore[attr-defined]
-            routes[index] = _rebuilt(route, route.endpoint.__get__(instance))  # type: ignore[attr-defined]
+        elif isinstance(route, kinds) and _owner(route.endpoint) in owners:
+            routes[index] = _rebuilt(route, route.endpoint.__get__(instance))
 
 
 def _owner(endpoint: Any) -> tuple[str, str]:
@@ -64,7 +64,7 @@ def _reduce_state(state: Any) -> Any:
 def _reduce(route: Any) -> Any:
     locks = [name for name, value in vars(route).items() if isinstance(value, _LOCK)]
     state = {name: value for name, value in vars(route).items() if name not in locks}
-    return copyreg.__newobj__, (type(route),), (state, locks), None, None, _restore  # type: ignore[attr-defined]
+    return copyreg.__newobj__, (type(route),), (state, locks), None, None, _restore  # type: ignore[attr-defined]  # typeshed leaves it out
 
 
 def _restore(route: Any, state: tuple[dict[str, Any], list[str]]) -> None:

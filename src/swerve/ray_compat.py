@@ -75,10 +75,8 @@ class _StandInLoader(Loader):
                 "`handle.remote(...).result()` outside of async code."
             )
 
-        module.__getattr__ = missing  # type: ignore[method-assign]
         module.__doc__ = "Stands in for Ray: Swerve needs no cluster on one machine."
-        for function in (init, is_initialized, shutdown):
-            setattr(module, function.__name__, function)
+        vars(module).update(init=init, is_initialized=is_initialized, shutdown=shutdown, __getattr__=missing)
 
 
 class _Finder(MetaPathFinder):

@@ -104,14 +104,14 @@ def import_function(path: str) -> Callable[..., Any]:
             f"{path} can't be imported! Module '{module_name}' raised {type(error).__name__}: {error}"
         ) from error
     try:
-        function = getattr(module, attribute)
+        function: Callable[..., Any] = getattr(module, attribute)
     except AttributeError as error:
         raise AttributeError(
             f"{path} can't be imported! Module '{module_name}' ({module.__file__}) has no attribute '{attribute}'."
         ) from error
     if not callable(function):
         raise ValueError(f"{path} is not a callable function! Please make sure the function is imported correctly.")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def load(functions: Iterable[str]) -> Servicers:
@@ -156,7 +156,7 @@ def _import_messages(function: Callable[..., Any]) -> None:
             importlib.import_module(module_name.removesuffix("_grpc"))
 
 
-def _request_class(handler: Any) -> type | None:
+def _request_class(handler: Any) -> type[Any] | None:
     # Generated code passes the bound class method `Message.FromString`.
     owner = getattr(handler.request_deserializer, "__self__", None)
     return owner if isinstance(owner, type) and hasattr(owner, "DESCRIPTOR") else None
@@ -167,7 +167,7 @@ def _service_of(handler: Any, path: str) -> ServiceDescriptor | None:
     if request_class is None:
         return None
     try:
-        service: ServiceDescriptor = request_class.DESCRIPTOR.file.pool.FindServiceByName(path.split("/")[1])  # type: ignore[attr-defined]
+        service: ServiceDescriptor = request_class.DESCRIPTOR.file.pool.FindServiceByName(path.split("/")[1])
     except KeyError:
         return None
     return service

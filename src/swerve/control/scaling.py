@@ -207,22 +207,17 @@ async def _in_thread(function: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     finished: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
-        if finished.done():
-            return
-        if error is not None:
-            finished.set_exception(error)
-        else:
-            finished.set_result(result)  # type: ignore[arg-type]
+    def settle(deliver: Callable[[], None]) -> None:
+        if not finished.done():
+            deliver()
 
     def work() -> None:
-        result, error = None, None
         try:
-            result = function()
-        except Exception as raised:
-            error = raised
+            deliver: Callable[[], None] = functools.partial(finished.set_result, function())
+        except Exception as error:
+            deliver = functools.partial(finished.set_exception, error)
         if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(settle, deliver)
 
     threading.Thread(target=work, name="swerve-policy", daemon=True).start()
     return await finished
