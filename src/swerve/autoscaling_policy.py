@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from swerve.deployment_id import DeploymentID
+
 __all__ = [
     "AutoscalingContext",
     "DeploymentID",
@@ -28,15 +30,6 @@ class ScalingConfig(Protocol):
     def get_target_ongoing_requests(self) -> float: ...
     def get_upscaling_factor(self) -> float: ...
     def get_downscaling_factor(self) -> float: ...
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentID:
-    name: str
-    app_name: str = "default"
-
-    def __str__(self) -> str:
-        return f"Deployment(name='{self.name}', app='{self.app_name}')"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import functools
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from swerve.caller import codec
@@ -21,6 +20,7 @@ from swerve.caller.response import DeploymentResponse, DeploymentResponseGenerat
 from swerve.caller.runtime import get_runtime
 from swerve.caller.selection import ReplicaSelection, Reservation
 from swerve.context import RequestContext, _request_context
+from swerve.deployment_id import DeploymentID
 from swerve.routing.replicas import Replica
 
 __all__ = [
@@ -38,15 +38,6 @@ _INIT_OPTIONS = frozenset({"_prefer_local_routing", "_source", "_run_router_in_s
 _UNSAFE = frozenset(map(chr, (*range(32), 127)))
 # An option travels in the headers of each call, which have room for 16 KiB in all.
 _MAX_TEXT = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentID:
-    name: str
-    app_name: str = "default"
-
-    def __str__(self) -> str:
-        return f"Deployment(name='{self.name}', app='{self.app_name}')"
 
 
 class DeploymentHandle:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from swerve.autoscaling_policy import DeploymentID
+from swerve.deployment_id import DeploymentID
 from swerve.routing.sessions import FALLBACK_REPLICAS, VIRTUAL_NODES, HashRing
 
 __all__ = [

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from swerve.autoscaling_policy import DeploymentID
 from swerve.caller.loop_thread import LoopThread
+from swerve.deployment_id import DeploymentID
 from swerve.net.mailbox import Mailbox
 from swerve.request_router import PendingRequest, ReplicaID, RequestMetadata, RequestRouter, RunningReplica
 from swerve.routing.asked import ANSWER_TIMEOUT_S, Asked

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swerve.autoscaling_policy import AutoscalingContext, DeploymentID, TimeStampedValue
+from swerve.autoscaling_policy import AutoscalingContext, TimeStampedValue
 from swerve.control import autoscale
 from swerve.control.autoscale import Delay, Scaling
 from swerve.control.load import Load
 from swerve.control.model import Deployment, DeploymentKey, State
 from swerve.control.target import DeploymentTarget
+from swerve.deployment_id import DeploymentID
 from swerve.statuses import ReplicaState
 
 PROXY = "proxy"

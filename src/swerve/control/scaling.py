@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from swerve.autoscaling_policy import AutoscalingContext, DeploymentID, default_autoscaling_policy
+from swerve.autoscaling_policy import AutoscalingContext, default_autoscaling_policy
 from swerve.control.autoscaler import Autoscaler
 from swerve.control.events import Scale
 from swerve.control.model import DeploymentKey, State
 from swerve.control.target import DeploymentTarget
+from swerve.deployment_id import DeploymentID
 
 logger = logging.getLogger("swerve.control")
 
