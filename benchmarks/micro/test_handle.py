@@ -6,8 +6,8 @@ from typing import Any
 import cloudpickle
 
 from benchmarks.micro.peers import BATCH, MemoryTransport
-from swerve.caller.call import Routed
 from swerve.caller.runtime import CallerRuntime, set_runtime
+from swerve.caller.seams import Routed
 from swerve.caller.target import Target
 from swerve.config import DeploymentConfig
 from swerve.deployment_code import DeploymentCode

@@ -15,9 +15,10 @@ from typing import Any
 from swerve.caller import codec
 from swerve.caller.arguments import Resolution, has_responses
 from swerve.caller.broadcast import DeploymentBroadcastResponse
-from swerve.caller.call import Caller, Destination
+from swerve.caller.destination import Destination
 from swerve.caller.response import DeploymentResponse, DeploymentResponseGenerator, StreamBuffer
 from swerve.caller.runtime import get_runtime
+from swerve.caller.seams import Caller
 from swerve.caller.selection import ReplicaSelection, Reservation
 from swerve.context import RequestContext, _request_context
 from swerve.deployment_id import DeploymentID

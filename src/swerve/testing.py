@@ -20,9 +20,11 @@ from typing import Any, cast
 from swerve.application import Application
 from swerve.build import deployments_of
 from swerve.caller import codec
-from swerve.caller.call import MAX_UNREAD, Destination, Routed, Sink
+from swerve.caller.call import MAX_UNREAD
 from swerve.caller.codec import Encoded
+from swerve.caller.destination import Destination
 from swerve.caller.loop_thread import LoopThread
+from swerve.caller.seams import Routed, Sink
 from swerve.context import RequestContext, _request_context
 from swerve.exceptions import RayServeException, RequestCancelledError
 from swerve.handle import DeploymentHandle
@@ -100,7 +102,7 @@ def _application(number: int) -> LocalApplication:
 
 
 class LocalCall:
-    """One call; the counterpart of `HandleCall`."""
+    """One call; the counterpart of `RemoteCall`."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from swerve.caller import codec
-from swerve.caller.call import CALL_PATH, STREAM_PATH
+from swerve.caller.destination import CALL_PATH, STREAM_PATH
 from swerve.caller.runtime import CallerRuntime, set_runtime
 from swerve.context import RequestContext, _request_context
 from swerve.generated import control_pb2 as pb

@@ -9,7 +9,7 @@ import pickle
 import pytest
 from caller_support import Model, handle, request, run, until
 
-from swerve.caller.call import HandleCall
+from swerve.caller.call import RemoteCall
 from swerve.caller.codec import RemoteTraceback
 from swerve.caller.runtime import get_runtime
 from swerve.config import RequestRouterConfig
@@ -321,7 +321,7 @@ def test_finished_calls_leave_nothing_for_the_garbage_collector(tmp_path):
             for number in range(100):
                 await handle().remote(number)
                 assert [item async for item in items.remote()] == [1, 2]
-            left = [thing for thing in gc.get_objects() if isinstance(thing, HandleCall | DeploymentResponse)]
+            left = [thing for thing in gc.get_objects() if isinstance(thing, RemoteCall | DeploymentResponse)]
         finally:
             gc.enable()
         # The last one may still be on its way out.

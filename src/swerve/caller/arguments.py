@@ -6,8 +6,8 @@ import functools
 from typing import Any
 
 from swerve.caller import codec
-from swerve.caller.call import Caller, PendingCall
 from swerve.caller.response import DeploymentResponse, DeploymentResponseGenerator
+from swerve.caller.seams import Caller, PendingCall
 
 _RESPONSES = (DeploymentResponse, DeploymentResponseGenerator)
 

@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 from swerve.caller import waiting
-from swerve.caller.call import Caller, Destination
 from swerve.caller.codec import Encoded
+from swerve.caller.destination import Destination
 from swerve.caller.response import DeploymentResponse, refuse_in_event_loop
+from swerve.caller.seams import Caller
 from swerve.context import RequestContext
 from swerve.exceptions import RayServeException
 

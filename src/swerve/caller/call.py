@@ -6,16 +6,15 @@ A call ends exactly once, whatever comes first: its result, an error, its deadli
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, cast
+from typing import cast
 
 from swerve.caller import codec
-from swerve.caller.codec import Encoded, Lend, Lent, Pieces, claim
+from swerve.caller.codec import Encoded, Lent, Pieces, claim
+from swerve.caller.destination import Arguments, Destination, describe
+from swerve.caller.seams import Home, Routed, Sink
 from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.exceptions import (
@@ -25,10 +24,9 @@ from swerve.exceptions import (
     RequestCancelledError,
 )
 from swerve.net.bundles import BundleCaller
-from swerve.net.client_call import ClientCall, request_headers
+from swerve.net.client_call import ClientCall
 from swerve.net.connection import Connection
 from swerve.net.streams import CONNECTION_LOST, Headers
-from swerve.net.timers import TimerWheel
 from swerve.routing.calls import CallDescription, Shed, Unavailable
 from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
@@ -39,134 +37,12 @@ from swerve.wire.message import PREFIX_SIZE, prefix
 from swerve.wire.peer import carried_fields
 from swerve.wire.status import Status, StatusCode
 
-CALL_PATH = "/swerve.control.v1.Handle/Call"
-STREAM_PATH = "/swerve.control.v1.Handle/Stream"
-
 # The four-byte length of a gRPC message allows more, but 2 GiB - 1 is what every gRPC implementation takes.
 MAX_MESSAGE_SIZE = (1 << 31) - 1
 # Items of a stream that may wait for their reader before credit is withheld from the replica.
 MAX_UNREAD = 16
 # A replica that a call is bound to refused it: the pause before it is asked again.
 _PINNED_RETRY_S = 0.02
-
-
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """What a handle calls, and how; `headers` are what its calls have in common."""
-
-    app: str
-    deployment: str
-    method: str = "__call__"
-    model_id: str = ""
-    session_id: str = ""
-    stream: bool = False
-    headers: Headers = ()
-
-    @classmethod
-    def make(cls, app: str, deployment: str, method: str, model_id: str, session_id: str, stream: bool) -> Destination:
-        extra = [(b"swerve-method", method.encode())]
-        if model_id:
-            extra.append((b"multiplexed_model_id", model_id.encode()))
-        if session_id:
-            extra.append((b"session_id", session_id.encode()))
-        headers = request_headers(STREAM_PATH if stream else CALL_PATH, "swerve", extra)
-        return cls(app, deployment, method, model_id, session_id, stream, headers)
-
-
-def describe(destination: Destination, origin: RequestContext, arguments: Callable[[], Arguments]) -> CallDescription:
-    """A handle's call as a user's request router sees it."""
-    return CallDescription(
-        origin.request_id, destination.method, destination.app, arguments, origin.route, destination.stream
-    )
-
-
-class Sink(Protocol):
-    """Where a call's outcome goes. Called on the runtime's loop; must not wait."""
-
-    def _on_message(self, message: bytes) -> None:
-        """A reply, as `codec.decode_reply` reads it: the result, or one item of a stream."""
-
-    def _on_finished(self, error: BaseException | None) -> None:
-        """The call is over; nothing follows."""
-
-
-class PendingCall(Protocol):
-    """A call that a handle made."""
-
-    @property
-    def owes(self) -> bool: ...
-    def pin(self, replica: Replica, reserved_by: Routed | None = None) -> None: ...
-    def start(self) -> None: ...
-    def submit(self, message: Encoded) -> None: ...
-    def launch(self, message: Encoded) -> None: ...
-    def fail(self, error: BaseException) -> None: ...
-    def cancel_soon(self) -> None: ...
-    def resume_soon(self) -> None: ...
-
-
-class Caller(Protocol):
-    """What handles call through: the process's runtime, or an application in local testing mode."""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-    @property
-    def lend(self) -> Lend | None:
-        """Memory for arguments that are lent instead of sent; None where nothing is."""
-
-    def post(self, function: Callable[[], None]) -> None:
-        """Run `function` on the loop: now when this is its thread, else soon."""
-
-    def call(
-        self, destination: Destination, origin: RequestContext, sink: Sink, unread: deque[bytes] | None = None
-    ) -> PendingCall:
-        """A new call, made in the request `origin`, whose outcome goes to `sink`."""
-
-    def reaches(self, destination: Destination) -> bool:
-        """True when a call can be sent at once."""
-
-    def take_everyone(self, destination: Destination) -> list[Replica] | None:
-        """A slot of each replica, whatever its load. None while it is not known which these are."""
-
-
-class Routed(Protocol):
-    """What waits in a router."""
-
-    model_id: str
-
-    def field(self, name: bytes) -> str:
-        """The last value of this field of the call's metadata, "" if it has none."""
-
-    def send(self, replica: Replica) -> None:
-        """The router chose `replica` and took a slot there."""
-
-    def fail(self, error: BaseException) -> None:
-        """No replica will be chosen."""
-
-    def shed(self, why: Shed) -> None:
-        """The queue is full."""
-
-    def describe(self) -> CallDescription:
-        """What a user's request router may look at."""
-
-
-class Home(Protocol):
-    """What a call needs of its runtime."""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-    @property
-    def timers(self) -> TimerWheel: ...
-    @property
-    def queue_keys(self) -> Sequence[bytes]:
-        """What some deployment's queue goes by (`wire.peer.call_field`): calls hand it on to those that they make."""
-
-    def post(self, function: Callable[[], None]) -> None:
-        """Run `function` on the loop: now when this is its thread, else soon."""
-
-    def target(self, app: str, deployment: str) -> Target[Routed]: ...
 
 
 def admit(call: Routed, target: Target[Routed]) -> None:
@@ -177,7 +53,7 @@ def admit(call: Routed, target: Target[Routed]) -> None:
         call.fail(DeploymentUnavailableError(target.deployment, target.app))
 
 
-class HandleCall(ClientCall):
+class RemoteCall(ClientCall):
     """A call of a deployment. `start`, then `submit` when its arguments are there."""
 
     __slots__ = (

@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator
 from typing import Any, NoReturn
 
 from swerve.caller import codec, waiting
-from swerve.caller.call import MAX_UNREAD, PendingCall
+from swerve.caller.call import MAX_UNREAD
+from swerve.caller.seams import PendingCall
 from swerve.exceptions import RayServeException, RequestCancelledError
 
 

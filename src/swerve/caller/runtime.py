@@ -15,11 +15,13 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import cast
 
-from swerve.caller.call import Destination, HandleCall, Routed, Sink
+from swerve.caller.call import RemoteCall
 from swerve.caller.codec import Lend
+from swerve.caller.destination import Destination
 from swerve.caller.lending import LENDER
 from swerve.caller.loop_thread import LoopThread
 from swerve.caller.queues import Queue, QueueReporter
+from swerve.caller.seams import Routed, Sink
 from swerve.caller.target import Target, queue_keys
 from swerve.context import RequestContext
 from swerve.control.client import ControllerClient
@@ -92,9 +94,9 @@ class CallerRuntime:
 
     def call(
         self, destination: Destination, origin: RequestContext, sink: Sink, unread: deque[bytes] | None = None
-    ) -> HandleCall:
+    ) -> RemoteCall:
         """A new call, made in the request `origin`, whose outcome goes to `sink`."""
-        return HandleCall(self, destination, origin, sink, unread)
+        return RemoteCall(self, destination, origin, sink, unread)
 
     def target(self, app: str, deployment: str) -> Target[Routed]:
         """How to reach a deployment. Made at its first call; until the view names it, calls wait in its router."""

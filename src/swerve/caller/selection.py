@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from swerve.caller import waiting
-from swerve.caller.call import Arguments, Destination, Home, Routed, admit, describe
+from swerve.caller.call import admit
+from swerve.caller.destination import Arguments, Destination, describe
+from swerve.caller.seams import Home, Routed
 from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.routing.calls import CallDescription, Shed

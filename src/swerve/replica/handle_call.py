@@ -6,7 +6,8 @@ import time
 from typing import Any, Protocol, cast
 
 from swerve.caller import codec
-from swerve.caller.call import CALL_PATH, MAX_MESSAGE_SIZE, STREAM_PATH
+from swerve.caller.call import MAX_MESSAGE_SIZE
+from swerve.caller.destination import CALL_PATH, STREAM_PATH
 from swerve.caller.lending import LENDER
 from swerve.context import RequestContext
 from swerve.net.server_call import CallSide
