@@ -284,7 +284,7 @@ def config(
     name: Annotated[str | None, typer.Option("--name", "-n", help="Only this application.", show_default=False)] = None,
     address: Address = None,
 ) -> None:
-    """Print the applied config file, without applications that were deleted since."""
+    """Print the applied config file as it is in force: deployed again, it changes nothing."""
     from swerve import commands
 
     commands.accept_address(address)

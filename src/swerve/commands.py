@@ -22,9 +22,11 @@ from swerve.exceptions import RayServeException, does_not_exist
 from swerve.generated import control_pb2
 from swerve.instance_options import (
     changed_options,
+    deployed_options,
     differences,
     fixed_logging,
     instance_options,
+    merged,
     shown_options,
     where_it_serves,
 )
@@ -287,22 +289,23 @@ def change_by_file(
 ) -> control_pb2.DeployRequest:
     """The running instance's options as a file has them: what that sets, over what they would be without any.
 
-    `grpc`, `http` and `location` are what the command line sets over both.
+    `grpc`, `http` and `location` are what the command line sets over both, and for files to come.
 
     Raises:
         CommandError, ImportError, ValueError: they cannot become that.
     """
     if problem := fixed_logging(status.options, config.logging_config):
         raise CommandError(problem)
-    named = config.model_fields_set
+    base = status.base_options
+    location_of_file = config.proxy_location if "proxy_location" in config.model_fields_set else None
     try:
-        of_file = changed_options(
-            status.base_options,
-            config.grpc_options if "grpc_options" in named else None,
-            config.http_options if "http_options" in named else None,
-            config.proxy_location if "proxy_location" in named else None,
+        options = changed_options(
+            base, merged(config.grpc_options, grpc), merged(config.http_options, http), location or location_of_file
         )
-        return control_pb2.DeployRequest(options=changed_options(of_file, grpc, http, location))
+        request = control_pb2.DeployRequest(options=options)
+        if (grpc and grpc.model_fields_set) or http or location:
+            request.base_options.CopyFrom(changed_options(base, grpc, http, location))
+        return request
     except AttributeError as error:
         # A wrong name in a servicer function's path; Ray Serve raises the same type.
         raise CommandError(str(error)) from error
@@ -320,7 +323,7 @@ def config(state_dir: Path | None, name: str | None) -> None:
     present = {app.name for app in status.applications if _is_from_file(app)}
     applied["applications"] = [app for app in applied["applications"] if app.get("name", "default") in present]
     # The options may have been changed by other means since.
-    applied |= shown_options(status.options)
+    applied |= deployed_options(applied, status.options)
     if name is None:
         typer.echo(to_yaml(applied), nl=False)
         return

@@ -17,6 +17,8 @@ MAX_MESSAGE_SIZE = 2**31 - 1
 MAX_METADATA_SIZE = 16 * 1024
 # What that may be set to: half of what would cost a client its connection (`wire.http2.Http2Limits`).
 MAX_METADATA_LIMIT = 128 * 1024
+# Is shown in place of a password.
+HIDDEN = "..."
 
 
 class ProxyLocation(StrEnum):
@@ -56,6 +58,12 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
+def _no_placeholder(password: str | None) -> str | None:
+    if password == HIDDEN:
+        raise ValueError(f'ssl_keyfile_password is "{HIDDEN}", as `swerve config` shows it. Put the password back.')
+    return password
+
+
 def _check_tls_pair(keyfile: str | None, certfile: str | None, protocol: str) -> None:
     if (keyfile is None) != (certfile is None):
         raise ValueError(f"Both ssl_keyfile and ssl_certfile must be provided together to enable {protocol}.")
@@ -64,7 +72,8 @@ def _check_tls_pair(keyfile: str | None, certfile: str | None, protocol: str) ->
 class gRPCOptions(Options):
     """The gRPC port of an instance. gRPC is off if `port` <= 0 or no servicer function is named.
 
-    The fields from `host` on are Swerve's own.
+    Whether options go together is asked when all are there (`require_consistent`): a file may name some, and the start
+    of the instance the others. The fields from `host` on are Swerve's own.
     """
 
     port: Port = 9000
@@ -123,15 +132,19 @@ class gRPCOptions(Options):
 
     _timeout = field_validator("request_timeout_s")(_none_if_negative)
     _paths = field_validator("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")(_absolute)
+    _password = field_validator("ssl_keyfile_password")(_no_placeholder)
 
-    @model_validator(mode="after")
-    def _tls(self) -> gRPCOptions:
+    def require_consistent(self) -> None:
+        """See that the options go together.
+
+        Raises:
+            ValueError: they do not.
+        """
         _check_tls_pair(self.ssl_keyfile, self.ssl_certfile, "TLS")
         if self.ssl_ca_certs is not None and self.ssl_keyfile is None:
             raise ValueError("ssl_ca_certs verifies clients on a TLS port: it needs ssl_keyfile and ssl_certfile.")
         if self.ssl_client_certificate is not None and self.ssl_ca_certs is None:
             raise ValueError("ssl_client_certificate needs ssl_ca_certs, the authorities of clients' certificates.")
-        return self
 
     @property
     def enabled(self) -> bool:
@@ -167,6 +180,7 @@ class HTTPOptions(Options):
 
     _timeout = field_validator("request_timeout_s")(_none_if_negative)
     _paths = field_validator("ssl_keyfile", "ssl_certfile", "ssl_ca_certs")(_absolute)
+    _password = field_validator("ssl_keyfile_password")(_no_placeholder)
 
     @model_validator(mode="before")
     @classmethod
@@ -176,15 +190,18 @@ class HTTPOptions(Options):
                 raise ValueError(f"`{name}` in `http_options` has been removed.")
         return values
 
-    @model_validator(mode="after")
-    def _tls(self) -> HTTPOptions:
+    def require_consistent(self) -> None:
+        """See that the options go together.
+
+        Raises:
+            ValueError: they do not.
+        """
         _check_tls_pair(self.ssl_keyfile, self.ssl_certfile, "HTTPS")
         if self.ssl_client_certificate is not None and (self.ssl_ca_certs is None or self.ssl_keyfile is None):
             raise ValueError(
                 "ssl_client_certificate needs ssl_ca_certs, the authorities of clients' certificates, and a TLS port "
                 "(ssl_keyfile and ssl_certfile)."
             )
-        return self
 
     @property
     def enabled(self) -> bool:

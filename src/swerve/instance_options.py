@@ -7,15 +7,19 @@ that a program or a command has set since.
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from swerve import interceptors, servicers
 from swerve.build import own_sys_path
 from swerve.config import HTTPOptions, LoggingConfig, ProxyLocation, explain, gRPCOptions
+from swerve.config_ports import HIDDEN
 from swerve.generated import control_pb2
 from swerve.port_tls import grpc_tls, http_tls
+
+_Model = TypeVar("_Model", gRPCOptions, HTTPOptions)
 
 # Never shown.
 _PASSWORD = "ssl_keyfile_password"
@@ -31,7 +35,8 @@ def instance_options(
     interceptors and TLS files.
 
     Raises:
-        ImportError, AttributeError, ValueError: a servicer function is wrong (`swerve.servicers.load`).
+        ImportError, AttributeError, ValueError: a servicer function is wrong (`swerve.servicers.load`), or the options
+            do not go together.
         InterceptorError: an interceptor cannot be used.
         TlsError: the TLS files of a port cannot be used.
     """
@@ -58,6 +63,8 @@ def _check_interceptors(grpc_options: gRPCOptions) -> None:
 
 
 def _check_tls(grpc_options: gRPCOptions, http_options: HTTPOptions) -> None:
+    grpc_options.require_consistent()
+    http_options.require_consistent()
     for enabled, tls in (
         (grpc_options.enabled, grpc_tls(grpc_options.model_dump())),
         (http_options.enabled, http_tls(http_options.model_dump())),
@@ -112,6 +119,13 @@ def changed_options(
         _check_interceptors(of_grpc)
         changed.sys_path[:] = dict.fromkeys([*own_sys_path(), *changed.sys_path])
     return changed
+
+
+def merged(under: _Model, over: _Model | None) -> _Model:
+    """The fields that either names; those of `over` count."""
+    if over is None:
+        return under
+    return type(under)(**{**under.model_dump(exclude_unset=True), **over.model_dump(exclude_unset=True)})
 
 
 def fixed_logging(present: control_pb2.InstanceOptions, wanted: LoggingConfig | None) -> str:
@@ -176,7 +190,7 @@ def _text(options: dict[str, Any], name: str) -> str:
 
 def _public(options: dict[str, Any]) -> dict[str, Any]:
     """The options as they may be shown on terminals and in logs."""
-    return {name: "..." if name == _PASSWORD and value else value for name, value in options.items()}
+    return {name: HIDDEN if name == _PASSWORD and value else value for name, value in options.items()}
 
 
 def shown_options(options: control_pb2.InstanceOptions) -> dict[str, Any]:
@@ -186,6 +200,25 @@ def shown_options(options: control_pb2.InstanceOptions) -> dict[str, Any]:
         "grpc_options": _public(json.loads(options.grpc_options_json or "{}")),
         "http_options": _public(json.loads(options.http_options_json or '{"port": 0}')),
     }
+
+
+def deployed_options(file: Mapping[str, Any], options: control_pb2.InstanceOptions) -> dict[str, Any]:
+    """What an applied configuration file names of the instance's options, each with the value in force.
+
+    So the file changes nothing when it is deployed again, and what others have set stays theirs.
+    """
+    in_force = shown_options(options)
+    return {
+        name: _in_force(value, in_force[name]) if isinstance(value, Mapping) else in_force[name]
+        for name, value in file.items()
+        if name in in_force
+    }
+
+
+def _in_force(section: Mapping[str, Any], in_force: Mapping[str, Any]) -> dict[str, Any]:
+    # No servicer functions, as in files that tools write, says nothing.
+    silent = "grpc_servicer_functions" if section.get("grpc_servicer_functions") == [] else ""
+    return {name: value if name == silent else in_force.get(name, value) for name, value in section.items()}
 
 
 def _security(grpc: gRPCOptions) -> str:

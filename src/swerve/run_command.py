@@ -36,7 +36,7 @@ from swerve.config_apps import build_applications
 from swerve.connection import Connection
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
-from swerve.instance_options import change_by_name
+from swerve.instance_options import change_by_name, merged
 from swerve.schema import ServeApplicationSchema, check_import_path
 
 # How often the foreground looks whether its instance still runs and whether files have changed.
@@ -161,20 +161,13 @@ class _Run:
         self._connection = instances.start_instance(options, owned=self._request.blocking)
         self.owns_instance = True
 
-    def _grpc_options(self) -> gRPCOptions:
-        given = self._config.grpc_options.model_dump(exclude_unset=True) if self._config else {}
-        return gRPCOptions(**{**given, **self._request.grpc.model_dump(exclude_unset=True)})
-
-    def _http_options(self) -> HTTPOptions | None:
-        given = self._config.http_options.model_dump(exclude_unset=True) if self._config else {}
-        if self._request.http is not None:
-            given |= self._request.http.model_dump(exclude_unset=True)
-        return HTTPOptions(**given) if given else None
-
     def _options(self) -> control_pb2.InstanceOptions:
-        config = self._config
-        location = self._request.proxy_location or (config.proxy_location if config else ProxyLocation.EveryNode)
-        return checked_instance_options(self._grpc_options(), self._http_options(), config, location=location)
+        config, request = self._config, self._request
+        grpc, http, location = request.grpc, request.http, request.proxy_location
+        if config is not None:
+            grpc, http = merged(config.grpc_options, grpc), merged(config.http_options, http)
+            location = location or config.proxy_location
+        return checked_instance_options(grpc, http, config, location=location or ProxyLocation.EveryNode)
 
     def _build(self, *, fresh: bool) -> list[control_pb2.Application]:
         request = self._request

@@ -4,8 +4,18 @@ import json
 
 import pytest
 
+from swerve.commands import change_by_file
 from swerve.config import HTTPOptions, LoggingConfig, ProxyLocation, gRPCOptions
-from swerve.instance_options import changed_options, differences, fixed_logging, instance_options, shown_options
+from swerve.generated import control_pb2 as pb
+from swerve.instance_options import (
+    changed_options,
+    deployed_options,
+    differences,
+    fixed_logging,
+    instance_options,
+    shown_options,
+)
+from swerve.schema import ConfigError, parse_config
 
 LAB = "lab_pb2_grpc.add_LabServicer_to_server"
 
@@ -65,9 +75,55 @@ def test_http_is_turned_off_and_on_by_its_port(present):
 
 def test_options_that_do_not_go_together_are_refused(present):
     with pytest.raises(ValueError, match="certificates"):
-        changed_options(
-            present, gRPCOptions.model_construct({"ssl_client_certificate"}, ssl_client_certificate="optional")
-        )
+        changed_options(present, gRPCOptions(ssl_client_certificate="optional"))
+
+
+def test_what_a_file_names_goes_together_with_what_the_instance_was_started_with(authority, probe):
+    key, chain = authority.issue("server")
+    started = gRPCOptions(port=9100, grpc_servicer_functions=[probe.add], ssl_keyfile=key, ssl_certfile=chain)
+    options = instance_options(started)
+    file = parse_config(f"{{applications: [], grpc_options: {{ssl_ca_certs: {authority.ca_certs}}}}}", "config.yaml")
+    request = change_by_file(pb.InstanceStatus(options=options, base_options=options), file)
+    named = grpc_of(request.options)
+    assert (named["ssl_keyfile"], named["ssl_ca_certs"]) == (key, authority.ca_certs)
+    bare = instance_options(gRPCOptions(port=9100, grpc_servicer_functions=[probe.add]))
+    with pytest.raises(ValueError, match="it needs ssl_keyfile and ssl_certfile"):
+        change_by_file(pb.InstanceStatus(options=bare, base_options=bare), file)
+    with_flags = gRPCOptions(ssl_keyfile=key, ssl_certfile=chain)
+    assert (
+        grpc_of(change_by_file(pb.InstanceStatus(options=bare, base_options=bare), file, with_flags).options) == named
+    )
+
+
+def test_what_the_command_line_sets_over_a_file_stays_when_another_file_comes(present):
+    status = pb.InstanceStatus(options=present, base_options=present)
+    file = parse_config("{applications: [], grpc_options: {max_message_size: 1000}}", "config.yaml")
+    request = change_by_file(status, file, gRPCOptions(request_timeout_s=5))
+    after = pb.InstanceStatus(options=request.options, base_options=request.base_options)
+    named = grpc_of(change_by_file(after, parse_config("{applications: []}", "other.yaml")).options)
+    assert (named["request_timeout_s"], named["max_message_size"]) == (5, grpc_of(present)["max_message_size"])
+
+
+def test_an_applied_file_is_shown_so_that_it_changes_nothing(present):
+    text = "{applications: [], grpc_options: {grpc_servicer_functions: [], request_timeout_s: 7}}"
+    file = parse_config(text, "config.yaml")
+    deployed = change_by_file(pb.InstanceStatus(options=present, base_options=present), file).options
+    # A program changes what the file names, and what it does not.
+    by_name = gRPCOptions(request_timeout_s=8, max_message_size=1000)
+    status = pb.InstanceStatus(
+        options=changed_options(deployed, by_name), base_options=changed_options(present, by_name)
+    )
+    shown = deployed_options(file.model_dump(mode="json", exclude_unset=True), status.options)
+    assert shown == {"grpc_options": {"grpc_servicer_functions": [], "request_timeout_s": 8}}
+    again = parse_config(json.dumps({"applications": [], **shown}), "config.yaml")
+    assert change_by_file(status, again).options == status.options
+
+
+def test_a_password_that_is_not_shown_has_to_be_put_back(present):
+    present.grpc_options_json = json.dumps({**grpc_of(present), "ssl_keyfile_password": "secret"})
+    shown = deployed_options({"grpc_options": {"ssl_keyfile_password": "secret"}}, present)
+    with pytest.raises(ConfigError, match="Put the password back"):
+        parse_config(json.dumps({"applications": [], **shown}), "config.yaml")
 
 
 def test_the_proxy_location_and_the_number_of_proxies_change(present):

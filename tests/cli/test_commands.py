@@ -154,7 +154,9 @@ def test_config_shows_no_deleted_application(swerve_command, folder):
     serve.delete("a")
 
     assert [app["name"] for app in yaml.safe_load(swerve_command("config").stdout)["applications"]] == ["b"]
-    assert "has no application 'a'" in swerve_command("config", "-n", "a").stderr
+    assert (
+        "'a' of the applied config file does not exist. Available: 'b'." in swerve_command("config", "-n", "a").stderr
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -193,7 +193,10 @@ def test_the_options_of_a_file_go_with_it(swerve_command, deploy, free_port):
     deploy(http=f"{{port: {http_port}}}", grpc_servicer_functions=[PROBE], request_timeout_s=7)
     wait_for(lambda: _get(f"http://127.0.0.1:{http_port}/one") == "answer", what="HTTP")
     shown = yaml.safe_load(swerve_command("config").stdout)
-    assert (shown["grpc_options"]["request_timeout_s"], shown["http_options"]["port"]) == (7, http_port)
+    assert (shown["grpc_options"], shown["http_options"]) == (
+        {"port": free_port, "grpc_servicer_functions": [PROBE], "request_timeout_s": 7},
+        {"port": http_port},
+    )
 
     deploy(grpc_servicer_functions=[PROBE])
 
