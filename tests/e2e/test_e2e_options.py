@@ -14,9 +14,11 @@ import httpx
 import pytest
 import yaml
 from e2e_support import Load, failure_of
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import swerve as serve
 from swerve import connection
+from swerve.engine.layout import Layout
 from tests.conftest import find_free_port, processes_of, wait_for
 
 LAB = "lab_pb2_grpc.add_LabServicer_to_server"
@@ -111,17 +113,43 @@ def test_proxies_are_added_and_taken_away_under_load(state_dir, port):
     assert load.failures == []
 
 
-def test_a_single_proxy_that_is_terminated_is_succeeded_without_a_failed_call(state_dir, port):
-    (before,) = connection.connected().status().proxies
+def test_a_single_proxy_that_is_terminated_keeps_its_clients_until_its_successor_listens(state_dir, port):
+    status = connection.connected().status()
+    (before,) = status.proxies
+    ready = Layout(state_dir).of_process(before.proxy_id, "ready")
     with Load(port, fresh=True) as load:
+        states = []
+        load.channel.subscribe(states.append)
+        wait_for(lambda: states == [grpc.ChannelConnectivity.READY], what="the state of the connection")
         stream = load.stub.Stream(load.note(number=100), timeout=30)
         next(stream)
-        os.kill(before.pid, signal.SIGTERM)
+        os.kill(status.controller_pid, signal.SIGSTOP)  # so that there is no successor yet
+        try:
+            os.kill(before.pid, signal.SIGTERM)
+            wait_for(lambda: json.loads(ready.read_text())["draining"], what="a proxy that is about to stop")
+            load.goes_on()
+            # A client that is asked to go leaves the connection.
+            assert states == [grpc.ChannelConnectivity.READY]
+        finally:
+            os.kill(status.controller_pid, signal.SIGCONT)
+        wait_for(lambda: len(states) > 1, what="the end of the connection")
         assert len(list(stream)) == 99
         wait_for(lambda: before.pid not in {proxy.pid for proxy in connection.connected().status().proxies})
         load.goes_on()
     assert load.failures == []
     assert (before.status, len(connection.connected().status().proxies)) == ("HEALTHY", 1)
+
+
+def test_reflection_is_turned_off_and_on_for_the_connections_that_there_are(port):
+    with Load(port) as load:
+        reflected = ProtoReflectionDescriptorDatabase(load.channel)
+        assert "probe.v1.Probe" in reflected.get_services()
+        serve.start(grpc_options={"enable_reflection": False})
+        assert failure_of(ProtoReflectionDescriptorDatabase(load.channel).get_services).code().name == "UNIMPLEMENTED"
+        serve.start(grpc_options={"enable_reflection": True})
+        assert "probe.v1.Probe" in ProtoReflectionDescriptorDatabase(load.channel).get_services()
+        load.goes_on()
+    assert load.failures == []
 
 
 CONFIG = """
