@@ -8,6 +8,35 @@ from typing import Annotated
 
 import typer
 
+from swerve import cli_canary
+from swerve.cli_options import (
+    Address,
+    AppDir,
+    Arguments,
+    GrpcCaCerts,
+    GrpcCertfile,
+    GrpcClientCertificate,
+    GrpcHost,
+    GrpcInterceptors,
+    GrpcKeyfile,
+    GrpcKeyfilePassword,
+    GrpcMaxMessage,
+    GrpcPort,
+    GrpcReflection,
+    GrpcServicers,
+    GrpcTimeout,
+    HttpHost,
+    HttpPort,
+    Location,
+    NumProxies,
+    RayCompat,
+    RoutePrefix,
+    RuntimeEnvFile,
+    RuntimeEnvJson,
+    StateDir,
+    WorkingDir,
+)
+
 app = typer.Typer(
     name="swerve",
     help="Serve Python models over gRPC, with Ray Serve's API and no cluster.",
@@ -16,101 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Where the instance lives: two folders, two instances. "
-        "Default: $SWERVE_STATE_DIR, else the user's XDG state folder.",
-        show_default=False,
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option("--address", "-a", help="Accepted for Ray Serve's scripts; has no effect.", show_default=False),
-]
-AppDir = Annotated[Path, typer.Option("--app-dir", "-d", help="Where to import from.")]
-RuntimeEnvFile = Annotated[
-    Path | None, typer.Option("--runtime-env", help="YAML file with the runtime_env.", show_default=False)
-]
-RuntimeEnvJson = Annotated[str | None, typer.Option(help="The runtime_env as JSON.", show_default=False)]
-WorkingDir = Annotated[
-    str | None, typer.Option(help="Folder or zip file that the replicas work in.", show_default=False)
-]
-RayCompat = Annotated[bool, typer.Option("--ray-compat", help="Let `ray.serve` mean Swerve in the application's code.")]
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[ARGUMENTS]...", help="key=value pairs for an application builder.", show_default=False),
-]
-
-GrpcPort = Annotated[
-    int | None, typer.Option(help="gRPC port; 0 turns gRPC off.  \\[default: 9000]", show_default=False)
-]
-GrpcHost = Annotated[
-    str | None,
-    typer.Option(
-        "--grpc-host", "--host", help='Address to bind; "" binds all.  \\[default: localhost]', show_default=False
-    ),
-]
-GrpcServicers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--grpc-servicer-functions",
-        help="Import path of an add_X_to_server function. Repeatable. Without any there is no gRPC server.",
-        show_default=False,
-    ),
-]
-GrpcReflection = Annotated[
-    bool | None,
-    typer.Option("--grpc-enable-reflection/--grpc-disable-reflection", help="\\[default: enabled]", show_default=False),
-]
-GrpcTimeout = Annotated[
-    float | None, typer.Option(help="Seconds that a call may take.  \\[default: no limit]", show_default=False)
-]
-GrpcMaxMessage = Annotated[
-    int | None, typer.Option(help="Bytes that a message may have.  \\[default: 2147483647]", show_default=False)
-]
-GrpcKeyfile = Annotated[
-    str | None, typer.Option(help="PEM file with the private key; switches TLS on.", show_default=False)
-]
-GrpcCertfile = Annotated[
-    str | None,
-    typer.Option(help="PEM file with the certificate, and those between it and the root.", show_default=False),
-]
-GrpcKeyfilePassword = Annotated[
-    str | None,
-    typer.Option(
-        help="Password of the private key. Others can read it in the list of processes; a config file is private.",
-        show_default=False,
-    ),
-]
-GrpcCaCerts = Annotated[
-    str | None, typer.Option(help="PEM file with the authorities of clients' certificates.", show_default=False)
-]
-GrpcClientCertificate = Annotated[
-    str | None,
-    typer.Option(help="With authorities: required or optional.  \\[default: required]", show_default=False),
-]
-GrpcInterceptors = Annotated[
-    list[str] | None,
-    typer.Option(help="Import path of what sees each call first and may refuse it. Repeatable.", show_default=False),
-]
-HttpHost = Annotated[str | None, typer.Option(help="HTTP address to bind.  \\[default: 127.0.0.1]", show_default=False)]
-HttpPort = Annotated[
-    int | None, typer.Option(help="HTTP port; 0 turns HTTP off.  \\[default: 8000]", show_default=False)
-]
-Location = Annotated[
-    str | None,
-    typer.Option(
-        "--proxy-location",
-        help="Disabled (no ports), HeadOnly or EveryNode.  \\[default: EveryNode]",
-        show_default=False,
-    ),
-]
-RoutePrefix = Annotated[str, typer.Option(help="HTTP route of the application, for an import path.")]
-NumProxies = Annotated[
-    int | None, typer.Option(help="Proxies that share the port.  \\[default: 1]", show_default=False)
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -319,109 +253,7 @@ def scale(
     commands.scale(state_dir, application, deployment, num_replicas)
 
 
-canary_app = typer.Typer(
-    help="A new version of an application beside it, for a part of the calls.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.add_typer(canary_app, name="canary")
-Canaried = Annotated[str, typer.Argument(metavar="APPLICATION", help="Name of the application.")]
-
-
-@canary_app.command("start")
-def canary_start(
-    application: Canaried,
-    import_path: Annotated[str, typer.Argument(help="The new version, as `module:application`.")],
-    arguments: Arguments = None,
-    weight: Annotated[
-        float | None, typer.Option(help="Percent of the calls.  \\[default: 10]", show_default=False)
-    ] = None,
-    match: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="key=value: calls with this metadata go to it in any case. Repeatable; all must be there.",
-            show_default=False,
-        ),
-    ] = None,
-    sticky_key: Annotated[
-        str | None,
-        typer.Option(help="Metadata key whose value, instead of chance, tells the calls apart.", show_default=False),
-    ] = None,
-    max_error_percent: Annotated[
-        float | None, typer.Option(help="Roll it back when more calls fail.  \\[default: 5]", show_default=False)
-    ] = None,
-    min_calls: Annotated[
-        int | None, typer.Option(help="But not for fewer calls than this.  \\[default: 50]", show_default=False)
-    ] = None,
-    window_s: Annotated[
-        float | None, typer.Option(help="Seconds that calls count for.  \\[default: 60]", show_default=False)
-    ] = None,
-    for_s: Annotated[
-        float | None, typer.Option(help="Seconds that it must last.  \\[default: 5]", show_default=False)
-    ] = None,
-    auto_rollback: Annotated[bool, typer.Option(help="Roll it back by itself.")] = True,
-    state_dir: StateDir = None,
-    app_dir: AppDir = Path("."),
-    runtime_env: RuntimeEnvFile = None,
-    runtime_env_json: RuntimeEnvJson = None,
-    working_dir: WorkingDir = None,
-    ray_compat: RayCompat = False,
-) -> None:
-    """Start a new version beside an application; returns before its replicas run."""
-    from swerve import canary_command, commands
-
-    rollback = {"max_error_percent": max_error_percent, "min_calls": min_calls, "window_s": window_s, "for_s": for_s}
-    canary_command.start(
-        application,
-        import_path,
-        arguments or [],
-        canary_command.options(weight, match or [], sticky_key, rollback, auto_rollback=auto_rollback),
-        state_dir,
-        app_dir,
-        commands.runtime_env(runtime_env, runtime_env_json, working_dir),
-        ray_compat,
-    )
-
-
-@canary_app.command("weight")
-def canary_weight(
-    application: Canaried,
-    weight: Annotated[float, typer.Argument(help="Percent of the calls that match nothing.", min=0, max=100)],
-    state_dir: StateDir = None,
-) -> None:
-    """Set how many of the calls the canary gets."""
-    from swerve import canary_command
-
-    canary_command.weigh(state_dir, application, weight)
-
-
-@canary_app.command("promote")
-def canary_promote(application: Canaried, state_dir: StateDir = None) -> None:
-    """Make the canary the application; its replicas go on, the others drain."""
-    from swerve import canary_command
-
-    canary_command.promote(state_dir, application)
-
-
-@canary_app.command("rollback")
-def canary_rollback(application: Canaried, state_dir: StateDir = None) -> None:
-    """End the canary; its replicas drain."""
-    from swerve import canary_command
-
-    canary_command.rollback(state_dir, application)
-
-
-@canary_app.command("status")
-def canary_status(
-    application: Annotated[
-        str | None, typer.Argument(help="Only the canary of this application.", show_default=False)
-    ] = None,
-    state_dir: StateDir = None,
-) -> None:
-    """Print the canaries as YAML: how they do, and why one was rolled back."""
-    from swerve import canary_command
-
-    canary_command.status(state_dir, application)
+app.add_typer(cli_canary.app, name="canary")
 
 
 @app.command()
