@@ -38,7 +38,7 @@ from swerve.context import current_replica_context
 from swerve.exceptions import RayServeException, does_not_exist
 from swerve.generated import control_pb2
 from swerve.instance_options import change_by_name, differences, fixed_logging, instance_options
-from swerve.schema import ServeStatus
+from swerve.status_overview import ServeStatus
 from swerve.statuses import ApplicationStatus
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from swerve.config import CanaryOptions, LoggingConfig, explain
 from swerve.connection import current_state_dir, required
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
-from swerve.schema import CanaryStatusOverview, ServeStatus
+from swerve.status_overview import CanaryStatusOverview, ServeStatus
 from swerve.statuses import CanaryPhase
 
 __all__ = ["CanaryOptions", "promote", "rollback", "set_weight", "start", "status"]

@@ -14,7 +14,8 @@ from swerve.config import CanaryOptions, explain
 from swerve.config_apps import build_applications
 from swerve.exceptions import does_not_exist
 from swerve.generated import control_pb2
-from swerve.schema import ServeStatus, check_import_path
+from swerve.schema import check_import_path
+from swerve.status_overview import ServeStatus
 
 
 def options(

@@ -34,10 +34,10 @@ from swerve.schema import (
     APIType,
     ServeApplicationSchema,
     ServeDeploySchema,
-    ServeStatus,
     check_import_path,
     load_config,
 )
+from swerve.status_overview import ServeStatus
 from swerve.statuses import ApplicationStatus
 
 logger = logging.getLogger("swerve.cli")
