@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import msgpack
 import pytest
 
 from swerve.net.bundles import BundleCaller, BundleServer
@@ -99,6 +100,25 @@ def test_a_request_arrives_whole(ends):
     ends.pair.run()
     served = ends.served[call.number]
     assert (served.headers, served.body, served.ended) == (REQUEST, b"question", True)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_headers_that_come_packed_arrive_as_they_were(ends, times):
+    own = (b"request_id", b"one")
+    for _ in range(times):
+        call = Asked(ends.caller)
+        call.number = ends.caller.call((msgpack.packb(REQUEST), own), b"question", call)
+    ends.pair.run()
+    assert [served.headers for served in ends.served.values()] == [(*REQUEST, own)] * times
+
+
+def test_headers_that_cannot_be_unpacked_end_their_call_alone(ends):
+    broken, sound = Asked(ends.caller), ends.ask(b"question")
+    broken.number = ends.caller.call((b"\xc1",), b"question", broken)
+    ends.pair.run()
+    assert broken.resets == [ErrorCode.INTERNAL_ERROR]
+    assert ends.served[sound.number].body == b"question"
+    assert not ends.pair.client.closed
 
 
 def test_a_request_without_a_body_ends_with_its_headers(ends):

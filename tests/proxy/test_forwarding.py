@@ -119,6 +119,14 @@ def test_the_longest_request_id_is_kept(replica, channel):
     assert replica.seen[-1][b"request_id"] == b"~" * 256
 
 
+def test_calls_with_the_same_metadata_and_with_other_each_bring_their_own(replica, channel):
+    names = ["a", "a", "a", "b", "a"]
+    for name in names:
+        channel.unary_unary("/t.Lab/Echo")(b"", metadata=(("who", name),))
+    assert [fields[b"who"].decode() for fields in replica.seen] == names
+    assert len({fields[b"request_id"] for fields in replica.seen}) == len(names)
+
+
 def test_request_ids_differ():
     made = {new_request_id() for _ in range(1000)}
     assert len(made) == 1000

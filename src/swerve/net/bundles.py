@@ -18,7 +18,20 @@ from swerve.net.client_call import request_headers
 from swerve.net.connection import CALLS_PER_WRITE, Connection
 from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS
 from swerve.net.streams import Headers, StreamHandler, end_all
-from swerve.wire.bundle import ANSWER, CALL, CREDIT, MAX_BODY, PATH, RESET, WINDOW, Record, pack, unpack
+from swerve.wire.bundle import (
+    ANSWER,
+    CALL,
+    CREDIT,
+    MAX_BODY,
+    PATH,
+    RESET,
+    WINDOW,
+    KnownHeaders,
+    PackedHeaders,
+    Record,
+    pack,
+    unpack,
+)
 from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode
 from swerve.wire.message import MessageReader
 from swerve.wire.status import RpcError
@@ -133,7 +146,7 @@ class BundleCaller(_Bundles):
     def idle(self) -> bool:
         return not self.calls
 
-    def call(self, headers: Headers, body: bytes, call: BundledCall) -> int:
+    def call(self, headers: PackedHeaders, body: bytes, call: BundledCall) -> int:
         """Make a call. Returns its number."""
         self._last = number = self._last + 1
         self.calls[number] = call
@@ -218,6 +231,7 @@ class BundleServer(_Bundles):
         self.calls: dict[int, StreamHandler | None] = {}
         self._accept = accept
         self._outgoing: dict[int, _Outgoing] = {}
+        self._known = KnownHeaders()
         connection.bundles = self
         connection.send_headers(stream_id, RESPONSE_HEADERS)
 
@@ -232,6 +246,8 @@ class BundleServer(_Bundles):
             _, _, headers, body = record
             calls = self.calls
             calls[number] = None
+            if type(headers[0]) is bytes:
+                headers = self._known.whole(headers)
             call = self._accept(self, number, headers, not body)
             # What is not there any more was answered or turned away at once.
             if number in calls:

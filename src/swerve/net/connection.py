@@ -23,6 +23,7 @@ from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog, HeldBody
 from swerve.net.begun import Look, Region
 from swerve.net.flood import FloodGuard
 from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
+from swerve.wire.header_block import HeaderBlock
 from swerve.wire.http2 import (
     ConnectionClosed,
     DataReceived,
@@ -70,6 +71,7 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.peer = ""
         self.peer_name = b""  # what replicas are told of the peer (`wire.peer`)
+        self.block: HeaderBlock | None = None  # the last request's headers, to know them again
         self.begun: Region | None = None  # where the server notes the calls that it begins,
         self.look: Look | None = None  # and where their client sees that
         # False once no new stream may be opened here: GOAWAY was received, or the connection is closing.

@@ -29,8 +29,9 @@ from swerve.net.streams import CONNECTION_LOST, HUNG_UP, Headers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method
 from swerve.routing.calls import CallDescription, Shed, Unavailable
-from swerve.wire.bundle import MAX_BODY
+from swerve.wire.bundle import MAX_BODY, PackedHeaders
 from swerve.wire.deadline import format_timeout
+from swerve.wire.header_block import HeaderBlock
 from swerve.wire.http2 import ErrorCode, Http2Error
 from swerve.wire.message import PREFIX_SIZE, add_part
 from swerve.wire.peer import PEER_FIELD, call_field
@@ -72,12 +73,13 @@ class ForwardedCall:
     """A call as its client's connection sees it. Satisfies `StreamHandler` and `RoutedCall`."""
 
     __slots__ = (
+        "_added",
+        "_block",
         "_body",
         "_body_size",
         "_bundles",
         "_credited",
         "_deadline",
-        "_headers",
         "_incomplete",
         "_leg",
         "_method",
@@ -101,8 +103,7 @@ class ForwardedCall:
         self,
         client: Connection,
         stream_id: int,
-        headers: Headers,
-        fields: dict[bytes, bytes],
+        block: HeaderBlock,
         method: Method,
         target: Target[ProxiedCall],
         observer: CallObserver,
@@ -111,15 +112,17 @@ class ForwardedCall:
         self.stream_id = stream_id
         self.done = False
         self._method = method
+        self._block = block
+        fields = block.fields
         model_id = fields.get(MULTIPLEXED_MODEL_ID_FIELD)
         self.model_id = "" if model_id is None else model_id.decode("latin-1")
         request_id = fields.get(REQUEST_ID_FIELD)
         if request_id is not None and is_usable(request_id):
             self.request_id = request_id
-            self._headers = (*headers, (PEER_FIELD, client.peer_name))
+            self._added: Headers = ((PEER_FIELD, client.peer_name),)
         else:
             self.request_id = request_id = new_request_id()
-            self._headers = (*headers, (PEER_FIELD, client.peer_name), (REQUEST_ID_FIELD, request_id))
+            self._added = ((PEER_FIELD, client.peer_name), (REQUEST_ID_FIELD, request_id))
         self._target = target
         self._observer = observer
         self._started_at = time.monotonic()
@@ -145,6 +148,11 @@ class ForwardedCall:
     def path(self) -> bytes:
         """The RPC."""
         return self._method.path
+
+    @property
+    def headers(self) -> Headers:
+        """The request's headers, and what the proxy adds to them."""
+        return self._block.headers + self._added
 
     # --- starting --------------------------------------------------------------------------------------------------
 
@@ -175,7 +183,7 @@ class ForwardedCall:
 
     def field(self, name: bytes) -> str:
         """What the request's metadata, or its client's auth context, has by this name (`wire.peer.call_field`)."""
-        return call_field(self._headers, name)
+        return call_field(self.headers, name)
 
     def describe(self) -> CallDescription:
         """The call as a user's request router sees it."""
@@ -193,18 +201,19 @@ class ForwardedCall:
         """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
         connection = replica.link
         assert isinstance(connection, Connection)
-        headers = self._headers
+        added = self._added
         if self._timers is not None:
             left = self._deadline - time.monotonic()
-            headers = (*headers, (b"grpc-timeout", format_timeout(left)))
+            added = (*added, (b"grpc-timeout", format_timeout(left)))
         if self._method.unary and self._request_ended and self._body_size <= MAX_BODY:
             bundles = BundleCaller.of(connection)
             if bundles is not None:
-                self._start_in_bundle(bundles, replica, headers)
+                self._start_in_bundle(bundles, replica, added)
                 return
         leg = _ReplicaLeg(self, connection)
         body = self._body
         try:
+            headers = self._block.headers + added
             leg.stream_id = connection.open_stream(headers, leg, end_stream=self._request_ended and not body)
         except Http2Error:
             # The connection is going away; the target hears of it by itself and finds another replica.
@@ -221,9 +230,11 @@ class ForwardedCall:
                     connection.forward_data(leg.stream_id, part, index == last, self.client, self.stream_id)
             self._credited = len(body)
 
-    def _start_in_bundle(self, bundles: BundleCaller, replica: Replica, headers: Headers) -> None:
+    def _start_in_bundle(self, bundles: BundleCaller, replica: Replica, added: Headers) -> None:
         parts = self._body
         assert parts is not None
+        packed = self._block.packed
+        headers: PackedHeaders = self._block.headers + added if packed is None else (packed, *added)
         self._replica = replica
         self._bundles = bundles
         self._number = bundles.call(headers, parts[0] if len(parts) == 1 else b"".join(parts), self)

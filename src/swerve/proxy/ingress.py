@@ -22,7 +22,7 @@ from swerve.proxy.routes import RouteTable, Upstream, build_routes, not_found
 from swerve.routing.calls import RoutedCall
 from swerve.routing.replicas import Replica
 from swerve.wire.deadline import parse_timeout
-from swerve.wire.metadata import size_of
+from swerve.wire.header_block import MAX_REMEMBERED, HeaderBlock
 from swerve.wire.status import Status, StatusCode
 
 if TYPE_CHECKING:
@@ -144,8 +144,9 @@ class Ingress:
         self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
     ) -> StreamHandler | None:
         """An `Acceptor` for client connections."""
+        block = HeaderBlock.of(headers, connection.block)
         # The last value of a name counts, as in Ray Serve.
-        fields = dict(headers)
+        fields = block.fields
         routes = self._routes
         path = fields.get(b":path", b"")
         method = routes.methods.get(path)
@@ -156,19 +157,21 @@ class Ingress:
         if not fields.get(b"content-type", b"").startswith(_GRPC_CONTENT_TYPE):
             connection.send_headers(stream_id, ((b":status", b"415"),), end_stream=True)
             return _Refused(connection, stream_id, end_stream)
-        size, limit = size_of(headers), routes.limits.max_metadata_size
-        if size > limit:
-            details = f"Received metadata larger than max ({size} vs. {limit})."
+        limit = routes.limits.max_metadata_size
+        if block.size > limit:
+            details = f"Received metadata larger than max ({block.size} vs. {limit})."
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.RESOURCE_EXHAUSTED, details)
         ingress = routes.find(fields.get(b"application"))
         if ingress is None:
             details = not_found(fields.get(b"application"))
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.NOT_FOUND, details)
+        if block.size <= MAX_REMEMBERED:
+            connection.block = block
         observer = self._observer
         if self._sides:
             ingress = routes.side(ingress, fields)
             observer = self._observer_of(ingress)
-        call = self._make_call(connection, stream_id, headers, fields, method, self._targets[ingress], observer)
+        call = self._make_call(connection, stream_id, block, method, self._targets[ingress], observer)
         requested = fields.get(b"grpc-timeout")
         untimed = requested is None and routes.limits.request_timeout_s is None
         if untimed or self._limit_time(call, requested):

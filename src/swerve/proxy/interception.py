@@ -177,7 +177,7 @@ class InterceptedCall(ForwardedCall):
     def open(self, end_stream: bool) -> None:
         self._request_ended = end_stream
         call = IncomingCall(
-            self._headers,
+            self.headers,
             method=self.path.decode("latin-1"),
             application=self._target.app,
             request_id=self.request_id.decode("latin-1"),
@@ -190,8 +190,8 @@ class InterceptedCall(ForwardedCall):
     def admitted(self, call: IncomingCall) -> None:
         peer = call._peer.encode()
         if peer != self.client.peer_name:
-            others = (field for field in self._headers if field[0] != PEER_FIELD)
-            self._headers = (*others, (PEER_FIELD, peer))
+            others = (field for field in self._added if field[0] != PEER_FIELD)
+            self._added = (*others, (PEER_FIELD, peer))
         super().open(self._request_ended)
         if self._incomplete and self._body_size >= CLIENT_WINDOW:
             self._submit()

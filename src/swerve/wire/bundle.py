@@ -9,6 +9,9 @@ used again on its stream. Records, in MessagePack, each an array that begins wit
     RESET   number, error code                     the call is over without an answer, as by RST_STREAM
     CREDIT  number, bytes                          so much of an answer's body has been passed on (caller to replica)
 
+Most requests of a client have the same headers. The first of a request's headers may be bytes instead of a pair: an
+array of pairs, packed, which the receiver is likely to know.
+
 The first ANSWER of a response may leave out headers that say nothing beyond gRPC's own. Its last one has the trailers,
 none of them when they would say OK and no more. One with trailers alone, where no part came before, is a response of
 one header block, `:status` included. Bodies are DATA as HTTP/2 would carry it, with the prefixes of messages.
@@ -22,17 +25,23 @@ from typing import Any, cast
 import msgpack
 
 from swerve.wire.message import prefix
+from swerve.wire.metadata import Headers
 
 PATH = b"/swerve.control.v1.Replica/Bundles"
 
 CALL, ANSWER, RESET, CREDIT = range(4)
 
 Record = tuple[Any, ...]
+# A request's headers in a record: all of them, or what `HeaderBlock.packed` is and the others.
+PackedHeaders = tuple["bytes | tuple[bytes, bytes]", ...]
 
 # Bytes of a body in one record. A larger request has a stream of its own; a larger response comes in parts.
 MAX_BODY = 16 * 1024
 # Bytes of one response's body that are on their way at most, like the window of a stream.
 WINDOW = 256 * 1024
+
+# Packed blocks of headers that a receiver keeps.
+_MAX_KNOWN = 256
 
 _packer = msgpack.Packer(autoreset=True)
 
@@ -50,3 +59,31 @@ def unpack(message: bytes) -> tuple[Record, ...]:
         ValueError: `message` is no bundle.
     """
     return cast("tuple[Record, ...]", msgpack.unpackb(message, use_list=False))
+
+
+class KnownHeaders:
+    """A receiver's memory of packed blocks of headers: a few of them are most of what comes."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Headers] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def whole(self, headers: PackedHeaders) -> Headers:
+        """`headers` with the pairs that their first stands for.
+
+        Raises:
+            ValueError: it is no packed array.
+        """
+        packed = headers[0]
+        assert isinstance(packed, bytes)
+        block = self._known.get(packed)
+        if block is None:
+            block = cast("Headers", msgpack.unpackb(packed, use_list=False))
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[packed] = block
+        return block + cast("Headers", headers[1:])

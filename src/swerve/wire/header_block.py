@@ -1,0 +1,34 @@
+"""A request's headers, and what is found out about them: once, for all requests of a client that have the same."""
+
+from __future__ import annotations
+
+import msgpack
+
+from swerve.wire.metadata import Headers, size_of
+
+# The largest block that is remembered: the part of a client's metadata that does not change is far smaller.
+MAX_REMEMBERED = 4 * 1024
+
+
+class HeaderBlock:
+    """Headers as they came. `fields` has the last value of each name, `size` is by RFC 9113, section 6.5.2.
+
+    `packed` is MessagePack, for `wire.bundle`, where a client has sent the same block before.
+    """
+
+    __slots__ = ("fields", "headers", "packed", "size")
+
+    def __init__(self, headers: Headers) -> None:
+        self.headers = headers
+        self.fields = dict(headers)
+        self.size = size_of(headers)
+        self.packed: bytes | None = None
+
+    @staticmethod
+    def of(headers: Headers, last: HeaderBlock | None) -> HeaderBlock:
+        """The block of `headers`: the `last` one of its client, if that says the same."""
+        if last is None or last.headers != headers:
+            return HeaderBlock(headers)
+        if last.packed is None:
+            last.packed = msgpack.packb(headers)
+        return last
