@@ -135,6 +135,40 @@ def test_new_replicas_that_fail_their_health_checks_stop_a_rollout_too():
     assert world.running_versions() == ["v1", "v1"]
 
 
+def test_new_replicas_that_start_and_soon_die_do_not_take_the_place_of_all_old_ones():
+    world = deployed(num_replicas=4)
+    world.deploy(application(Model=target("v2", num_replicas=4)))
+    for _ in range(2):
+        world.carry_out(world.pending.pop(0))
+    fewest = 4
+    for _ in range(20):
+        for replica in world.replicas():
+            if replica.serves and world.versions[replica.id] == "v2":
+                world.end(replica.id, "The process ended with exit code 7.")
+        world.run()
+        fewest = min(fewest, world.running_versions().count("v1"))
+        world.pass_time(5)
+    # One had made room before the first failure, and one on the strength of the first that served.
+    assert fewest == 2
+    assert world.deployment().status is DeploymentStatus.DEPLOY_FAILED
+    assert world.deployment().message.startswith("The rolling update was stopped")
+    assert world.running_versions() == ["v1"] * 4
+
+
+def test_after_a_failure_an_update_goes_on_as_new_replicas_prove_themselves():
+    world = deployed(num_replicas=3)
+    world.deploy(application(Model=target("v2", num_replicas=3)))
+    for _ in range(2):
+        world.carry_out(world.pending.pop(0))
+    world.end(next(item.id for item in world.replicas() if world.versions[item.id] == "v2"))
+    world.run()
+    world.pass_time(1)
+    assert world.running_versions() == ["v1", "v2", "v2"]
+    world.pass_time(15)
+    assert world.running_versions() == ["v2"] * 3
+    assert world.deployment().status is DeploymentStatus.HEALTHY
+
+
 def test_after_a_failed_update_the_application_has_failed_and_stays_so_until_a_new_deploy():
     world = deployed(num_replicas=2)
     world.broken = {"v2"}
@@ -240,6 +274,9 @@ def test_no_plan_leaves_fewer_ready_replicas_than_allowed_or_starts_more_than_th
     allowed = min(len(ready), rollout.fewest_ready(goal))
     # A replica too many of the right version may go as well: what stays of that version is enough.
     assert len(ready - set(plan.stop)) >= min(allowed, number)
+    outdated = {item.id for item in running if item.version != goal.target.version}
+    if ready & outdated & set(plan.stop):
+        assert len(ready - set(plan.stop) - set(plan.reconfigure)) >= rollout.fewest_ready(goal)
     active = [item for item in running if item.state is not ReplicaState.STOPPING]
     held = sum(item.holds_place for item in running)
     if plan.start:

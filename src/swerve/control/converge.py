@@ -77,7 +77,8 @@ def _converge_deployment(draft: Draft, deployment: Deployment) -> None:
     # Nothing new starts while the instance ends.
     goal = None if draft.state.stopping else deployment.serving_goal
     if goal is not None:
-        plan = rollout.plan(goal, draft.replicas_of(key))
+        wary = deployment.failures > 0 and draft.is_rolling_update(key)
+        plan = rollout.plan(goal, draft.replicas_of(key), wary=wary)
         for replica_id in plan.stop:
             replica = draft.replicas[replica_id]
             # One too many has no successor that would have to wait for its end.

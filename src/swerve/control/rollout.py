@@ -2,6 +2,9 @@
 
 Ray Serve's rules: `rolling_update_percentage` of the replicas, at least one, are updated at a time; they stop, then
 their successors start. With `max_surge_percent` the successors start first and old ones stop as the new ones serve.
+
+A new version whose replicas start and soon die would take the place of one that works. So once one has failed, the
+update is *wary*: a new replica makes up for an old one only when it has served for a while.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ def is_reached(goal: Goal, replicas: Sequence[Replica]) -> bool:
     )
 
 
-def plan(goal: Goal, replicas: Sequence[Replica]) -> Plan:
+def plan(goal: Goal, replicas: Sequence[Replica], *, wary: bool = False) -> Plan:
     """The next step towards `goal`; an empty plan when it is reached or something must happen first."""
     active = [replica for replica in replicas if replica.state is not ReplicaState.STOPPING]
     current = [replica for replica in active if replica.version == goal.target.version]
@@ -62,10 +65,14 @@ def plan(goal: Goal, replicas: Sequence[Replica]) -> Plan:
     places_held = sum(replica.holds_place for replica in replicas)
     room = goal.num_replicas + surge_size(goal) - len(active) - places_held
     excess = _excess(goal, current)
+    staying = [replica for replica in current if replica.id not in excess]
+    reconfigure = _to_reconfigure(goal, staying)
+    # One that gets a new configuration now may refuse it.
+    proven = [item for item in staying if item.id not in reconfigure and (not wary or item.stable_at is None)]
     return Plan(
         start=max(0, min(goal.num_replicas - len(current), room)),
-        stop=(*excess, *_outdated_to_stop(goal, outdated, active)),
-        reconfigure=_to_reconfigure(goal, [replica for replica in current if replica.id not in excess]),
+        stop=(*excess, *_outdated_to_stop(goal, outdated, proven)),
+        reconfigure=reconfigure,
     )
 
 
@@ -75,10 +82,11 @@ def _excess(goal: Goal, current: Sequence[Replica]) -> tuple[str, ...]:
     return tuple(replica.id for replica in by_worth[: max(0, len(current) - goal.num_replicas)])
 
 
-def _outdated_to_stop(goal: Goal, outdated: Sequence[Replica], active: Sequence[Replica]) -> tuple[str, ...]:
+def _outdated_to_stop(goal: Goal, outdated: Sequence[Replica], proven: Sequence[Replica]) -> tuple[str, ...]:
+    """`proven` are those that make up for an old one, if they are ready."""
     ready = [replica.id for replica in outdated if replica.serves]
     unready = [replica.id for replica in outdated if not replica.serves]
-    spare = sum(is_ready(replica) for replica in active) - fewest_ready(goal)
+    spare = sum(is_ready(replica) for replica in (*outdated, *proven)) - fewest_ready(goal)
     return (*unready, *ready[: max(0, spare)])
 
 
