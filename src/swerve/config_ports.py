@@ -126,7 +126,8 @@ class gRPCOptions(Options):
     stall_timeout_s: PositiveFloat | None = 60.0
     # Bytes of requests that are held for calls that wait.
     max_buffered_request_bytes: PositiveInt | None = 512 * 1024 * 1024
-    # Calls that a connection may cancel in a second, and PING, SETTINGS and tiny DATA frames that it may send.
+    # Calls that a connection may cancel in a second, and PING, SETTINGS and tiny DATA frames that it may send; ten
+    # WINDOW_UPDATE count as one.
     max_resets_per_s: Annotated[int, Field(gt=0, le=1_000_000)] = 2_000
     max_control_frames_per_s: PositiveInt = 10_000
 

@@ -1,5 +1,7 @@
 """What is due in the life of a connection, by a fake clock; and that it is done, on a connection in memory."""
 
+import struct
+
 import pytest
 from net_support import ManualLoop, Pair, Recorder, Transport
 
@@ -9,6 +11,7 @@ from swerve.net.stalls import PROGRESS, StallWatch
 from swerve.net.streams import CONNECTION_LOST, HUNG_UP
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.wire.http2 import PRIVATE_LIMITS, ErrorCode, Http2Limits
+from tests.net.raw_http2 import ACK, GOAWAY, PING, WINDOW_UPDATE, frame
 
 
 class Life:
@@ -287,6 +290,32 @@ def test_a_peer_that_pings_too_often_is_told_so_and_closed():
     said = bytes(pair.down.buffer)
     assert said.endswith((0xB).to_bytes(4, "big") + b"too_many_pings")  # ENHANCE_YOUR_CALM
     assert pair.server.closed
+
+
+LIGHT_FLOODS = {
+    "WINDOW_UPDATE": frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1)),
+    "PING answers": frame(PING, ACK, 0, b"12345678"),
+    "GOAWAY": frame(GOAWAY, 0, 0, bytes(8)),
+}
+
+
+@pytest.mark.parametrize("unit", LIGHT_FLOODS.values(), ids=LIGHT_FLOODS.keys())
+def test_a_peer_that_floods_with_what_asks_for_nothing_is_closed_and_read_no_further(unit):
+    pair = Swept(limits=Http2Limits(max_control_frames_per_s=10))
+    pair.run()
+    pair.server.data_received(unit * 202)
+    assert pair.down.reading_paused
+    pair.loop.turn()
+    assert pair.server.closed
+
+
+def test_a_reader_may_update_its_windows_ten_times_as_often():
+    pair = Swept(limits=Http2Limits(max_control_frames_per_s=10))
+    pair.run()
+    for _ in range(20):
+        pair.server.data_received(LIGHT_FLOODS["WINDOW_UPDATE"] * 90)
+        pair.seconds(1)
+    assert not pair.server.closed
 
 
 def test_a_peer_that_pings_as_often_as_it_may_is_served():

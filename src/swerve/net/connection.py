@@ -21,7 +21,7 @@ from typing import Any, cast
 from swerve.net.address import peer_name
 from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog, HeldBody
 from swerve.net.begun import Look, Region
-from swerve.net.flood import FloodGuard
+from swerve.net.flood import HEAVY, LIGHT, FloodGuard
 from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
 from swerve.wire.header_block import HeaderBlock
 from swerve.wire.http2 import (
@@ -501,19 +501,26 @@ class Connection(asyncio.Protocol):
             # What gRPC clients look for before they ask less often ("gRPC Keepalive").
             self._strike(b"too_many_pings")
         elif isinstance(event, PingAcknowledged):
+            self._strike()
             if event.opaque_data == _LAST_CALL:
                 self.loop.call_soon(self._finish_drain)
         elif isinstance(event, GoAwayReceived):
+            self._strike()
             self._stop_using()
             self._draining = True
         elif isinstance(event, ConnectionClosed):
             self.loop.call_soon(self._fail)
+        else:
+            self._strike(weight=LIGHT)
 
-    def _strike(self, why: bytes = b"too_many_frames") -> None:
-        if self._flood_guard.strike(self.loop.time):
+    def _strike(self, why: bytes = b"too_many_frames", weight: int = HEAVY) -> None:
+        if self._flood_guard.strike(self.loop.time, weight):
             logger.info("Closing connection of %s: it floods (%s)", self.peer or "peer", why.decode())
             with contextlib.suppress(Http2Error):
                 self.http2.go_away(ErrorCode.ENHANCE_YOUR_CALM, why)
+            # Some megabytes of it may have arrived, which the event loop would bring in this very turn.
+            if self.transport is not None and not self._closed:
+                self.transport.pause_reading()
             self.loop.call_soon(self.close)
 
     # --- ending ----------------------------------------------------------------------------------------------------

@@ -7,20 +7,26 @@ from collections.abc import Callable
 WINDOW_S = 1.0
 
 
+# What a frame counts that honest peers send by the thousand, as readers do WINDOW_UPDATE, in tenths of another.
+LIGHT = 1
+HEAVY = 10
+
+
 class FloodGuard:
-    """Counts pings, settings, and DATA shorter than a message's prefix. The clock is read once in `limit` of them."""
+    """Counts pings, settings, DATA shorter than a message's prefix and, as a tenth each, frames that tell of no call,
+    WINDOW_UPDATE above all. The clock is read once in `limit` of them."""
 
     __slots__ = ("_limit", "_since", "_strikes")
 
     def __init__(self, limit: int) -> None:
         """`limit`: how many are borne in a second."""
-        self._limit = limit
+        self._limit = limit * HEAVY
         self._strikes = 0
         self._since = 0.0
 
-    def strike(self, clock: Callable[[], float]) -> bool:
+    def strike(self, clock: Callable[[], float], weight: int = HEAVY) -> bool:
         """Count one such frame. True when there were more than the limit within the window."""
-        self._strikes += 1
+        self._strikes += weight
         if self._strikes <= self._limit:
             return False
         now = clock()

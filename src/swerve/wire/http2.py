@@ -91,8 +91,8 @@ class Http2Limits:
     # of ten times as many is borne. The engine's own default (1,000, then 33 a second) ends connections of honest
     # clients that cancel a lot.
     max_resets_per_s: int = 2_000
-    # PING and SETTINGS, and DATA shorter than a message's prefix. Clients that measure the path's delay ping once a
-    # round trip, at most some thousand times a second on loopback.
+    # PING and SETTINGS, and DATA shorter than a message's prefix; ten WINDOW_UPDATE count as one of them. Clients that
+    # measure the path's delay ping once a round trip, at most some thousand times a second on loopback.
     max_control_frames_per_s: int = 10_000
 
 
