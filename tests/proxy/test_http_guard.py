@@ -5,6 +5,7 @@ import contextlib
 from dataclasses import replace
 
 import pytest
+import uvloop
 
 from swerve.proxy.http_server import http_settings, start_http_server
 from tests.conftest import find_free_port
@@ -116,3 +117,50 @@ def test_a_client_that_does_not_read_is_hung_up_on():
             await ended.wait()
 
     asyncio.run(run())
+
+
+async def count_body(scope, receive, send):
+    """Answers with the body's size and its last byte."""
+    body, more = b"", True
+    while more:
+        event = await receive()
+        body += event["body"]
+        more = event["more_body"]
+    answer = b"%d %s" % (len(body), body[-1:])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]})
+    await send({"type": "http.response.body", "body": answer})
+
+
+CHUNKS = 100_000
+
+
+def test_a_flood_of_tiny_chunks_is_taken_in_turns_with_all_else():
+    async def run() -> None:
+        async with serving(count_body) as connect:
+            reader, writer = await connect()
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            writer.write(b"1\r\nx\r\n" * CHUNKS + b"1\r\ny\r\n0\r\n\r\n")
+            answer = asyncio.ensure_future(reader.readuntil(b"y"))
+            turns = 0
+            while not answer.done():
+                turns += 1
+                await asyncio.sleep(0)
+            assert answer.result().endswith(b"%d y" % (CHUNKS + 1))
+            # Otherwise there would be a read's worth of them in each: a handful of turns.
+            assert turns > 30
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("size", [1, 5_000, 3_000_000])
+def test_bodies_and_the_requests_behind_them_arrive_whole(size):
+    async def run() -> None:
+        async with serving(count_body) as connect:
+            reader, writer = await connect()
+            request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+            # The second comes with the first's end.
+            writer.write(request + b"a" * (size - 1) + b"b" + request + b"c" * size)
+            for last in (b"b", b"c"):
+                assert (await reader.readuntil(b" " + last)).endswith(b"\r\n\r\n%d %s" % (size, last))
+
+    uvloop.run(run())
