@@ -10,11 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from swerve.config_base import NonNegativeFloat, Options, Port, PositiveFloat, PositiveInt
+from swerve.wire.message import MAX_MESSAGE_SIZE
+from swerve.wire.metadata import MAX_METADATA_SIZE
 
-# The largest message that gRPC's 32 bit length prefix and every protobuf implementation can take.
-MAX_MESSAGE_SIZE = 2**31 - 1
-# gRPC libraries accept 8 KiB of metadata and refuse beyond 16 KiB by default.
-MAX_METADATA_SIZE = 16 * 1024
 # What that may be set to: half of what would cost a client its connection (`wire.http2.Http2Limits`).
 MAX_METADATA_LIMIT = 128 * 1024
 # Is shown in place of a password.

@@ -33,12 +33,10 @@ from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.http2 import ErrorCode, Http2Error
-from swerve.wire.message import PREFIX_SIZE, prefix
+from swerve.wire.message import MAX_MESSAGE_SIZE, PREFIX_SIZE, prefix
 from swerve.wire.peer import carried_fields
 from swerve.wire.status import Status, StatusCode
 
-# The four-byte length of a gRPC message allows more, but 2 GiB - 1 is what every gRPC implementation takes.
-MAX_MESSAGE_SIZE = (1 << 31) - 1
 # Items of a stream that may wait for their reader before credit is withheld from the replica.
 MAX_UNREAD = 16
 # A replica that a call is bound to refused it: the pause before it is asked again.

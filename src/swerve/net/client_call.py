@@ -9,7 +9,7 @@ from swerve.net.connection import Connection
 from swerve.net.streams import CONNECTION_LOST, Headers
 from swerve.wire import metadata
 from swerve.wire.http2 import ErrorCode
-from swerve.wire.message import MessageReader
+from swerve.wire.message import MAX_MESSAGE_SIZE, MessageReader
 from swerve.wire.status import OK, RpcError, Status, StatusCode, code_for_http_status, decode_code, decode_message
 
 # How nearly every call inside an instance ends.
@@ -75,7 +75,7 @@ class ClientCall:
 
     __slots__ = ("_reader", "_status", "_trailers", "connection", "done", "refused", "stream_id")
 
-    def __init__(self, max_message_size: int = (1 << 31) - 1) -> None:
+    def __init__(self, max_message_size: int = MAX_MESSAGE_SIZE) -> None:
         self.connection: CallerSide | None = None
         self.stream_id = 0
         self.done = False

@@ -10,19 +10,15 @@ from dataclasses import dataclass
 
 from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
-from swerve.net.server_call import ServerCall
+from swerve.net.server_call import HIGH_WATER, ServerCall
 from swerve.net.streams import Headers
 from swerve.wire.http2 import PRIVATE_LIMITS
+from swerve.wire.message import MAX_MESSAGE_SIZE
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
 logger = logging.getLogger("swerve.net")
 
 MetadataDict = dict[str, str]
-
-# Our own services are private to one user and talk to trusted peers; the bound only stops mistakes.
-_MAX_MESSAGE_SIZE = (1 << 31) - 1
-# A stream's generator waits for its reader when this many bytes have not left yet.
-_HIGH_WATER = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ class _MethodCall(ServerCall):
     __slots__ = ("_message", "_method", "_task")
 
     def __init__(self, connection: Connection, stream_id: int, headers: Headers, method: Method | None) -> None:
-        super().__init__(connection, stream_id, headers, _MAX_MESSAGE_SIZE)
+        super().__init__(connection, stream_id, headers, MAX_MESSAGE_SIZE)
         self._method = method
         self._message: bytes | None = None
         self._task: asyncio.Task[None] | None = None
@@ -123,5 +119,5 @@ class _MethodCall(ServerCall):
         self.start()
         async for response in responses:
             self.send_message(response)
-            if self.connection.unsent(self.stream_id) > _HIGH_WATER:
+            if self.connection.unsent(self.stream_id) > HIGH_WATER:
                 await self.drained()

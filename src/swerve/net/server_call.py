@@ -15,6 +15,9 @@ from swerve.wire.status import CODE_BYTES, OK, RpcError, Status, StatusCode, enc
 RESPONSE_HEADERS: Headers = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 OK_TRAILERS: Headers = ((b"grpc-status", b"0"),)
 
+# What makes a stream of responses waits for its reader while this many bytes of the call have not left yet.
+HIGH_WATER = 256 * 1024
+
 
 def status_trailers(status: Status, extra: Headers = ()) -> Headers:
     """The trailers that end a call with `status`."""

@@ -12,20 +12,21 @@ from swerve.observe.metrics import (
     text_of,
     version_label,
 )
+from swerve.wire import websocket
 
 # What a request whose client went away is recorded as; nobody gets it as an answer.
 CLIENT_CLOSED_REQUEST = 499
-# Faults of the server's below 500 and above: a request that was not done in time, a WebSocket whose handler failed.
-_REQUEST_TIMEOUT, _WEBSOCKET_FAILED = 408, 1011
+# A fault of the server's below 500: a request that was not done in time.
+_REQUEST_TIMEOUT = 408
 # Methods are the client's words: those that HTTP does not define share a label.
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "WEBSOCKET"))
-# Codes of WebSockets that ended as they should (RFC 6455, section 7.4.1: normal, going away, no code).
-_CLOSED_WELL = (1000, 1001, 1005)
+# Codes of WebSockets that ended as they should.
+_CLOSED_WELL = (websocket.NORMAL_CLOSURE, websocket.GOING_AWAY, websocket.NO_STATUS)
 
 
 def is_server_error(status: int) -> bool:
     """Whether a status tells of a fault of the server's; that of a request that was too slow counts as gRPC's does."""
-    return 500 <= status < 600 or status in (_REQUEST_TIMEOUT, _WEBSOCKET_FAILED)
+    return 500 <= status < 600 or status in (_REQUEST_TIMEOUT, websocket.INTERNAL_ERROR)
 
 
 class HttpObserver:

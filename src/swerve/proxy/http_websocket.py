@@ -7,10 +7,9 @@ import asyncio
 from swerve.generated.http_pb2 import HttpEvent, WebSocketAccept, WebSocketClose
 from swerve.proxy.http_call import HttpCall
 from swerve.proxy.http_reply import Fields, Message, Receive, Reply, Send, pairs
+from swerve.wire.websocket import INTERNAL_ERROR, NO_STATUS
 
-# RFC 6455, section 7.4.1; a reason has 123 bytes at most (section 5.5).
-_NO_STATUS = 1005
-_INTERNAL_ERROR = 1011
+# RFC 6455, section 5.5: bytes of a reason.
 _MAX_REASON = 123
 # A handler whose client has closed may go on for this long.
 _LINGER_S = 10.0
@@ -55,7 +54,7 @@ class WebSocketReply(Reply):
         if not self._accepted:
             await super().fail(status, text, extra)
         elif not self.complete:
-            await self.close(_INTERNAL_ERROR, text.encode()[:_MAX_REASON].decode("utf-8", "ignore"))
+            await self.close(INTERNAL_ERROR, text.encode()[:_MAX_REASON].decode("utf-8", "ignore"))
 
 
 async def upload_messages(receive: Receive, call: HttpCall, reply: WebSocketReply) -> None:
@@ -67,7 +66,7 @@ async def upload_messages(receive: Receive, call: HttpCall, reply: WebSocketRepl
         if event["type"] == "websocket.receive":
             text = event.get("text")
             await call.write(HttpEvent(data=event["bytes"]) if text is None else HttpEvent(text=text))
-    code = event.get("code") or _NO_STATUS
+    code = event.get("code") or NO_STATUS
     reply.closed(code)
     await call.write(HttpEvent(close=WebSocketClose(code=code, reason=event.get("reason") or "")), last=True)
     await asyncio.sleep(_LINGER_S)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from swerve.generated import control_pb2
 from swerve.routing.split import Split
+from swerve.wire.metadata import MAX_METADATA_SIZE
 
 _SEE_LIST = "Ping /ray.serve.RayServeAPIService/ListApplications for available applications."
 
@@ -19,7 +20,7 @@ class GrpcLimits:
 
     request_timeout_s: float | None = None
     strict_application: bool = False
-    max_metadata_size: int = 16 * 1024
+    max_metadata_size: int = MAX_METADATA_SIZE
     enable_reflection: bool = True
 
 

@@ -6,7 +6,6 @@ import time
 from typing import Any, Protocol, cast
 
 from swerve.caller import codec
-from swerve.caller.call import MAX_MESSAGE_SIZE
 from swerve.caller.destination import CALL_PATH, STREAM_PATH
 from swerve.caller.lending import LENDER
 from swerve.context import RequestContext
@@ -15,7 +14,7 @@ from swerve.net.streams import Headers
 from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.wire.deadline import parse_timeout
-from swerve.wire.message import IDENTITY, prefix
+from swerve.wire.message import IDENTITY, MAX_MESSAGE_SIZE, prefix
 from swerve.wire.status import OK, Status, StatusCode
 
 # The paths of handle calls, unary and streaming.

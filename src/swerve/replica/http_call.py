@@ -26,16 +26,16 @@ from swerve.exceptions import (
     RequestCancelledError,
 )
 from swerve.generated.http_pb2 import HttpEvent, HttpField, HttpPeer, HttpRequest, HttpResponse
-from swerve.net.server_call import CallSide
+from swerve.net.server_call import HIGH_WATER, CallSide
 from swerve.net.streams import Headers
 from swerve.replica.asgi_app import AsgiApp, Message
 from swerve.replica.errors import stack_trace
 from swerve.replica.http_response import as_response, error_response
 from swerve.replica.threads import for_future
-from swerve.replica.user_call import HIGH_WATER, Runtime, UserCall
+from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import Handler, Kind, UserCode
 from swerve.wire.deadline import parse_timeout
-from swerve.wire.message import IDENTITY, frame
+from swerve.wire.message import IDENTITY, MAX_MESSAGE_SIZE, frame
 from swerve.wire.peer import PEER_FIELD
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 
@@ -43,7 +43,6 @@ logger = logging.getLogger("swerve.replica")
 
 # One event of a body is no larger, so that the proxy never has to hold a large one whole.
 _CHUNK = 64 * 1024
-_MAX_MESSAGE_SIZE = (1 << 31) - 1
 
 _EXPECTED = (BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError, RequestCancelledError, RpcError)
 
@@ -77,7 +76,7 @@ class HttpCall(UserCall):
         seconds = None if timeout is None else parse_timeout(timeout)
         # The rest of the context comes with the request's head.
         context = RequestContext(app_name=runtime.app, deadline=None if seconds is None else time.monotonic() + seconds)
-        super().__init__(connection, stream_id, headers, _MAX_MESSAGE_SIZE, IDENTITY, runtime, context)
+        super().__init__(connection, stream_id, headers, MAX_MESSAGE_SIZE, IDENTITY, runtime, context)
         # Events that user code has not received, each with the bytes of credit that the proxy gets when it has.
         self._events: deque[tuple[HttpEvent, int]] = deque()
         # Bytes of an incomplete event whose credit is withheld.

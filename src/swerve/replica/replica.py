@@ -36,6 +36,7 @@ from swerve.servicers import ServedMethod, Servicers
 from swerve.servicers import load as load_servicers
 from swerve.wire import bundle
 from swerve.wire.http2 import ErrorCode
+from swerve.wire.message import MAX_MESSAGE_SIZE
 from swerve.wire.status import Status, StatusCode
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Replica:
 
     def _take_limits(self, grpc_options_json: str) -> None:
         options: dict[str, Any] = json.loads(grpc_options_json or "{}")
-        self.max_message_size = int(options.get("max_message_size", (1 << 31) - 1))
+        self.max_message_size = int(options.get("max_message_size", MAX_MESSAGE_SIZE))
         self.keep_status_on_exception = bool(options.get("keep_status_on_exception", False))
 
     async def take_options(self, request: control_pb2.TakeOptionsRequest) -> control_pb2.TakeOptionsResponse:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 
 from swerve.context import RequestContext, _request_context
 from swerve.net.mailbox import Mailbox
-from swerve.net.server_call import CallSide, ServerCall
+from swerve.net.server_call import HIGH_WATER, CallSide, ServerCall
 from swerve.net.streams import Headers
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import TIMED_OUT, is_expected, stack_trace
@@ -30,8 +30,6 @@ from swerve.wire.status import Status, StatusCode, truncate_details
 
 logger = logging.getLogger("swerve.replica")
 
-# A generator waits while this many bytes of its call have not left yet.
-HIGH_WATER = 256 * 1024
 # How often a generator in a thread looks whether its call is still wanted while it waits for the reader.
 _STALL_CHECK_S = 1.0
 # A generator that takes longer for a value may be blocking the loop with its work, as models do: what it yields is

@@ -5,16 +5,11 @@ from __future__ import annotations
 from starlette.websockets import WebSocketDisconnect
 
 from swerve.generated.http_pb2 import HttpEvent, HttpRequest, WebSocketAccept, WebSocketClose
+from swerve.net.server_call import HIGH_WATER
 from swerve.replica.asgi_app import Message
 from swerve.replica.http_call import HttpCall, fields_of
-from swerve.replica.user_call import HIGH_WATER
 from swerve.wire.status import OK
-
-# RFC 6455, section 7.4.1.
-_NORMAL_CLOSURE = 1000
-_NO_STATUS = 1005
-_ABNORMAL_CLOSURE = 1006
-_INTERNAL_ERROR = 1011
+from swerve.wire.websocket import ABNORMAL_CLOSURE, INTERNAL_ERROR, NO_STATUS, NORMAL_CLOSURE
 
 _DENIAL = "websocket.http.response."
 
@@ -38,9 +33,9 @@ class WebSocketCall(HttpCall):
             if self._events:
                 return self._received(self._next_event())
             if self._half_closed:
-                return self._disconnect(_NO_STATUS)
+                return self._disconnect(NO_STATUS)
             await self._news.wait()
-        return self._disconnect(_ABNORMAL_CLOSURE)
+        return self._disconnect(ABNORMAL_CLOSURE)
 
     def _received(self, event: HttpEvent) -> Message:
         match event.WhichOneof("event"):
@@ -69,7 +64,7 @@ class WebSocketCall(HttpCall):
             if self.connection.unsent(self.stream_id) > HIGH_WATER:
                 await self.drained()
         elif kind == "websocket.close":
-            self._close(message.get("code", _NORMAL_CLOSURE), message.get("reason") or "")
+            self._close(message.get("code", NORMAL_CLOSURE), message.get("reason") or "")
         elif kind.startswith(_DENIAL):
             await super()._asgi_send({**message, "type": f"http.response.{kind.removeprefix(_DENIAL)}"})
         else:
@@ -83,7 +78,7 @@ class WebSocketCall(HttpCall):
         if self._left:
             self._end(OK)
         elif self._accepted:
-            self._close(_NORMAL_CLOSURE, "")
+            self._close(NORMAL_CLOSURE, "")
         else:
             super()._returned()
 
@@ -95,7 +90,7 @@ class WebSocketCall(HttpCall):
         if self._left:
             self._end(OK)
         elif self._accepted:
-            self._close(_INTERNAL_ERROR, "")
+            self._close(INTERNAL_ERROR, "")
         else:
             super()._break_off()
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from swerve.wire.status import RpcError, Status, StatusCode
 
 PREFIX_SIZE = 5
+# The four-byte length allows twice as much, but this is what every implementation of gRPC and protobuf takes.
+MAX_MESSAGE_SIZE = (1 << 31) - 1
 # Makes the prefix of an uncompressed message from its length.
 prefix: Callable[[int], bytes] = struct.Struct(">xI").pack
 IDENTITY, GZIP, DEFLATE = b"identity", b"gzip", b"deflate"
