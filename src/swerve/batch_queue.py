@@ -23,6 +23,8 @@ _MAX_UNREAD = 64
 
 @dataclass(slots=True)
 class Options:
+    """What `@serve.batch` was given; what has a setter may be changed while batches run."""
+
     max_batch_size: int
     batch_wait_timeout_s: float
     max_concurrent_batches: int
@@ -41,6 +43,11 @@ class Options:
 
 
 def at_least_one(rule: str, value: Any) -> int:
+    """`value` as a whole number from 1 on.
+
+    Raises:
+        TypeError, ValueError: it is none; the message begins with `rule`.
+    """
     message = f"{rule}, got {value}"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -78,6 +85,8 @@ class Call:
 
 
 class Single(Call):
+    """A call that gets one result."""
+
     __slots__ = ("result",)
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
@@ -97,6 +106,8 @@ class Single(Call):
 
 
 class Stream(Call):
+    """A call that gets a result at each step."""
+
     __slots__ = ("_changed", "_ended", "_error", "_loop", "_unread")
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:

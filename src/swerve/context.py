@@ -77,6 +77,8 @@ def _get_serve_request_context() -> RequestContext:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRank:
+    """The number of a replica among those of its deployment, from 0, and what it is in a cluster (Ray Serve's)."""
+
     rank: int = 0
     node_rank: int = 0
     local_rank: int = 0
@@ -104,11 +106,13 @@ _replica_context: ReplicaContext | None = None
 
 
 def set_replica_context(context: ReplicaContext | None) -> None:
+    """Say which replica this process is; None when it is none any more."""
     global _replica_context
     _replica_context = context
 
 
 def current_replica_context() -> ReplicaContext | None:
+    """The replica that this process is, or None."""
     return _replica_context
 
 

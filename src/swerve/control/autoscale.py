@@ -72,6 +72,8 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
+    """The fewest and the most replicas."""
+
     low: int
     high: int
 

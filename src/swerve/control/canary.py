@@ -116,6 +116,7 @@ def _content(new: NewCanary) -> str:
 
 
 def weigh(draft: Draft, event: WeighCanary) -> None:
+    """The canary gets another share of the calls."""
     canary = draft.canaries.get(event.app)
     if canary is not None and canary.active:
         draft.canaries[event.app] = replace(canary, weight=event.weight)
@@ -141,6 +142,7 @@ def promote(draft: Draft, event: PromoteCanary) -> None:
 
 
 def roll_back(draft: Draft, event: RollBackCanary) -> None:
+    """The canary ends: its release drains, and what is left says why. An event about another release came too late."""
     canary = draft.canaries.get(event.app)
     if canary is None or not canary.active or event.release not in ("", canary.application.release):
         return

@@ -57,6 +57,8 @@ class Deploy:
 
 @dataclass(frozen=True, slots=True)
 class StartCanary:
+    """Run a new version beside an application."""
+
     now: float
     canary: NewCanary
 
@@ -93,6 +95,8 @@ class RollBackCanary:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    """Take applications away."""
+
     now: float
     names: tuple[str, ...]
 
@@ -125,6 +129,8 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStarted:
+    """A process that was asked for runs; `started_s` is in seconds since the epoch."""
+
     now: float
     id: str
     pid: int
@@ -165,6 +171,8 @@ class Reconfigured:
 
 @dataclass(frozen=True, slots=True)
 class HealthChecked:
+    """What a replica answered to `CheckHealth`, or that it did not answer in time."""
+
     now: float
     id: str
     healthy: bool
@@ -227,6 +235,8 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class StartReplica:
+    """Start a process for a replica."""
+
     id: str
     key: DeploymentKey
     target: DeploymentTarget
@@ -244,6 +254,8 @@ class StopReplica:
 
 @dataclass(frozen=True, slots=True)
 class ReconfigureReplica:
+    """Give a running replica what it can take without a restart."""
+
     id: str
     target: DeploymentTarget
     rank: int
@@ -276,12 +288,16 @@ class Warn:
 
 @dataclass(frozen=True, slots=True)
 class CheckHealth:
+    """Ask a replica how it does."""
+
     id: str
     timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class CheckProxy:
+    """Ask a proxy whether it serves."""
+
     id: str
     timeout_s: float
 
@@ -296,6 +312,8 @@ class StartProxy:
 
 @dataclass(frozen=True, slots=True)
 class StopProxy:
+    """Ask a proxy to let its calls finish and end."""
+
     id: str
 
 

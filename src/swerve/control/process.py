@@ -43,6 +43,7 @@ async def _run(layout: Layout, options: pb.InstanceOptions, store: Store, state:
 
 
 def main() -> int:
+    """The controller, from start to end; the exit code."""
     parser = argparse.ArgumentParser(prog="swerve.control.process", description="The controller of a Swerve instance.")
     parser.add_argument("--state-dir", type=Path, required=True)
     layout = Layout(parser.parse_args().state_dir.absolute())

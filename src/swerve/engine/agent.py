@@ -368,6 +368,7 @@ def _working_folder() -> str:
 
 
 def main() -> int:
+    """The agent, from start to end; the exit code."""
     parser = argparse.ArgumentParser(prog="swerve.engine.agent", description="The local agent of a Swerve instance.")
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--lock", type=int, required=True, help="a descriptor that holds the folder's lock")

@@ -40,6 +40,7 @@ class AgentRecord:
 
 
 def write_agent_record(layout: Layout, record: AgentRecord) -> None:
+    """Replace the record at once, so that no reader finds half of one."""
     part = layout.agent_record.with_suffix(".part")
     part.touch(mode=0o600)
     part.write_text(json.dumps(asdict(record)))

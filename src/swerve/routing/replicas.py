@@ -68,4 +68,5 @@ class FreeList:
 
 
 def with_model(replicas: Sequence[Replica], model_id: str) -> list[Replica]:
+    """The replicas that have loaded this model."""
     return [replica for replica in replicas if model_id in replica.info.model_ids]

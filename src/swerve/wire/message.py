@@ -61,6 +61,7 @@ def frame_compressed(message: bytes, encoding: bytes) -> bytes:
 
 
 def too_large(length: int, limit: int) -> RpcError:
+    """The error for a message of `length` bytes where `limit` are taken; the text is gRPC's."""
     return RpcError(Status(StatusCode.RESOURCE_EXHAUSTED, f"Received message larger than max ({length} vs. {limit})."))
 
 
