@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from swerve.control import instance
 from swerve.engine import presence
 from swerve.engine.layout import Layout
 from swerve.engine.procfs import ProcessIdentity, identify
+from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2 as pb
 from tests.conftest import find_free_port, processes_of, wait_for
 
@@ -382,6 +384,20 @@ def test_a_start_with_a_damaged_store_says_so_and_leaves_nothing(state_dir):
     with pytest.raises(instance.InstanceError, match="cannot be read"):
         instance.start(state_dir, NO_PORT, owner_pid=None)
     assert not processes_of(state_dir)
+
+
+def test_an_instance_that_cannot_write_refuses_changes_and_can_be_shut_down(state_dir):
+    started = instance.start(state_dir, NO_PORT, owner_pid=None)
+    running = connection.required()
+    # As a full disk for this process: no file may grow.
+    resource.prlimit(running.status().controller_pid, resource.RLIMIT_FSIZE, (0, 0))
+    change = pb.InstanceOptions(grpc_options_json=gRPCOptions(request_timeout_s=5).model_dump_json())
+    with pytest.raises(RayServeException, match=r"cannot be written: .*Nothing has changed"):
+        running.call(lambda client: client.deploy(pb.DeployRequest(options=change)))
+    assert running.status().options.grpc_options_json == ""
+    connection.shut_down(running)
+    assert instance.wait_stopped(started, 1)
+    assert not Layout(state_dir).store.exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

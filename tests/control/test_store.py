@@ -10,7 +10,7 @@ import pytest
 from control_support import World, application, target
 
 from swerve.control.events import Delete
-from swerve.control.model import DeploymentKey, Goal
+from swerve.control.model import DeploymentKey, Goal, State
 from swerve.control.store import Store, StoreError
 from swerve.statuses import DeploymentStatus
 
@@ -105,7 +105,7 @@ def test_a_failed_write_changes_nothing(path):
     empty = store.load()
     world.deploy(application())
     store._db.execute("CREATE TRIGGER full BEFORE INSERT ON code BEGIN SELECT RAISE(ABORT, 'disk full'); END")
-    with pytest.raises(sqlite3.Error):
+    with pytest.raises(StoreError):
         store.save(empty, world.state, {"v1": b"code"})
     assert not store.load().applications
 
@@ -175,6 +175,25 @@ def test_a_machine_that_stopped_amid_a_write_leaves_the_state_before(path, tmp_p
     torn.with_name("torn.db-wal").write_bytes(wal[: int(len(wal) * share)])
     store.close()
     assert list(Store(torn).load().applications) == ["app"]
+
+
+def test_a_store_that_is_full_refuses_a_change_as_a_whole_and_takes_it_later(path):
+    world = World()
+    world.deploy(application(name="small"))
+    store = Store(path)
+    store.save(State(""), world.state, {"v1": b"code"})
+    before = world.state
+    world.deploy(application(name="large", route_prefix="/large", Model=target("v2")))
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="database or disk is full"):
+            store.save(before, world.state, {"v2": b"x" * 100_000})
+        assert list(store.load().applications) == ["small"]
+    store._db.execute("PRAGMA max_page_count = 1000")
+    store.save(before, world.state, {"v2": b"x" * 100_000})
+    assert sorted(store.load().applications) == ["large", "small"]
+    store.close()
 
 
 def test_a_damaged_file_says_what_to_do(path):

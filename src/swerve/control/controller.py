@@ -55,7 +55,7 @@ from swerve.control.publisher import Publisher
 from swerve.control.reconcile import next_wakeup, step
 from swerve.control.scaling import ScalingLoop
 from swerve.control.scrape import scrape
-from swerve.control.store import Store
+from swerve.control.store import Store, StoreError
 from swerve.control.view import status, view
 from swerve.engine.base import Engine, EngineError, ProcessExit, ProcessSpec
 from swerve.engine.layout import Layout
@@ -229,7 +229,11 @@ class Controller:
         await self._engine.ending(shutdown_time(self._state))
         if forget:
             self._keeps_state = False
-            self._store.clear()
+            try:
+                self._store.clear()
+            except StoreError as error:
+                logger.warning("%s It is removed instead.", error)
+                self._layout.remove_store()
         if not self._state.stopping:
             logger.info("shutting down")
             self.apply(Shutdown(self._now()))

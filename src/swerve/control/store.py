@@ -6,10 +6,11 @@ or after it. Code is kept apart, by digest, so that it is in memory only while a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +41,8 @@ _OTHER_FORMAT = (
     "The store {path} has format {found}, this release of Swerve reads {known}. Move it and its -wal and -shm files "
     "away to start with nothing deployed, then deploy anew; or install the release that wrote it."
 )
+
+_UNWRITABLE = "The store {path} cannot be written: {error}. Nothing has changed."
 
 _T = TypeVar("_T")
 
@@ -109,7 +112,11 @@ class Store:
         return [decode(json.loads(value)) for (value,) in rows]
 
     def save(self, old: State, new: State, code: Mapping[str, bytes] | None = None) -> None:
-        """Store what differs between `old` and `new`; `code` is what `new` needs beyond what is stored, by digest."""
+        """Store what differs between `old` and `new`; `code` is what `new` needs beyond what is stored, by digest.
+
+        Raises:
+            StoreError: it cannot be written, as on a full disk; nothing of it was.
+        """
         before, after = _records(old, new), _records(new, old)
         changed = [(kind, key, value) for (kind, key), value in after.items() if before.get((kind, key)) != value]
         gone = before.keys() - after.keys()
@@ -136,24 +143,27 @@ class Store:
         return data
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything.
+
+        Raises:
+            StoreError: it cannot be written; nothing was forgotten.
+        """
         with self._transaction():
             self._db.execute("DELETE FROM records")
             self._db.execute("DELETE FROM code")
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
-
-
-class _Transaction:
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(_UNWRITABLE.format(path=self._path, error=error)) from error
+        finally:
+            # SQLite ends the transaction itself after some errors, and keeps it after others.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def _digests(state: State) -> set[str]:
