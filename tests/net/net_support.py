@@ -103,7 +103,7 @@ class Transport:
         pass
 
     def get_extra_info(self, name):
-        return ("127.0.0.1", 5000)
+        return ("127.0.0.1", 5000) if name == "peername" else None
 
     def pause_reading(self) -> None:
         self.reading_paused = True

@@ -16,18 +16,27 @@ if sys.argv[1] == "kept":
 for turn in range(23):
     if turn == 3:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    copies = [b"x" * (8 << 20) for _ in range(4)]
+    copies = [b"x" * (8 << 20) for _ in range(int(sys.argv[2]))]
     del copies
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-PAGES = 20 * 4 * (8 << 20) // 4096
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 
 
-def page_faults(how: str) -> int:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, check=True, timeout=60)
+def pages(copies: int) -> int:
+    return 20 * copies * (8 << 20) // 4096
+
+
+def page_faults(how: str, copies: int) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how, str(copies)], capture_output=True, check=True, timeout=60
+    )
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 def test_freed_memory_is_used_again_without_asking_the_system():
-    assert page_faults("kept") < PAGES / 100
+    assert page_faults("kept", 4) < pages(4) / 100
+
+
+def test_of_more_than_is_kept_most_is_used_again():
+    assert page_faults("kept", 10) < pages(10) / 2

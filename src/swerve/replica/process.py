@@ -29,9 +29,9 @@ from swerve.wire.http2 import PRIVATE_LIMITS
 # The private socket has few peers, all of them ours: the slots bound the calls, these the bytes.
 _LIMITS = replace(PRIVATE_LIMITS, stream_window=4 << 20)
 _CLOSE_GRACE_S = 1.0
-# Free memory that stays with the process: what a call with a request and a response of 16 MiB takes, twice. Received,
-# parsed, serialized and being sent, a message is there up to four times.
-_KEPT_MEMORY = 128 << 20
+# Free memory that stays with the process: what a call with a request and a response of 16 MiB takes, four times.
+# Received, parsed, serialized and being sent, a message is there up to four times.
+_KEPT_MEMORY = 256 << 20
 
 
 async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:

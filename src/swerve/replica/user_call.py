@@ -225,6 +225,8 @@ class UserCall(ServerCall):
         self.connection.mark_begun(self.stream_id)
         try:
             value = await handler.function(*args, **kwargs)
+            # A large request need not be there while its response is made.
+            del args, kwargs
             self.answer(self.encode(value))
         except BaseException as error:
             self._fail(error)
