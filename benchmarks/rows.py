@@ -11,7 +11,7 @@ from benchmarks.measure import Measure, echo_rate, half_of_peak, handle_calls, s
 from benchmarks.methods import MESSAGES_PER_STREAM, Method, echo, stream, unary
 from benchmarks.ray_serve import ray, ray_fastest
 from benchmarks.result import Figures, Goal, Result
-from benchmarks.servers import Contender, Server, grpc_aio, swerve
+from benchmarks.servers import Contender, Server, engine, grpc_aio, swerve
 
 MB = 1 << 20
 # Rounds of a row with Ray at most, to keep the run short.
@@ -67,6 +67,13 @@ def unary_rows() -> list[Row]:
             "unary, async def, max_ongoing_requests=200, 8 connections x 8 streams",
             both(full, grpc_aio()),
             [Goal("calls_per_s", at_least=10, over="grpc.aio")],
+            unary(),
+        ),
+        Row(
+            "engine",
+            "unary, 8 x 8, against the handler straight on the HTTP/2 engine",
+            [*both(full, engine()), Side(grpc_aio(), full)],
+            [Goal("calls_per_s", at_least=0.5, over="engine")],
             unary(),
         ),
         Row(

@@ -1,4 +1,4 @@
-"""The contenders as real processes: Swerve as shipped, and a bare `grpc.aio` server. Ray Serve is in `ray_serve`."""
+"""The contenders as real processes: Swerve as shipped, and those of one process. Ray Serve is in `ray_serve`."""
 
 import contextlib
 import subprocess
@@ -56,7 +56,12 @@ def swerve(target: str = "serve_app:aio", *arguments: str) -> Contender:
 
 def grpc_aio(handler: str = "aio") -> Contender:
     """A bare grpc.aio server with the servicer `handler` of workloads/grpc_aio_server.py."""
-    return Contender("grpc.aio", partial(_grpc_aio, handler))
+    return Contender("grpc.aio", partial(_workload, "grpc_aio_server.py", handler))
+
+
+def engine() -> Contender:
+    """The handler straight on the HTTP/2 engine, see workloads/engine_server.py."""
+    return Contender("engine", partial(_workload, "engine_server.py"))
 
 
 def prepare() -> None:
@@ -82,9 +87,9 @@ def pids_of_instance(state_dir: Path) -> dict[str, list[int]]:
 
 
 @contextlib.contextmanager
-def _grpc_aio(handler: str) -> Iterator[Server]:
+def _workload(program: str, *arguments: str) -> Iterator[Server]:
     address = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, str(WORKLOADS / "grpc_aio_server.py"), address, handler]
+    command = [sys.executable, str(WORKLOADS / program), address, *arguments]
     process = subprocess.Popen(command, env=environment(PATH))
     try:
         with grpc.insecure_channel(address) as channel:
