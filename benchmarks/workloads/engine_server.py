@@ -1,7 +1,7 @@
 """The handler straight on the HTTP/2 engine, with nothing between: `engine_server.py ADDRESS`.
 
-No routing, deadlines, limits, logs or isolation, and every request is taken for a complete one. It is no contender but a
-measure: what one Python process can do at most, and so a proxy that has the same clients before it.
+No routing, deadlines, limits, logs or isolation, and every request is taken for a complete one. It is no contender but
+a measure: what one Python process can do at most, and so a proxy that has the same clients before it.
 """
 
 import asyncio

@@ -50,6 +50,8 @@ logger = logging.getLogger("swerve.net")
 # Calls begun or ended between two writes. A turn may bring many: the peer, on another core, starts on the first of them
 # while this process goes on with the rest. Fewer a write would cost more in system calls than they win.
 CALLS_PER_WRITE = 8
+# To look up an enum's member costs as much as a handler's call.
+_REFUSED_STREAM = ErrorCode.REFUSED_STREAM
 # Parts of a body that are shorter cannot fill a chunk between two flushes often enough to be worth the look.
 _SMALL = 4096
 
@@ -464,7 +466,7 @@ class Connection(asyncio.Protocol):
                     handler = streams.pop(stream_id, None)
                     if handler is not None:
                         code = event.error_code
-                        if code == ErrorCode.REFUSED_STREAM and isinstance(event.local_error, OversizedHeaders):
+                        if code == _REFUSED_STREAM and isinstance(event.local_error, OversizedHeaders):
                             code = ErrorCode.INTERNAL_ERROR
                         handler.on_closed(code)
                 elif kind is TrailersReceived:

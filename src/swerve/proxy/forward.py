@@ -55,6 +55,8 @@ CLIENT_WINDOW = 256 * 1024
 _REPLAY_LIMIT = 1 << 20
 
 _GRPC_STATUS = b"grpc-status"
+# To look up an enum's member costs as much as to read a call's deadline.
+_OK = StatusCode.OK
 # What clients make of streams that this side broke off, because they did not read or had to go (`net/sweeper.py`).
 _TOLD = {HUNG_UP: StatusCode.UNAVAILABLE, ErrorCode.ENHANCE_YOUR_CALM: StatusCode.RESOURCE_EXHAUSTED}
 
@@ -407,7 +409,7 @@ class ForwardedCall:
             self._end(trailers)
             return
         self._response_started = True
-        code = _status_in(trailers) if trailers else StatusCode.OK
+        code = _status_in(trailers) if trailers else _OK
         trailers = (*(trailers or OK_TRAILERS), (REQUEST_ID_FIELD, self.request_id))
         self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers)
         self._record(code)
