@@ -8,6 +8,7 @@ import asyncio
 import signal
 import struct
 import sys
+from typing import cast
 
 import ngh2
 import uvloop
@@ -27,7 +28,7 @@ class Direct(asyncio.Protocol):
         self.engine.initiate_connection({})
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -44,7 +45,7 @@ class Direct(asyncio.Protocol):
     def flush(self) -> None:
         data = self.engine.data_to_send(WRITE_SIZE)
         if data:
-            self.transport.write(data)  # type: ignore[attr-defined]  # asyncio hands out its writing transports as bases
+            self.transport.write(data)
         self.engine.events()
 
 
