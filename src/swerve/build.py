@@ -163,6 +163,15 @@ def _configs(
         config = configs[name]
         if config.user_config is not None and not inspect.isclass(deployment.func_or_class):
             raise ValueError(f"deployment_def must be a class to use user_config or rank (deployment '{name}').")
+        scaling = config.autoscaling_config
+        if scaling is not None and config.max_ongoing_requests < scaling.target_ongoing_requests:
+            logger.warning(
+                "Deployment '%s' never has more replicas for the calls that run: its max_ongoing_requests (%d) is less than "
+                "its target_ongoing_requests (%g).",
+                name,
+                config.max_ongoing_requests,
+                scaling.target_ongoing_requests,
+            )
         own = config.ray_actor_options.get("runtime_env")
         if own:
             environment = resolve(merge(options.runtime_env, own), base=options.base, packages=options.packages)

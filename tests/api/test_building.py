@@ -64,6 +64,15 @@ def test_different_nodes_of_one_name_are_numbered_with_a_warning(caplog):
     assert "this one is deployed as 'Leaf_1'" in caplog.text
 
 
+def test_a_target_of_autoscaling_that_no_replica_can_reach_is_warned_of(caplog):
+    scaled = {"max_replicas": 3, "target_ongoing_requests": 5}
+
+    build(Leaf.options(autoscaling_config=scaled, max_ongoing_requests=5).bind(), BuildOptions())
+    assert caplog.text == ""
+    build(Leaf.options(autoscaling_config=scaled, max_ongoing_requests=4).bind(), BuildOptions())
+    assert "max_ongoing_requests (4) is less than its target_ongoing_requests (5)" in caplog.text
+
+
 def test_arguments_without_applications_are_not_copied():
     shared = {"weights": [1, 2, 3]}
 

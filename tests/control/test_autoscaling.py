@@ -344,6 +344,10 @@ def both(contexts):
     return {DeploymentID("A", "app"): 2, DeploymentID("B", "app"): 4}, {}
 
 
+def so_many(ctx, number=1):
+    return number, {}
+
+
 def live_with(policy, kwargs, until, whole=False):
     """A world, its controller's scaling loop, and a policy of the user's; until a condition holds."""
     code = pickled_extra(policy, kwargs, "policy", "it")
@@ -379,6 +383,10 @@ def live_with(policy, kwargs, until, whole=False):
 def test_a_class_is_one_object_and_finds_what_it_remembered():
     world = live_with(Counts, {"first": 1}, lambda world: len(world.replicas("A")) == 10)
     assert len(world.replicas("B")) == 1
+
+
+def test_a_function_is_called_with_its_kwargs():
+    live_with(so_many, {"number": 3}, lambda world: len(world.replicas("A")) == 3)
 
 
 def test_a_policy_of_an_application_decides_for_all_of_it():

@@ -185,8 +185,8 @@ class _Policy:
         sys.path.extend(folders)
         try:
             code = pickle.loads(self._code)
-            is_class = isinstance(code.target, type)
-            self._function = code.target(**code.init_kwargs) if is_class else code.target
+            policy, kwargs = code.target, code.init_kwargs
+            self._function = policy(**kwargs) if isinstance(policy, type) else functools.partial(policy, **kwargs)
         finally:
             for folder in folders:
                 sys.path.remove(folder)
