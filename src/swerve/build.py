@@ -166,8 +166,8 @@ def _configs(
         scaling = config.autoscaling_config
         if scaling is not None and config.max_ongoing_requests < scaling.target_ongoing_requests:
             logger.warning(
-                "Deployment '%s' never has more replicas for the calls that run: its max_ongoing_requests (%d) is less than "
-                "its target_ongoing_requests (%g).",
+                "Deployment '%s': a replica takes fewer calls at a time (max_ongoing_requests %d) than autoscaling "
+                "wants it to have (target_ongoing_requests %g).",
                 name,
                 config.max_ongoing_requests,
                 scaling.target_ongoing_requests,

@@ -70,7 +70,7 @@ def test_a_target_of_autoscaling_that_no_replica_can_reach_is_warned_of(caplog):
     build(Leaf.options(autoscaling_config=scaled, max_ongoing_requests=5).bind(), BuildOptions())
     assert caplog.text == ""
     build(Leaf.options(autoscaling_config=scaled, max_ongoing_requests=4).bind(), BuildOptions())
-    assert "max_ongoing_requests (4) is less than its target_ongoing_requests (5)" in caplog.text
+    assert "(max_ongoing_requests 4) than autoscaling wants it to have (target_ongoing_requests 5)" in caplog.text
 
 
 def test_arguments_without_applications_are_not_copied():
