@@ -66,8 +66,10 @@ class Connection:
             except RpcError as error:
                 if error.status.code == StatusCode.ABORTED:
                     raise ConflictError(error.status.details) from error
-                if error.status.code != StatusCode.UNAVAILABLE or self.gone():
+                if error.status.code != StatusCode.UNAVAILABLE:
                     raise RayServeException(error.status.details) from error
+                if self.gone():
+                    raise RayServeException("The Serve instance has ended meanwhile.") from error
                 if time.monotonic() > deadline:
                     raise RayServeException(f"{error.status.details}{self._where_it_says_why()}") from error
             time.sleep(_RETRY_S)

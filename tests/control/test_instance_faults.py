@@ -134,6 +134,20 @@ def test_a_start_says_that_an_instance_runs_whose_agent_was_killed(state_dir):
         instance.start(state_dir, NO_PORT, owner_pid=None)
 
 
+def test_a_start_whose_agent_is_killed_meanwhile_waits_for_its_successor(state_dir, monkeypatch):
+    wait_ready = instance._wait_ready
+
+    def killed_first(layout, agent, *rest):
+        wait_for(lambda: "controller" in recorded(state_dir), what="a controller, which is not ready yet")
+        agent.kill()
+        agent.wait(10)
+        return wait_ready(layout, agent, *rest)
+
+    monkeypatch.setattr(instance, "_wait_ready", killed_first)
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+    assert connection.required().status().agent_pid == agent_pid(state_dir)
+
+
 def test_without_any_agent_everything_ends(state_dir):
     instance.start(state_dir, NO_PORT, owner_pid=None)
     # What an agent that is started again needs to know.

@@ -225,7 +225,8 @@ def _wait_ready(layout: Layout, agent: subprocess.Popen[bytes], logs: _Logs, dea
         with contextlib.suppress(OSError, ValueError):
             error: str | None = json.loads(layout.ready.read_text())["error"]
             return error
-        if agent.poll() is not None:
+        # One that was killed has a successor.
+        if agent.poll() is not None and not presence.runs(layout):
             return f"The instance ended while it started (see {layout.logs}). {logs.last_words()}"
         if time.monotonic() >= deadline:
             return f"The instance was not ready in time; see {layout.logs}. {logs.last_words()}"
