@@ -7,7 +7,7 @@ here. So is whom it concerns when bytes have left: who gets credit for them, and
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from swerve.net.credit import Owed
 from swerve.net.streams import Headers
@@ -61,10 +61,12 @@ class HeldBody:
 class Backlog:
     """All that waits, by stream. `Connection` adds to it and has it settled after each write."""
 
-    __slots__ = ("_http2", "callbacks", "held", "owed")
+    __slots__ = ("_http2", "_interleaved", "callbacks", "held", "owed")
 
-    def __init__(self, http2: Http2) -> None:
+    def __init__(self, http2: Http2, interleaved: Container[int]) -> None:
+        """`interleaved`: the streams whose bodies the engine is to send in turns with others once they are held."""
         self._http2 = http2
+        self._interleaved = interleaved
         self.held: dict[int, HeldBody] = {}
         self.owed = Owed()
         self.callbacks: dict[int, list[Callable[[], None]]] = {}
@@ -72,6 +74,18 @@ class Backlog:
     @property
     def empty(self) -> bool:
         return not (self.held or self.owed or self.callbacks)
+
+    def has_share(self, stream_id: int) -> bool:
+        """True when the engine has a chunk of the stream, and a write's worth of bodies."""
+        queued = self._http2.queued_body_size
+        return queued(stream_id) > CHUNK and queued() > WRITE_SIZE
+
+    def hold(self, stream_id: int) -> HeldBody:
+        """From now on the stream's body waits here."""
+        held = self.held[stream_id] = HeldBody()
+        if stream_id in self._interleaved:
+            self._http2.interleave(stream_id)
+        return held
 
     def settle(self, *, paused: bool) -> bool:
         """Credit what has left, refill streams that were held back. True when there is something to write again."""

@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from swerve.net.address import peer_name
-from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog, HeldBody
+from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog
 from swerve.net.begun import Look, Region
 from swerve.net.buffers import size_buffers
 from swerve.net.flood import HEAVY, LIGHT, FloodGuard
+from swerve.net.last_call import LastCall
 from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
 from swerve.wire.header_block import HeaderBlock
 from swerve.wire.http2 import (
@@ -101,11 +102,14 @@ class Connection(asyncio.Protocol):
         self._window_suspect = False  # a reset of ours may have cost connection window; see `Http2.repair_window`
         self._calls_queued = 0
         self._flood_guard = FloodGuard(limits.max_control_frames_per_s)
-        self._drain_timer: asyncio.TimerHandle | None = None
-        self.backlog = Backlog(self.http2)
+        self._last_call: LastCall | None = None
+        # A client's requests cannot be interleaved.
+        self.backlog = Backlog(self.http2, interleaved={} if accept is None else self.streams)
         # Its parts that frames and calls ask for, so that these pay no detour.
         self._held = self.backlog.held
         self._owed = self.backlog.owed
+        self._hold = self.backlog.hold
+        self._has_share = self.backlog.has_share
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -157,9 +161,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._fail(peer_gone=True)
-        for timer in (self._abort_timer, self._drain_timer):
-            if timer is not None:
-                timer.cancel()
+        for waits in (self._abort_timer, self._last_call):
+            if waits is not None:
+                waits.cancel()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -243,17 +247,6 @@ class Connection(asyncio.Protocol):
         self._wrote_early = self._wrote_early or self._flush_due
         if written:
             transport.write(written)
-
-    def _has_share(self, stream_id: int) -> bool:
-        """True when the engine has a chunk of the stream, and a write's worth of bodies."""
-        queued = self.http2.queued_body_size
-        return queued(stream_id) > CHUNK and queued() > WRITE_SIZE
-
-    def _hold(self, stream_id: int) -> HeldBody:
-        held = self._held[stream_id] = HeldBody()
-        if self._accept is not None and stream_id in self.streams:
-            self.http2.interleave(stream_id)
-        return held
 
     def forward_data(self, stream_id: int, data: bytes, end_stream: bool, source: CreditSource, source_id: int) -> None:
         """`send_data`, and acknowledge `data` to the stream that it came from when it has left this process."""
@@ -505,8 +498,8 @@ class Connection(asyncio.Protocol):
             self._strike(b"too_many_pings")
         elif isinstance(event, PingAcknowledged):
             self._strike()
-            if event.opaque_data == _LAST_CALL:
-                self.loop.call_soon(self._finish_drain)
+            if self._last_call is not None:
+                self._last_call.ping_acknowledged(event.opaque_data)
         elif isinstance(event, GoAwayReceived):
             self._strike()
             self._stop_using()
@@ -550,25 +543,21 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Ask the peer to open no more streams; the connection closes when the last one ends."""
-        if self._closed or self._draining or self._drain_timer is not None:
+        if self._closed or self._draining or self._last_call is not None:
             return
         if self._accept is None:
             self._stop_using()
             self._draining = True
             self.flush()
             return
-        with contextlib.suppress(Http2Error):
-            self.http2.announce_shutdown()
-            self.http2.ping(_LAST_CALL)
-        # The second stage follows when requests that crossed the notice have arrived: with the answer to the ping.
-        self._drain_timer = self.loop.call_later(_LAST_CALL_TIMEOUT_S, self._finish_drain)
+        self._last_call = LastCall(self.loop, self.http2, self._finish_drain)
         self.flush()
 
     def _finish_drain(self) -> None:
         if self._closed or self._draining:
             return
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
+        if self._last_call is not None:
+            self._last_call.cancel()
         self._draining = True
         self._stop_using()
         with contextlib.suppress(Http2Error):
@@ -598,7 +587,8 @@ class Connection(asyncio.Protocol):
         look = self.look
         if look is not None:
             look.settle(final=peer_gone)
-        streams, self.streams = self.streams, {}
+        streams = self.streams.copy()
+        self.streams.clear()
         # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
         never_began = (look is not None and look.never_began(stream_id) for stream_id in streams)
         end_all(zip((handler.on_closed for handler in streams.values()), never_began, strict=True), error_code)
@@ -608,7 +598,3 @@ class Connection(asyncio.Protocol):
 
 
 _CLOSE_TIMEOUT_S = 5.0
-# What the ping says that asks whether the peer has heard that this side is going.
-_LAST_CALL = b"swerve-l"
-# A peer that does not answer in a second has had many round trips of time (RFC 9113, section 6.8 asks for one).
-_LAST_CALL_TIMEOUT_S = 1.0
