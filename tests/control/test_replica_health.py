@@ -76,11 +76,22 @@ def test_a_sick_replica_makes_the_deployment_unhealthy_until_it_is_replaced(worl
     assert world.deployment().status is DeploymentStatus.UNHEALTHY
     assert world.deployment().trigger is DeploymentStatusTrigger.HEALTH_CHECK_FAILED
     assert world.deployment().message.startswith("A replica's health check failed.")
+    assert "not well" in world.deployment().message
     world.run()
     assert world.deployment().status is DeploymentStatus.HEALTHY
     # What happened can still be read.
     assert world.deployment().trigger is DeploymentStatusTrigger.HEALTH_CHECK_FAILED
     assert "was replaced" in world.deployment().message
+    assert "not well" in world.deployment().message
+
+
+def test_a_deployment_that_lost_a_replica_says_how(world):
+    world.end(world.replicas()[0].id, "The process ended with exit code 7.")
+    assert world.deployment().status is DeploymentStatus.UNHEALTHY
+    assert world.deployment().message.endswith("The process ended with exit code 7.")
+    world.pass_time(1)
+    assert world.deployment().status is DeploymentStatus.HEALTHY
+    assert world.deployment().message.endswith("The process ended with exit code 7.")
 
 
 def test_a_dead_replica_that_had_proven_itself_is_replaced_at_once(world):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from swerve.control import canary, rollout
-from swerve.control.draft import EXIT_GRACE_S, Draft
+from swerve.control.draft import EXIT_GRACE_S, UNHEALTHY, Draft
 from swerve.control.events import Finish
 from swerve.control.model import Application, Deployment, State
 from swerve.statuses import DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
@@ -15,10 +15,6 @@ PROXY_START_TIMEOUT_S = 30.0
 # Ray Serve's default of graceful_shutdown_timeout_s: what calls have when no deployment says.
 PROXY_DRAIN_S = 20.0
 
-UNHEALTHY = (
-    "A replica's health check failed. This deployment will be UNHEALTHY until the replica recovers or a new deploy "
-    "happens."
-)
 REPLACED = "A replica ended or failed its health checks, and was replaced."
 _COMPLETED = {
     DeploymentStatus.UPDATING: DeploymentStatusTrigger.CONFIG_UPDATE_COMPLETED,
@@ -116,7 +112,10 @@ def _reached(deployment: Deployment) -> Deployment:
     if deployment.status is DeploymentStatus.HEALTHY:
         return deployment
     if deployment.status is DeploymentStatus.UNHEALTHY:
-        return replace(deployment, previous=None, reached=True, status=DeploymentStatus.HEALTHY, message=REPLACED)
+        reason = deployment.message.partition(UNHEALTHY)[2]
+        return replace(
+            deployment, previous=None, reached=True, status=DeploymentStatus.HEALTHY, message=REPLACED + reason
+        )
     return replace(
         deployment,
         previous=None,

@@ -39,6 +39,11 @@ PROXY_CHECK_PERIOD_S, PROXY_CHECK_TIMEOUT_S = 10.0, 10.0
 # Health checks spread by this share of their period either way, so that replicas are not checked in step.
 JITTER = 0.1
 
+UNHEALTHY = (
+    "A replica's health check failed. This deployment will be UNHEALTHY until the replica recovers or a new deploy "
+    "happens."
+)
+LAST_REASON = " The last replica that ended or failed:\n{reason}"
 STARTUP_RETRY = "A replica failed to start with exception. Retrying {n} more time(s). Error:\n{error}"
 STARTUP_FAILED = (
     "The deployment failed to start {n} times in a row. This may be due to a problem with its constructor or initial "
@@ -233,6 +238,18 @@ class Draft:
         """Whether a new version takes the place of one that served, and has not yet."""
         deployment = self.deployments[key]
         return deployment.previous is not None and not deployment.reached and not deployment.failed
+
+    def say_unhealthy(self, replica: Replica, reason: str) -> None:
+        """A replica is lost without having been told to stop: its deployment says why until it has its number again."""
+        deployment = self.deployments[replica.key]
+        settled = deployment.status in (DeploymentStatus.HEALTHY, DeploymentStatus.UNHEALTHY)
+        if settled and not deployment.deleting and not self.state.stopping:
+            self.deployments[replica.key] = replace(
+                deployment,
+                status=DeploymentStatus.UNHEALTHY,
+                trigger=DeploymentStatusTrigger.HEALTH_CHECK_FAILED,
+                message=UNHEALTHY + LAST_REASON.format(reason=reason),
+            )
 
     def count_failure(self, replica: Replica, error: str) -> None:
         """A replica failed to start, or failed before it had served for STABLE_AFTER_S.

@@ -128,12 +128,16 @@ def _is_unproven(replica: Replica) -> bool:
 
 
 def _replica_ended(draft: Draft, replica: Replica, reason: str) -> None:
-    if replica.state is not ReplicaState.STOPPING and _is_unproven(replica):
+    if replica.state is ReplicaState.STOPPING:
+        return
+    draft.say_unhealthy(replica, reason)
+    if _is_unproven(replica):
         draft.count_failure(replica, reason)
 
 
 def _fail(draft: Draft, replica: Replica, error: str) -> None:
     """A replica that runs is no good: count it, end it."""
+    draft.say_unhealthy(replica, error)
     # During a rolling update every failure of the new version counts, however long it had served.
     if _is_unproven(replica) or replica.state is ReplicaState.UPDATING or draft.is_rolling_update(replica.key):
         draft.count_failure(replica, error)
