@@ -94,6 +94,17 @@ def test_a_deployment_that_lost_a_replica_says_how(world):
     assert world.deployment().message.endswith("The process ended with exit code 7.")
 
 
+def test_a_deployment_whose_replicas_crash_again_and_again_says_how_while_they_run(world):
+    for _ in range(8):
+        for replica in world.replicas():
+            world.end(replica.id, "The process ended with exit code 7.")
+        world.pass_time(9)
+    world.pass_time(9)
+    assert world.deployment().status is DeploymentStatus.HEALTHY
+    assert "in a row" in world.deployment().message
+    assert world.deployment().message.endswith("The process ended with exit code 7.")
+
+
 def test_a_dead_replica_that_had_proven_itself_is_replaced_at_once(world):
     world.pass_time(11)
     world.commands.clear()

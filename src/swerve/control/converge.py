@@ -112,10 +112,8 @@ def _reached(deployment: Deployment) -> Deployment:
     if deployment.status is DeploymentStatus.HEALTHY:
         return deployment
     if deployment.status is DeploymentStatus.UNHEALTHY:
-        reason = deployment.message.partition(UNHEALTHY)[2]
-        return replace(
-            deployment, previous=None, reached=True, status=DeploymentStatus.HEALTHY, message=REPLACED + reason
-        )
+        message = f"{REPLACED} {deployment.message.removeprefix(UNHEALTHY).lstrip()}".rstrip()
+        return replace(deployment, previous=None, reached=True, status=DeploymentStatus.HEALTHY, message=message)
     return replace(
         deployment,
         previous=None,
