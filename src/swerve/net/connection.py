@@ -48,9 +48,11 @@ from swerve.wire.message import PREFIX_SIZE
 
 logger = logging.getLogger("swerve.net")
 
-# Calls begun or ended between two writes. A turn may bring many: the peer, on another core, starts on the first of them
-# while this process goes on with the rest. Fewer a write would cost more in system calls than they win.
+# Calls begun between two writes. A turn may bring many: the peer, on another core, starts on the first of them while
+# this process goes on with the rest. Fewer a write would cost more in system calls than they win.
 CALLS_PER_WRITE = 8
+# Likewise of answers, of which a client with ten calls in flight should get all in one write.
+_ANSWERS_PER_WRITE = 16
 # To look up an enum's member costs as much as a handler's call.
 _REFUSED_STREAM = ErrorCode.REFUSED_STREAM
 # Parts of a body that are shorter cannot fill a chunk between two flushes often enough to be worth the look.
@@ -285,7 +287,7 @@ class Connection(asyncio.Protocol):
         self._calls_queued += 1
         if not self._flush_due:
             self._schedule_flush()
-        elif self._calls_queued >= CALLS_PER_WRITE:
+        elif self._calls_queued >= _ANSWERS_PER_WRITE:
             self.write_early()
 
     def end_stream(self, stream_id: int) -> None:
