@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 from replica_lab import COLLECT, UNARY, run, until
 
+from swerve.replica.slots import Slots
 from swerve.wire.message import frame
 from swerve.wire.status import StatusCode
 
@@ -42,6 +43,18 @@ class Gated:
         async for note in stream:
             last = note
         return await self.Unary(last)
+
+
+class EndsAtOnce:
+    """A call whose caller cannot send it again, and whose handler waits for nothing."""
+
+    repeatable = False
+
+    def __init__(self, slots):
+        self.slots = slots
+
+    def enter(self):
+        self.slots.release()
 
 
 class Brief:
@@ -285,3 +298,13 @@ def test_the_limit_holds_whatever_becomes_of_the_calls(probe, limit):
 
     Brief.running = 0
     run(scenario, Brief, probe, max_ongoing=limit)
+
+
+def test_a_long_line_of_calls_that_end_at_once_is_let_in_one_after_the_other():
+    slots = Slots(1)
+    slots.is_open = True
+    assert slots.take()
+    for _ in range(5_000):
+        assert slots.wait(EndsAtOnce(slots))
+    slots.release()
+    assert (slots.taken, slots.waiting) == (0, 0)

@@ -24,6 +24,7 @@ class Slots:
         self.is_open = False
         self._limit = limit
         self._line: dict[UserCall, None] = {}
+        self._letting_in = False
         # What a call sets in its context must not reach the one that it makes room for.
         self._context = contextvars.copy_context()
 
@@ -70,11 +71,17 @@ class Slots:
             self._let_in()
 
     def _let_in(self) -> None:
-        while self._line and self.taken < self._limit:
-            call = next(iter(self._line))
-            del self._line[call]
-            self.taken += 1
-            self._context.copy().run(call.enter)
+        if self._letting_in:
+            return  # a call that was let in has ended at once
+        self._letting_in = True
+        try:
+            while self._line and self.taken < self._limit:
+                call = next(iter(self._line))
+                del self._line[call]
+                self.taken += 1
+                self._context.copy().run(call.enter)
+        finally:
+            self._letting_in = False
 
 
 def _caller(call: UserCall) -> object:
