@@ -346,6 +346,20 @@ def test_a_start_with_the_same_options_adopts_the_old_proxies(state_dir):
     assert {name for name in recorded(state_dir) if name.startswith("proxy")} == before
 
 
+def test_a_start_that_fails_costs_nothing_of_what_a_killed_instance_left(state_dir, monkeypatch):
+    def fails(*arguments):
+        raise OSError("no process")
+
+    options = with_proxy(find_free_port())
+    instance.start(state_dir, options, owner_pid=None)
+    before = living(state_dir, "proxy")
+    monkeypatch.setattr(instance, "start_agent", fails)
+    with guards_asleep(state_dir), pytest.raises(OSError, match="no process"):
+        instance.start(state_dir, options, owner_pid=None)
+    assert connection.required().status().agent_pid
+    assert living(state_dir, "proxy") == before
+
+
 def test_a_process_that_has_the_pid_of_a_recorded_one_is_left_alone(state_dir):
     layout = Layout(state_dir)
     layout.make()

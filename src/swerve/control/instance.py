@@ -162,11 +162,10 @@ def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> No
         raise InstanceError(_already_running(layout))
     try:
         left = presence.recorded(layout)
-        if left and (forget or not _continues(layout, options)):
+        if not left or forget or not _continues(layout, options):
             presence.end_processes(process for _, process in left)
+            # The agent's record among them: until the new one writes it, there is nothing to connect to.
             layout.remove_run_files()
-        # Until the new agent writes it, there is nothing to connect to.
-        layout.agent_record.unlink(missing_ok=True)
         layout.ready.unlink(missing_ok=True)
         if forget:
             layout.remove_store()
