@@ -32,6 +32,16 @@ def test_a_call_goes_there_and_back(pair):
     pair.check_settled()
 
 
+@pytest.mark.parametrize("count", [15, 16, 17, 32])
+def test_calls_that_come_together_end_whichever_write_their_answers_leave_in(pair, count):
+    pair.on_request = answer
+    calls = [pair.call(end_stream=True) for _ in range(count)]
+    pair.run()
+    assert [served.closed for served in pair.served] == [[0]] * count
+    assert [call.closed for call in calls] == [[0]] * count
+    pair.check_settled()
+
+
 @pytest.mark.parametrize("amount", [1, 7, 1000, 100_000])
 def test_bytes_may_come_in_any_pieces(pair, amount):
     pair.on_request = lambda recorder: answer(recorder, b"x" * 3000)

@@ -144,15 +144,8 @@ class Connection(asyncio.Protocol):
 
     def _flush_if_needed(self) -> None:
         """Most of what is received has nothing to be written: requests wait for replicas, bundles for their turn."""
-        if (
-            self.http2.want_write
-            or self._wrote_early
-            or self._owed
-            or self._held
-            or self.backlog.callbacks
-            or self._window_suspect
-            or self._draining
-        ):
+        unheard = self._wrote_early or self._window_suspect or self._draining
+        if unheard or self.http2.want_write or not self.backlog.empty:
             self.flush()
         else:
             self._flush_due = False
