@@ -1,4 +1,5 @@
-"""Every option, its default and its check; those of the proxies are in `config_ports`. Only these read the environment.
+"""Every option, its default and its check. Those of the proxies, of routing and of canaries have files of their own:
+`config_ports`, `config_routing`, `config_canary`. Only this one reads the environment.
 
 The models have Ray Serve's field names, defaults and messages; unknown keys are ignored unless a model says otherwise
 (`extra="forbid"`), as there. What Swerve adds is marked so. Options that only a cluster honours are checked and kept.
@@ -9,24 +10,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from swerve.autoscaling_policy import AutoscalingContext as AutoscalingContext
 from swerve.config_base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from swerve.config_base import Options as Options
 from swerve.config_base import explain as explain
 from swerve.config_base import import_path_of as import_path_of
+from swerve.config_canary import CanaryOptions as CanaryOptions
+from swerve.config_canary import CanaryRollback as CanaryRollback
 from swerve.config_ports import HTTPOptions as HTTPOptions
 from swerve.config_ports import ProxyLocation as ProxyLocation
 from swerve.config_ports import gRPCOptions as gRPCOptions
-from swerve.routing.options import BUILT_IN, CONSISTENT_HASH
-from swerve.wire.peer import AUTH_PREFIX
+from swerve.config_routing import QueueConfig as QueueConfig
+from swerve.config_routing import RequestRouterConfig as RequestRouterConfig
 
 STATE_DIR_VARIABLE = "SWERVE_STATE_DIR"
 
@@ -46,8 +48,6 @@ def local_testing_forced() -> bool:
     """Whether RAY_SERVE_FORCE_LOCAL_TESTING_MODE asks `serve.run` to stay in this process."""
     return os.environ.get("RAY_SERVE_FORCE_LOCAL_TESTING_MODE", "0") == "1"
 
-
-_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The instance
@@ -113,64 +113,6 @@ class ControllerOptions(Options):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A canary (Swerve's own)
-
-# Names that gRPC metadata and HTTP headers can have, and values that both can carry as text.
-_FIELD_NAME = re.compile(r"[0-9a-z_.-]{1,256}")
-_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,1022}[\x21-\x7e])?")
-
-
-def _check_field_name(name: str) -> str:
-    lowered = name.lower()
-    if not _FIELD_NAME.fullmatch(lowered) or lowered.startswith("grpc-") or lowered.endswith("-bin"):
-        raise ValueError(
-            f"Got {name!r} for a metadata key. It may have letters, digits, '_', '-' and '.', must not begin with "
-            "'grpc-' and not end with '-bin'."
-        )
-    return lowered
-
-
-class CanaryRollback(Options):
-    """When a canary is rolled back by itself: more than `max_error_percent` of at least `min_calls` calls within
-    `window_s` seconds ended with an error of the server's, and that has been so for `for_s` seconds."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    max_error_percent: Annotated[float, Field(ge=0, lt=100)] = 5.0
-    min_calls: Annotated[int, Field(ge=1)] = 50
-    window_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
-    for_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
-
-
-class CanaryOptions(Options):
-    """Which calls go to a canary, and when it is rolled back."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    # Percent of the calls that do not match.
-    weight: Annotated[float, Field(ge=0, le=100)] = 10.0
-    # Metadata, or HTTP headers, that a call must all have to go to the canary in any case. Empty: none does.
-    match: Annotated[dict[str, str], Field(max_length=16)] = Field(default_factory=dict)
-    # Calls that have this metadata key are told apart by its value instead of by chance.
-    sticky_key: str | None = None
-    # None: only by command.
-    rollback: CanaryRollback | None = Field(default_factory=CanaryRollback)
-
-    @field_validator("match")
-    @classmethod
-    def _match(cls, value: dict[str, str]) -> dict[str, str]:
-        for text in value.values():
-            if not _FIELD_VALUE.fullmatch(text):
-                raise ValueError(f"Got {text!r} for a metadata value. It must be visible ASCII characters.")
-        return {_check_field_name(name): text for name, text in value.items()}
-
-    @field_validator("sticky_key")
-    @classmethod
-    def _sticky(cls, value: str | None) -> str | None:
-        return None if value is None else _check_field_name(value)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # A deployment
 
 
@@ -227,92 +169,6 @@ class AutoscalingConfig(Options):
     def default(cls) -> AutoscalingConfig:
         """What `num_replicas="auto"` means."""
         return cls(target_ongoing_requests=2.0, min_replicas=1, max_replicas=100)
-
-
-class QueueConfig(Options):
-    """In which order calls wait for a replica, Swerve's own. Off, they wait in the order of their arrival.
-
-    Calls are served by priority class and, within a class, tenants take turns. When `max_queued_requests` calls wait,
-    a call of a tenant with fewer takes the place of the newest one of the tenant with the most. A key names metadata
-    (or HTTP headers), which clients choose, or as "auth:NAME" a property of the auth context, which interceptors and
-    certificates decide.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    tenant_key: str | None = None
-    # Tenants that wait beyond so many share one turn with those who name none.
-    max_tenants: Annotated[int, Field(gt=0, le=10_000)] = 256
-    priority_key: str | None = None
-    # The classes' names, the most urgent first. A call that names none of them is of the default class.
-    priorities: list[str] = Field(default_factory=list)
-    default_priority: str | None = None
-
-    @field_validator("tenant_key", "priority_key")
-    @classmethod
-    def _key(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and value.startswith(AUTH_PREFIX):
-            if value == AUTH_PREFIX:
-                raise ValueError(f"{info.field_name} must name a property after {AUTH_PREFIX!r}; got {value!r}.")
-            return value
-        if value is not None and (not _METADATA_KEY.fullmatch(value) or value.startswith(("grpc-", "swerve-"))):
-            raise ValueError(
-                f"{info.field_name} must be a metadata key: lower-case letters, digits, '_', '-' and '.', without the "
-                f"prefixes 'grpc-' and 'swerve-'; or {AUTH_PREFIX!r} and a property's name; got {value!r}."
-            )
-        if value is not None and value.endswith("-bin"):
-            raise ValueError(f"{info.field_name} must name text, not binary metadata; got {value!r}.")
-        return value
-
-    @model_validator(mode="after")
-    def _classes(self) -> QueueConfig:
-        if (self.priority_key is None) != (not self.priorities):
-            raise ValueError("priority_key and priorities must be provided together.")
-        if len(set(self.priorities)) != len(self.priorities):
-            raise ValueError(f"priorities must be unique, got: {self.priorities}.")
-        if self.default_priority is not None and self.default_priority not in self.priorities:
-            raise ValueError(f"default_priority {self.default_priority!r} is none of the priorities {self.priorities}.")
-        return self
-
-
-class RequestRouterConfig(Options):
-    """Which router chooses a replica for a call, how it waits, and, Swerve's own, in which order (`queue`)."""
-
-    request_router_class: str | Callable[..., Any] = "swerve.request_router:PowerOfTwoChoicesRequestRouter"
-    request_router_kwargs: dict[str, Any] = Field(default_factory=dict)
-    request_routing_stats_period_s: PositiveFloat = 10.0
-    request_routing_stats_timeout_s: PositiveFloat = 30.0
-    initial_backoff_s: PositiveFloat = 0.025
-    backoff_multiplier: PositiveFloat = 2.0
-    max_backoff_s: PositiveFloat = 0.5
-    queue: QueueConfig | None = None
-
-    @field_validator("request_router_class")
-    @classmethod
-    def _path(cls, value: Any) -> str:
-        path = import_path_of(value)
-        module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
-        # Ray's names for the routers that are built in here.
-        ours = f"swerve.request_router:{name}"
-        return ours if ours in BUILT_IN and module.startswith(("ray.serve.", "swerve.")) else path
-
-    @field_validator("request_router_kwargs", mode="before")
-    @classmethod
-    def _json(cls, value: Any) -> Any:
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"request_router_kwargs is not JSON-serializable: {error}.") from error
-        return {} if value is None else value
-
-    @model_validator(mode="after")
-    def _hashing(self) -> RequestRouterConfig:
-        if self.request_router_class == CONSISTENT_HASH:
-            for name, least in (("virtual_nodes", 1), ("fallback_replicas", 0)):
-                value = self.request_router_kwargs.get(name, least)
-                if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                    raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
-        return self
 
 
 class BackpressureConfig(Options):
