@@ -34,6 +34,7 @@ async def serving(app=hello, **given):
         peers.append(writer)
         return reader, writer
 
+    connect.server = server
     try:
         async with asyncio.timeout(TIMEOUT_S):
             yield connect
@@ -162,5 +163,71 @@ def test_bodies_and_the_requests_behind_them_arrive_whole(size):
             writer.write(request + b"a" * (size - 1) + b"b" + request + b"c" * size)
             for last in (b"b", b"c"):
                 assert (await reader.readuntil(b" " + last)).endswith(b"\r\n\r\n%d %s" % (size, last))
+
+    uvloop.run(run())
+
+
+UPGRADE = HEAD + (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+# Masked with zeros: an empty text, a text of one letter, a ping of 125 bytes.
+EMPTY, LETTER, PING = b"\x81\x80\0\0\0\0", b"\x81\x81\0\0\0\0%b", b"\x89\xfd\0\0\0\0" + bytes(125)
+
+
+async def accept(receive, send):
+    await receive()
+    await send({"type": "websocket.accept"})
+
+
+def test_messages_of_a_websocket_are_taken_in_turns_and_arrive_in_their_order():
+    async def count(scope, receive, send):
+        await accept(receive, send)
+        received = 0
+        while (event := await receive())["type"] == "websocket.receive":
+            received += 1
+            if event["text"]:
+                await send({"type": "websocket.send", "text": f"{event['text']}{received}."})
+
+    async def run() -> None:
+        async with serving(count) as connect:
+            reader, writer = await connect()
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write((EMPTY * 20_000 + LETTER % b"a") + (EMPTY * 20_000 + LETTER % b"b"))
+            answer = asyncio.ensure_future(reader.readuntil(b"b40002."))
+            turns = 0
+            while not answer.done():
+                turns += 1
+                await asyncio.sleep(0)
+            assert b"a20001." in answer.result()
+            assert turns > 30
+
+    uvloop.run(run())
+
+
+@pytest.mark.parametrize("unit", [EMPTY, PING], ids=["messages", "pings"])
+def test_what_a_websocket_s_application_or_client_does_not_take_is_bounded(unit):
+    async def ignore(scope, receive, send):
+        await accept(receive, send)
+        await asyncio.sleep(TIMEOUT_S)
+
+    async def run() -> None:
+        async with serving(ignore) as connect:
+            reader, writer = await connect()
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            writer.transport.pause_reading()
+            writer.write(unit * (20_000_000 // len(unit)))
+            left, before = writer.transport.get_write_buffer_size(), 0
+            while left != before:  # until the server takes nothing more
+                await asyncio.sleep(0.5)
+                left, before = writer.transport.get_write_buffer_size(), left
+            assert left > 1_000_000
+            (protocol,) = connect.server._server.server_state.connections
+            assert protocol.queue.qsize() < 1000
+            assert protocol.transport.get_write_buffer_size() < 1_000_000
+            for task in connect.server._server.server_state.tasks:
+                task.cancel()
 
     uvloop.run(run())

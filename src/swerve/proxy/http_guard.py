@@ -16,66 +16,120 @@ logger = logging.getLogger("swerve.proxy")
 # How often connections are looked at: the time is kept within this, or a quarter of it if that is shorter.
 _INTERVAL_S = 1.0
 
-
 # How long a connection's bytes are parsed before others have their turn. A chunk of a body costs the parser, which is
 # written in Python, some microseconds, and may have six bytes; so the time is looked at after pieces of so many bytes,
 # and of more where they cost little.
 _TURN_S = 0.002
 _PIECE, _LARGE_PIECE = 2048, 16 * 1024
 
+# Bytes that wait for a client to read them, above which nothing more is parsed that may be answered, and how often that
+# is looked at.
+_UNREAD, _UNREAD_CHECK_S = 256 * 1024, 0.1
 
-def bounded(protocol: type[Any], max_connections: int) -> type[Any]:
-    """uvicorn's `protocol` for HTTP, which hangs up on connections beyond `max_connections`, and takes what comes in
-    turns with all else on the event loop."""
 
-    def connection_made(self: Any, transport: asyncio.Transport) -> None:
-        self.unparsed = memoryview(b"")
-        protocol.connection_made(self, transport)
-        if len(self.connections) > max_connections:
-            transport.abort()
+class _InTurns:
+    """Before one of uvicorn's protocols: takes what comes in turns with all else on the event loop."""
 
-    def data_received(self: Any, data: bytes) -> None:
+    transport: Any
+    loop: asyncio.AbstractEventLoop
+    # What has come and was not parsed in its turn. Reading is paused meanwhile.
+    unparsed = memoryview(b"")
+    # Whether it will be gone on with in some later turn, whatever else happens.
+    _due = False
+
+    def data_received(self, data: bytes) -> None:
         if self.unparsed:
             # The server has resumed reading. What is here goes first.
             self.unparsed = memoryview(b"".join((self.unparsed, data)))
             self.transport.pause_reading()
-        elif len(data) <= _PIECE:
-            protocol.data_received(self, data)
-        else:
-            self.unparsed = memoryview(data)
-            if not parse(self):
-                self.transport.pause_reading()
-                self.loop.call_soon(go_on, self)
+            return
+        self.unparsed = memoryview(data)
+        self._parse()
+        if self.unparsed:
+            self.transport.pause_reading()
+            self._go_on_later()
 
-    def go_on(self: Any) -> None:
-        if not parse(self):
-            self.loop.call_soon(go_on, self)
-        elif not (self.transport.is_closing() or self.flow.read_paused):
+    def _go_on_later(self) -> None:
+        if self._due or self._holds():
+            return
+        self._due = True
+        if self.transport.get_write_buffer_size() > _UNREAD:
+            self.loop.call_later(_UNREAD_CHECK_S, self._go_on)
+        else:
+            self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._due = False
+        self._parse()
+        if self.unparsed:
+            self._go_on_later()
+        elif not (self.transport.is_closing() or self._paused()):
             self.transport.resume_reading()
 
-    def parse(self: Any) -> bool:
-        """Go on with what has come. False when the turn was over before its end."""
+    def _parse(self) -> None:
+        """Go on with what has come, until its end or that of the turn."""
         size = _PIECE
         now = time.monotonic()
         until = now + _TURN_S
-        while self.unparsed and not self.transport.is_closing():
-            if now >= until:
-                return False
+        while self.unparsed and now < until:
+            if self.transport.is_closing() or self._replaced():
+                self.unparsed = memoryview(b"")
+                return
+            if self._holds() or self.transport.get_write_buffer_size() > _UNREAD:
+                return
             piece, self.unparsed = bytes(self.unparsed[:size]), self.unparsed[size:]
-            # A WebSocket has another protocol after its first request.
-            reader = self.transport.get_protocol()
-            if reader is self:
-                protocol.data_received(self, piece)
-            else:
-                reader.data_received(piece)
+            super().data_received(piece)  # type: ignore[misc]
             began, now = now, time.monotonic()
             if now - began < _TURN_S / 16:
                 size = min(2 * size, _LARGE_PIECE)
-        self.unparsed = memoryview(b"")
-        return True
 
-    methods = {"connection_made": connection_made, "data_received": data_received}
-    return type(protocol.__name__, (protocol,), methods)
+    def _replaced(self) -> bool:
+        """Whether another protocol has the connection now."""
+        return False
+
+    def _paused(self) -> bool:
+        """Whether the server has paused reading."""
+        return bool(getattr(getattr(self, "flow", self), "read_paused", False))
+
+    def _holds(self) -> bool:
+        """Whether what comes has to wait for the application."""
+        return False
+
+
+class _HttpInTurns(_InTurns):
+    def _replaced(self) -> bool:
+        # By a WebSocket's. What comes with the request, before the handshake is over, the server drops.
+        return self.transport.get_protocol() is not self
+
+
+class _WebSocketInTurns(_InTurns):
+    """A WebSocket's messages wait here until the application has received those before: parsed, each takes some hundred
+    bytes more."""
+
+    def _holds(self) -> bool:
+        return self._paused()
+
+    async def receive(self) -> Any:
+        message = await super().receive()  # type: ignore[misc]
+        if self.unparsed and not self._holds():
+            self._go_on_later()
+        return message
+
+
+def bounded(protocol: type[Any], max_connections: int) -> type[Any]:
+    """uvicorn's `protocol` for HTTP, which hangs up on connections beyond `max_connections`, and takes turns."""
+
+    def connection_made(self: Any, transport: asyncio.Transport) -> None:
+        protocol.connection_made(self, transport)
+        if len(self.connections) > max_connections:
+            transport.abort()
+
+    return type(protocol.__name__, (_HttpInTurns, protocol), {"connection_made": connection_made})
+
+
+def websocket_in_turns(protocol: type[Any]) -> type[Any]:
+    """uvicorn's `protocol` for WebSockets, which takes turns."""
+    return type(protocol.__name__, (_WebSocketInTurns, protocol), {})
 
 
 class HeadWatch:

@@ -17,7 +17,7 @@ from swerve.net.address import Address
 from swerve.net.listener import bind_tcp
 from swerve.proxy.certificates import Certificate
 from swerve.proxy.http import HttpIngress
-from swerve.proxy.http_guard import HeadWatch, bounded
+from swerve.proxy.http_guard import HeadWatch, bounded, websocket_in_turns
 
 # uvicorn sees that it should stop a little later.
 _STOP_SLACK_S = 1.0
@@ -135,6 +135,8 @@ async def start_http_server(
     )
     config.load()
     config.http_protocol_class = bounded(config.http_protocol_class, settings.max_connections)
+    if config.ws_protocol_class is not None:
+        config.ws_protocol_class = websocket_in_turns(config.ws_protocol_class)
     config.ssl = None if tls is None else tls.context
     if instead_of is not None and instead_of.has_address(settings):
         sockets = instead_of.shared_sockets()
