@@ -231,3 +231,20 @@ def test_what_a_websocket_s_application_or_client_does_not_take_is_bounded(unit)
                 task.cancel()
 
     uvloop.run(run())
+
+
+def test_a_message_of_endless_fragments_ends_its_websocket():
+    async def ignore(scope, receive, send):
+        await accept(receive, send)
+        await receive()
+
+    async def run() -> None:
+        async with serving(ignore) as connect:
+            reader, writer = await connect()
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            # A text that begins, and empty continuations of it.
+            writer.write(b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 200_000)
+            assert await hung_up(reader)
+
+    uvloop.run(run())

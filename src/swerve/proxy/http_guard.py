@@ -27,6 +27,11 @@ _PIECE, _LARGE_PIECE = 2048, 16 * 1024
 _UNREAD, _UNREAD_CHECK_S = 256 * 1024, 0.1
 
 
+# Of one message: it may have 16 MiB, which is uvicorn's limit, in fragments of some hundred bytes. Empty ones have no
+# other limit.
+_FRAGMENTS = 100_000
+
+
 class _InTurns:
     """Before one of uvicorn's protocols: takes what comes in turns with all else on the event loop."""
 
@@ -106,8 +111,16 @@ class _WebSocketInTurns(_InTurns):
     """A WebSocket's messages wait here until the application has received those before: parsed, each takes some hundred
     bytes more."""
 
+    client: Any
+
     def _holds(self) -> bool:
         return self._paused()
+
+    def _parse(self) -> None:
+        super()._parse()
+        if len(getattr(self, "frames", ())) > _FRAGMENTS:
+            logger.info("Closing WebSocket of %s: its message has more than %d fragments", self.client, _FRAGMENTS)
+            self.transport.abort()
 
     async def receive(self) -> Any:
         message = await super().receive()  # type: ignore[misc]
