@@ -9,7 +9,8 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
-from swerve.commands import CommandError, application_schema, choose, readable, running, surroundings, to_yaml
+from swerve.command_output import readable, to_yaml
+from swerve.commands import CommandError, application_schema, choose, running, surroundings
 from swerve.config import CanaryOptions, explain
 from swerve.config_apps import build_applications
 from swerve.exceptions import does_not_exist

@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from swerve import connection as instances
 from swerve.api import check_route_prefix
+from swerve.command_output import note, readable, to_yaml
 from swerve.config import HTTPOptions, ProxyLocation, explain, gRPCOptions
 from swerve.config_apps import Surroundings, build_applications
 from swerve.connection import Connection
@@ -135,11 +135,6 @@ def import_from(app_dir: Path, ray_compat: bool) -> None:
     sys.path.insert(0, str(app_dir.absolute()))
     if ray_compat:
         import swerve.ray_compat  # noqa: F401  (importing it installs the alias)
-
-
-def note(message: str) -> None:
-    """A line for the user that is no result."""
-    typer.echo(message, err=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -351,31 +346,6 @@ def status(state_dir: Path | None, name: str | None) -> None:
         raise CommandError(does_not_exist(f"Application '{name}'", present["applications"]))
 
 
-def readable(status: ServeStatus) -> dict[str, Any]:
-    """A status as plain data, without what is said twice or of nothing."""
-    present = asdict(status)
-    for app in present["applications"].values():
-        _clean_messages(app, "message")
-        if app["canary"] is None:
-            del app["canary"]
-        else:
-            app["canary"]["message"] = _clean(app["canary"]["message"])
-            _clean_messages(app["canary"], "status_message")
-    return present
-
-
-def _clean_messages(app: dict[str, Any], name: str) -> None:
-    for deployment_name, deployment in app["deployments"].items():
-        # Its message is shown below the deployment, traceback and all.
-        app[name] = _clean(app[name].replace(f"\n{deployment_name}: {deployment['message']}", ""))
-        deployment["message"] = _clean(deployment["message"])
-
-
-def _clean(message: str) -> str:
-    """`message` without what a YAML block cannot hold: tabs, and spaces at line ends."""
-    return "\n".join(line.rstrip() for line in message.expandtabs().splitlines())
-
-
 def scale(state_dir: Path | None, app: str, deployment: str, num_replicas: int) -> None:
     choose(state_dir)
     running().call(lambda client: client.scale(app, deployment, num_replicas))
@@ -396,22 +366,6 @@ def renew_certificates(state_dir: Path | None) -> None:
 def metrics(state_dir: Path | None) -> None:
     choose(state_dir)
     typer.echo(running().call(lambda client: client.metrics()), nl=False)
-
-
-def to_yaml(value: Any) -> str:
-    """`value` as YAML, keys in their order, texts of several lines as block scalars where YAML can hold them so."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        pass
-
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style="|" if "\n" in value else None)
-
-    Dumper.add_representer(str, text)
-    # The names of states are of subclasses.
-    Dumper.add_multi_representer(str, text)
-    return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def shutdown(state_dir: Path | None, *, ask: bool) -> None:

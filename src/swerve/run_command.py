@@ -17,6 +17,7 @@ import typer
 
 from swerve import connection as instances
 from swerve.api import check_route_prefix, settled
+from swerve.command_output import note
 from swerve.commands import (
     CommandError,
     application_schema,
@@ -26,7 +27,6 @@ from swerve.commands import (
     choose,
     config_of,
     import_from,
-    note,
     running,
     say_where_it_serves,
     surroundings,
