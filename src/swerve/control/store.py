@@ -30,12 +30,12 @@ CREATE TABLE IF NOT EXISTS code (digest TEXT PRIMARY KEY, data BLOB NOT NULL);
 """
 
 _DAMAGED = (
-    "The store {path} cannot be read: {error}. Put a copy of it back. To start with nothing deployed, end what runs, "
-    "and move it and its -wal and -shm files away."
+    "The store {path} cannot be read: {error}. Put a copy of it back. To start with nothing deployed, end what runs "
+    "(SIGTERM to the process that agent.lock names), and move it and its -wal and -shm files away."
 )
 _GONE = (
     "The store {path} is gone, of an instance that has served. Put a copy of it back. To start with nothing deployed, "
-    "end what runs, and start again."
+    "end what runs (SIGTERM to the process that agent.lock names), and start again."
 )
 _OTHER_FORMAT = (
     "The store {path} has format {found}, this release of Swerve reads {known}. Move it and its -wal and -shm files "

@@ -25,7 +25,7 @@ _LOOK_S = 0.5
 # would inherit.
 PROXY_LOOKS = 2
 REPLICA_LOOKS = 6
-# A start that failed is tried again ever more slowly.
+# What did not help is tried again ever more slowly.
 _LONGEST_S = 5.0
 
 
@@ -71,6 +71,8 @@ class _Guard:
             return False
 
     def _act(self) -> None:
+        # Until an agent is seen: one that cannot start, or dies at once, is not to cost what serves its processor.
+        self._pause_s = min(self._pause_s * 2, _LONGEST_S)
         try:
             if not self._has_folder():
                 raise NoInstance(f"The state folder {self._layout.root} was removed.")
@@ -80,7 +82,6 @@ class _Guard:
             self._end()
         except OSError as error:
             logger.warning("neither agent nor controller runs, and no agent can be started: %s", error)
-            self._pause_s = min(self._pause_s * 2, _LONGEST_S)
         else:
             if self._revived is not None:
                 logger.warning("neither agent nor controller runs; the agent is started again")
