@@ -77,7 +77,8 @@ def _get_serve_request_context() -> RequestContext:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRank:
-    """The number of a replica among those of its deployment, from 0, and what it is in a cluster (Ray Serve's)."""
+    """The number of a replica among those of its deployment, that of its machine among theirs, and the replica's among
+    those of its machine (Ray Serve's). Each begins at 0."""
 
     rank: int = 0
     node_rank: int = 0

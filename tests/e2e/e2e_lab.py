@@ -417,6 +417,10 @@ class Ranked:
     def who(self) -> str:
         return self.tag
 
+    def ranks(self) -> tuple[int, int, int]:
+        rank = serve.get_replica_context().rank
+        return rank.rank, rank.node_rank, rank.local_rank
+
     def record_routing_stats(self):
         return {"rank": self.rank}
 

@@ -43,6 +43,18 @@ def test_a_user_s_router_decides_by_what_replicas_say_of_themselves(world):
         serve.delete("ranked")
 
 
+def test_replicas_are_numbered_on_the_first_machine(world):
+    import e2e_lab
+
+    handle = serve.run(e2e_lab.Ranked.options(num_replicas=2).bind(), name="numbered", route_prefix="/numbered")
+    try:
+        seen = set()
+        wait_for(lambda: seen.add(handle.ranks.remote().result(timeout_s=20)) or len(seen) == 2, 20, "both replicas")
+        assert seen == {(0, 0, 0), (1, 0, 1)}
+    finally:
+        serve.delete("numbered")
+
+
 ROUTERS = """
 import random
 from ray.serve.request_router import (

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from swerve.engine import presence
+from swerve.engine.base import MAX_LINE
 from swerve.engine.layout import Layout
 from swerve.engine.presence import CONTROLLER, AgentRecord
 from swerve.engine.procfs import ProcessIdentity, identify
@@ -56,8 +57,6 @@ _BACKOFF_LAST_S = 5.0
 _BACKOFF_RESET_S = 10.0
 # How often the agent looks whether its state folder is still there.
 _FOLDER_CHECK_S = 1.0
-# A command is a line of at most this many bytes; a reader that lags by more is cut off.
-_MAX_BUFFER = 4 << 20
 
 
 class _Client:
@@ -290,7 +289,7 @@ class Agent:
         *lines, client.received = client.received.split(b"\n")
         for line in lines:
             self._send(client, self._answer(bytes(line)))
-        if not data or len(client.received) > _MAX_BUFFER:
+        if not data or len(client.received) > MAX_LINE:
             self._drop(client)
 
     def _send(self, client: _Client, message: dict[str, Any]) -> None:
@@ -304,7 +303,7 @@ class Agent:
         with contextlib.suppress(BlockingIOError):
             while client.unsent:
                 del client.unsent[: client.sock.send(client.unsent)]
-        if len(client.unsent) > _MAX_BUFFER:
+        if len(client.unsent) > MAX_LINE:
             raise OSError("the reader lags")
         if client in self._clients:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+# What the controller and the agent tell each other are lines of at most this many bytes.
+MAX_LINE = 4 << 20
+
 
 class EngineError(Exception):
     """The engine could not do what was asked; the message says why."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from swerve.engine.base import EngineError, ProcessExit, ProcessSpec, RunningProcess
+from swerve.engine.base import MAX_LINE, EngineError, ProcessExit, ProcessSpec, RunningProcess
 from swerve.engine.launch import revive_agent
 from swerve.engine.layout import Layout
 from swerve.engine.presence import NoInstance, end_processes
@@ -25,7 +25,6 @@ _COMMAND_TIMEOUT_S = 10.0
 _RECONNECT_S = 0.05
 # The agent is started again when nobody has answered on its socket for this long.
 _REVIVE_AFTER_S = 0.25
-_MAX_LINE = 4 << 20
 
 
 class LocalEngine:
@@ -137,7 +136,7 @@ class LocalEngine:
         tried_at = loop.time()
         while True:
             try:
-                reader, self._writer = await asyncio.open_unix_connection(path, limit=_MAX_LINE)
+                reader, self._writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
             except OSError:
                 hopeless = not self._layout.run.is_dir()
                 if not hopeless and loop.time() - tried_at > _REVIVE_AFTER_S and not self._ending:

@@ -205,7 +205,7 @@ class Replica:
                 replica_tag=self._spec.replica_id,
                 servable_object=self.user_code.instance,
                 _deployment_config=self._config,
-                rank=ReplicaRank(rank, rank, rank),
+                rank=ReplicaRank(rank, 0, rank),
                 world_size=world_size,
                 code_version=self._spec.code_version,
             )
