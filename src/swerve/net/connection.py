@@ -21,7 +21,6 @@ from typing import Any, cast
 from swerve.net.address import peer_name
 from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog
 from swerve.net.begun import Look, Region
-from swerve.net.buffers import size_buffers
 from swerve.net.flood import HEAVY, LIGHT, FloodGuard
 from swerve.net.last_call import LastCall
 from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
@@ -122,7 +121,7 @@ class Connection(asyncio.Protocol):
         if self._on_made is not None and not self._on_made(self):
             self.transport.abort()
             return
-        size_buffers(self.transport)
+        self.transport.set_write_buffer_limits(high=2 * WRITE_SIZE)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
