@@ -247,6 +247,27 @@ class Forgetful(Recorder):
         pass
 
 
+def test_forwarded_bytes_are_credited_by_the_write_that_takes_all_of_them():
+    """Also when so many came at once that what might follow would have had to wait; and nobody says anything more."""
+    front, back = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=2 * len(BIG))), Pair()
+    front.call(end_stream=True)
+    front.run()
+    writer = Forgetful(back.client)
+    part = bytes(CHUNK // 4)
+    count = WRITE_SIZE // len(part) + 1
+    back.on_request = lambda recorder: answer(recorder, part * count)
+    writer.stream_id = back.client.open_stream(REQUEST, writer, end_stream=True)
+    back.run()
+    assert back.client._unacknowledged == len(part) * count
+    stream_id = front.served[0].stream_id
+    front.server.send_headers(stream_id, RESPONSE)
+    for _ in range(count):
+        front.server.forward_data(stream_id, part, False, back.client, writer.stream_id)
+    front.loop.turn()
+    assert front.server.http2.queued_body_size() == 0
+    assert back.client._unacknowledged == 0
+
+
 def test_forwarded_bytes_are_credited_when_the_reader_is_gone():
     front, back = Pair(), Pair()
     reader = front.call(end_stream=True)

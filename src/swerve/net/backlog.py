@@ -119,7 +119,9 @@ class Backlog:
 
     def _waits(self, stream_id: int) -> bool:
         """Whether bytes of the stream have not left yet."""
-        if self.held and stream_id in self.held:
+        held = self.held.get(stream_id)
+        # One without parts is there for what may follow.
+        if held is not None and held.parts:
             return True
         try:
             return self._http2.queued_body_size(stream_id) > 0
