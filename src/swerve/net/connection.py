@@ -21,6 +21,7 @@ from typing import Any, cast
 from swerve.net.address import peer_name
 from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog
 from swerve.net.begun import Look, Region
+from swerve.net.buffers import size_buffers
 from swerve.net.flood import HEAVY, LIGHT, FloodGuard
 from swerve.net.last_call import LastCall
 from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
@@ -121,7 +122,7 @@ class Connection(asyncio.Protocol):
         if self._on_made is not None and not self._on_made(self):
             self.transport.abort()
             return
-        self.transport.set_write_buffer_limits(high=2 * WRITE_SIZE)
+        size_buffers(self.transport)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
