@@ -302,6 +302,14 @@ def test_forwarded_bytes_are_credited_when_the_connection_is_lost():
     assert not reader.closed
 
 
+def test_what_is_queued_when_a_body_has_left_is_written_at_once(pair):
+    call = pair.call()
+    pair.run()
+    pair.server.when_drained(pair.served[0].stream_id, lambda: pair.server.reset(pair.served[0].stream_id))
+    pair.run()
+    assert call.closed == [ErrorCode.CANCEL]
+
+
 # --- handlers --------------------------------------------------------------------------------------------------------
 
 

@@ -88,7 +88,8 @@ class Backlog:
         return held
 
     def settle(self, *, paused: bool) -> bool:
-        """Credit what has left, refill streams that were held back. True when there is something to write again."""
+        """Credit what has left, refill streams that were held back. True when there may be something to write again."""
+        more = False
         if self.owed:
             everything_left = not self.held and self._http2.queued_body_size() == 0
             self.owed.pay(None if everything_left else self._waits)
@@ -96,17 +97,17 @@ class Backlog:
         # transport is paused trailers may wait in the engine, which counts only bodies.
         if self.callbacks and not paused:
             for stream_id in [sid for sid in self.callbacks if not self._waits(sid)]:
+                more = True
                 for callback in self.callbacks.pop(stream_id, ()):
                     callback()
-        refilled = False
         if self.held and not paused:
             # A write's worth for all together, so that a stream that is alone needs no more writes than it must.
             share = max(CHUNK, WRITE_SIZE // len(self.held))
             for stream_id, held in list(self.held.items()):
-                refilled |= held.move(self._http2, stream_id, share)
+                more |= held.move(self._http2, stream_id, share)
                 if not held.parts:
                     del self.held[stream_id]
-        return refilled
+        return more
 
     def drop(self) -> None:
         """Nothing will be written any more: what is held is lost, and who waited for it is called."""
