@@ -347,6 +347,16 @@ def test_a_draining_connection_waits_for_calls_in_bundles_and_closes_then(ends):
     assert ends.pair.client.closed
 
 
+def test_a_draining_connection_closes_when_its_last_call_is_abandoned(ends):
+    call = ends.ask()
+    ends.pair.run()
+    ends.pair.client.drain()
+    ends.pair.run()
+    ends.caller.reset(call.number)
+    ends.pair.run()
+    assert ends.pair.client.closed
+
+
 def test_a_draining_server_tells_a_call_that_crossed_the_notice_that_it_is_turned_away(ends):
     ends.turn_away = True
     ends.pair.server.drain()

@@ -242,6 +242,9 @@ class Connection(asyncio.Protocol):
         self._wrote_early = self._wrote_early or self._flush_due
         if written:
             transport.write(written)
+        if self._draining and not self._flush_due:
+            # What was sent may have ended the last call, for which closing waits.
+            self._schedule_flush()
 
     def forward_data(self, stream_id: int, data: bytes, end_stream: bool, source: CreditSource, source_id: int) -> None:
         """`send_data`, and acknowledge `data` to the stream that it came from when it has left this process."""
