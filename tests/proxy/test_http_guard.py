@@ -233,6 +233,50 @@ def test_what_a_websocket_s_application_or_client_does_not_take_is_bounded(unit)
     uvloop.run(run())
 
 
+async def most_unparsed(connect, writer, unit):
+    """The most bytes that wait to be parsed of a flood of `unit`, of which more come than are parsed."""
+    writer.write(unit * (20_000_000 // len(unit)))
+    most, until = 0, asyncio.get_running_loop().time() + 1.5
+    while asyncio.get_running_loop().time() < until:
+        most = max([most, *(len(protocol.unparsed) for protocol in connect.server._server.server_state.connections)])
+        await asyncio.sleep(0.01)
+    writer.transport.abort()
+    return most
+
+
+def test_what_is_read_before_it_is_parsed_is_bounded_while_an_application_reads_slowly():
+    async def read_slowly(scope, receive, send):
+        event = await receive()
+        while event["type"] == "http.request":
+            await asyncio.sleep(0.05)
+            event = await receive()
+
+    async def run() -> None:
+        async with serving(read_slowly) as connect:
+            _, writer = await connect()
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert 0 < await most_unparsed(connect, writer, b"20\r\n" + bytes(32) + b"\r\n") < 600_000
+
+    uvloop.run(run())
+
+
+def test_what_is_read_before_it_is_parsed_is_bounded_where_a_websocket_s_messages_take_long():
+    async def read(scope, receive, send):
+        await accept(receive, send)
+        while (await receive())["type"] == "websocket.receive":
+            pass
+
+    async def run() -> None:
+        async with serving(read) as connect:
+            reader, writer = await connect()
+            writer.write(UPGRADE)
+            await reader.readuntil(b"\r\n\r\n")
+            message = b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 1000 + b"\x80\x80\0\0\0\0"
+            assert 0 < await most_unparsed(connect, writer, message) < 600_000
+
+    uvloop.run(run())
+
+
 def test_a_message_of_endless_fragments_ends_its_websocket():
     async def ignore(scope, receive, send):
         await accept(receive, send)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
+
 from swerve.net.timers import Ticker
 
 logger = logging.getLogger("swerve.proxy")
@@ -44,13 +46,17 @@ class _InTurns:
 
     def data_received(self, data: bytes) -> None:
         if self.unparsed:
-            # The server has resumed reading. What is here goes first.
             self.unparsed = memoryview(b"".join((self.unparsed, data)))
-            self.transport.pause_reading()
+            self.parse_first()
             return
         self.unparsed = memoryview(data)
         self._parse()
-        if self.unparsed:
+        self.parse_first()
+
+    def parse_first(self) -> None:
+        """Have nothing more read while some of what was read is not parsed, whether or not the server has just resumed
+        reading: it does so for less than what a read may bring."""
+        if self.unparsed and not self.transport.is_closing():
             self.transport.pause_reading()
             self._go_on_later()
 
@@ -67,7 +73,7 @@ class _InTurns:
         self._due = False
         self._parse()
         if self.unparsed:
-            self._go_on_later()
+            self.parse_first()
         elif not (self.transport.is_closing() or self._paused()):
             self.transport.resume_reading()
 
@@ -124,9 +130,20 @@ class _WebSocketInTurns(_InTurns):
 
     async def receive(self) -> Any:
         message = await super().receive()  # type: ignore[misc]
-        if self.unparsed and not self._holds():
-            self._go_on_later()
+        self.parse_first()
         return message
+
+
+class _Flow(FlowControl):
+    """How a request's application has uvicorn resume reading."""
+
+    def __init__(self, connection: _InTurns) -> None:
+        super().__init__(connection.transport)
+        self._connection = connection
+
+    def resume_reading(self) -> None:
+        super().resume_reading()
+        self._connection.parse_first()
 
 
 def bounded(protocol: type[Any], max_connections: int) -> type[Any]:
@@ -134,6 +151,7 @@ def bounded(protocol: type[Any], max_connections: int) -> type[Any]:
 
     def connection_made(self: Any, transport: asyncio.Transport) -> None:
         protocol.connection_made(self, transport)
+        self.flow = _Flow(self)
         if len(self.connections) > max_connections:
             transport.abort()
 
