@@ -232,10 +232,20 @@ def test_no_successor_starts_while_the_instance_ends():
 def test_a_proxy_that_cannot_serve_new_options_is_unhealthy_until_it_can():
     world = served()
     (proxy,) = proxies(world)
-    world.feed(ProxyReported(world.now, proxy, error="The gRPC port cannot be bound."))
+    world.feed(ProxyReported(world.now, proxy, grpc_address="127.0.0.1:9000", error="The gRPC port cannot be bound."))
     assert world.state.proxies[proxy].message == "The gRPC port cannot be bound."
     assert proxies(world, ProxyStatus.UNHEALTHY) == [proxy]
     world.pass_time(60)
     world.feed(ProxyReported(world.now, proxy, grpc_address="127.0.0.1:9001"))
     assert proxies(world) == [proxy]
     assert world.state.proxies[proxy].grpc_address == "127.0.0.1:9001"
+
+
+def test_a_proxy_that_serves_on_as_before_does_so_under_the_next_controller_too():
+    world = served()
+    (proxy,) = proxies(world)
+    world.restart_controller(stored(world.state), num_proxies=1)
+    world.feed(ProxyReported(world.now, proxy, grpc_address="127.0.0.1:9000", error="The gRPC port cannot be bound."))
+    world.pass_time(2 * PROXY_START_TIMEOUT_S)
+    assert proxies(world, ProxyStatus.UNHEALTHY) == [proxy]
+    assert world.state.proxies[proxy].grpc_address == "127.0.0.1:9000"

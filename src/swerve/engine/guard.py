@@ -81,7 +81,7 @@ class _Guard:
             logger.error("%s Nobody else could end this process; it ends.", error)
             self._end()
         except OSError as error:
-            logger.warning("neither agent nor controller runs, and no agent can be started: %s", error)
+            logger.warning("no agent is seen, and none can be started: %s", error)
         else:
             if self._revived is not None:
                 logger.warning("neither agent nor controller runs; the agent is started again")
