@@ -31,7 +31,7 @@ _LONGEST_S = 5.0
 
 def start_guard(spec_file: Path, looks: int) -> None:
     """Guard the instance that started this process with `spec_file`: after `looks` looks, half a second apart, at which
-    no agent runs, start one. In a thread, which user code cannot hold up.
+    no agent runs, start one. In a thread, which a blocked event loop does not hold up.
 
     Raises:
         OSError: the state folder is gone already.
