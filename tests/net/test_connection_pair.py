@@ -284,6 +284,24 @@ def test_forwarded_bytes_are_credited_when_the_reader_is_gone():
     assert back.client._unacknowledged == 0
 
 
+def test_forwarded_bytes_that_have_to_wait_are_credited_when_the_reader_has_gone_before():
+    front, back = Pair(), Pair()
+    front.call(end_stream=True)
+    front.run()
+    writer = Forgetful(back.client)
+    back.on_request = lambda recorder: answer(recorder, BIG)
+    writer.stream_id = back.client.open_stream(REQUEST, writer, end_stream=True)
+    back.run()
+    owed = back.client._unacknowledged
+    assert owed > CHUNK
+    stream_id = front.served[0].stream_id
+    front.server.reset(stream_id)
+    front.run()
+    front.server.forward_data(stream_id, bytes(owed), False, back.client, writer.stream_id)
+    front.loop.turn()
+    assert back.client._unacknowledged == 0
+
+
 def test_forwarded_bytes_are_credited_when_the_connection_is_lost():
     front, back = Pair(high=10), Pair()
     reader = front.call(end_stream=True, credit=False)

@@ -379,7 +379,7 @@ class Connection(asyncio.Protocol):
                     progress |= backlog.settle(paused=self._paused)
                 # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for
                 # somebody else's flush.
-                progress = progress and not self._paused and (self.http2.want_write or bool(backlog.callbacks))
+                progress = progress and not self._paused and (self.http2.want_write or not backlog.empty)
         except Http2Error as error:
             logger.info("Closing connection of %s: %s", self.peer or "peer", error)
             self._fail()
