@@ -66,6 +66,18 @@ def test_of_several_applications_the_named_one_gets_the_call(proxy, channel):
         assert len(proxy.replicas[replica].seen) == 1
 
 
+def test_a_client_that_repeats_its_headers_follows_the_view(proxy, channel):
+    serve_two(proxy)
+    to_one = [("application", "one")]
+    for _ in range(3):
+        channel.unary_unary("/t.Lab/Echo")(b"", timeout=TIMEOUT_S, metadata=to_one)
+    proxy.serve(two=["b"], three=["a"])
+    assert failure(channel, metadata=to_one).code() is grpc.StatusCode.NOT_FOUND
+    proxy.serve(one=["b"], two=["a"])
+    channel.unary_unary("/t.Lab/Echo")(b"", timeout=TIMEOUT_S, metadata=to_one)
+    assert len(proxy.replicas["b"].seen) == 1
+
+
 @pytest.mark.parametrize(
     ("metadata", "details"),
     [

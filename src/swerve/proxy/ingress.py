@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from swerve.caller.target import Target
 from swerve.generated import control_pb2
@@ -18,7 +18,7 @@ from swerve.proxy.builtin import UNKNOWN_METHOD, BuiltinServices
 from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall
 from swerve.proxy.observer import SideObserver, Tally
 from swerve.proxy.request_ids import is_usable, new_request_id
-from swerve.proxy.routes import RouteTable, Upstream, build_routes, not_found
+from swerve.proxy.routes import Method, RouteTable, Upstream, build_routes, not_found
 from swerve.routing.calls import RoutedCall
 from swerve.routing.replicas import Replica
 from swerve.wire.deadline import parse_timeout
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 _GRPC_CONTENT_TYPE = b"application/grpc"
 _DEADLINE_EXCEEDED = "Deadline Exceeded"
+
+
+class _Verdict(NamedTuple):
+    """Where requests of a header block go while `routes` are in force."""
+
+    routes: RouteTable
+    method: Method
+    ingress: Upstream
 
 
 class ProxiedCall(RoutedCall, Protocol):
@@ -145,9 +153,11 @@ class Ingress:
     ) -> StreamHandler | None:
         """An `Acceptor` for client connections."""
         block = HeaderBlock.of(headers, connection.block)
+        routes, verdict = self._routes, block.verdict
+        if verdict is not None and verdict.routes is routes:
+            return self._begin(connection, stream_id, block, verdict, end_stream)
         # The last value of a name counts, as in Ray Serve.
         fields = block.fields
-        routes = self._routes
         path = fields.get(b":path", b"")
         method = routes.methods.get(path)
         if method is None:
@@ -165,14 +175,23 @@ class Ingress:
         if ingress is None:
             details = not_found(fields.get(b"application"))
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.NOT_FOUND, details)
+        verdict = _Verdict(routes, method, ingress)
         if block.size <= MAX_REMEMBERED:
             connection.block = block
+            block.verdict = verdict
+        return self._begin(connection, stream_id, block, verdict, end_stream)
+
+    def _begin(
+        self, connection: Connection, stream_id: int, block: HeaderBlock, verdict: _Verdict, end_stream: bool
+    ) -> ForwardedCall:
+        """Make the call of a request that has been found good."""
+        routes, method, ingress = verdict
         observer = self._observer
         if self._sides:
-            ingress = routes.side(ingress, fields)
+            ingress = routes.side(ingress, block.fields)
             observer = self._observer_of(ingress)
         call = self._make_call(connection, stream_id, block, method, self._targets[ingress], observer)
-        requested = fields.get(b"grpc-timeout")
+        requested = block.fields.get(b"grpc-timeout")
         untimed = requested is None and routes.limits.request_timeout_s is None
         if untimed or self._limit_time(call, requested):
             call.open(end_stream)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 
 from swerve.wire.metadata import Headers, size_of
@@ -13,16 +15,18 @@ MAX_REMEMBERED = 4 * 1024
 class HeaderBlock:
     """Headers as they came. `fields` has the last value of each name, `size` is by RFC 9113, section 6.5.2.
 
-    `packed` is MessagePack, for `wire.bundle`, where a client has sent the same block before.
+    `packed` is MessagePack, for `wire.bundle`, where a client has sent the same block before. `verdict` is for the
+    receiver's own use: what it found out about such a block.
     """
 
-    __slots__ = ("fields", "headers", "packed", "size")
+    __slots__ = ("fields", "headers", "packed", "size", "verdict")
 
     def __init__(self, headers: Headers) -> None:
         self.headers = headers
         self.fields = dict(headers)
         self.size = size_of(headers)
         self.packed: bytes | None = None
+        self.verdict: Any = None
 
     @staticmethod
     def of(headers: Headers, last: HeaderBlock | None) -> HeaderBlock:
