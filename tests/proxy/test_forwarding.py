@@ -1,7 +1,9 @@
 """Calls through the proxy's ingress to replicas."""
 
+import gc
 import random
 import re
+import weakref
 
 import grpc
 import pytest
@@ -488,3 +490,16 @@ def test_a_storm_of_cancelled_calls_leaves_nothing_behind(proxy, channel):
     assert echo(b"after", timeout=TIMEOUT_S) == b"after"
     assert a.most <= 3
     assert b.most <= 3
+
+
+def test_a_deployment_that_goes_leaves_nothing_for_the_garbage_collector(proxy):
+    proxy.add_replica("a")
+    proxy.serve(one=["a"])
+    target = weakref.ref(proxy.target("one"))
+    connection = weakref.ref(next(iter(target().router.replicas.values())).link)
+    gc.disable()
+    try:
+        proxy.serve()
+        proxy.until(lambda: target() is None and connection() is None)
+    finally:
+        gc.enable()

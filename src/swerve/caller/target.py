@@ -238,7 +238,7 @@ class _Link:
         self.connection: Connection | None = None
         self._channel = Channel(address, learns_begun=True)
         self._on_change = on_change
-        self._task = loop.create_task(self._keep_open())
+        self._task: asyncio.Task[None] | None = loop.create_task(self._keep_open())
 
     async def _keep_open(self) -> None:
         pause = _RECONNECT_MIN_S
@@ -262,7 +262,11 @@ class _Link:
 
     def close(self) -> None:
         """Open no new calls here; the connection closes when those that run have ended."""
-        self._task.cancel()
+        task, self._task = self._task, None
+        # It ends with a traceback whose frames hold this link. Held by it in turn, the task would leave both, and
+        # the connection, to the garbage collector.
+        if task is not None:
+            task.cancel()
         self._channel.open_no_more()
         if self.connection is not None:
             self.connection.drain()
