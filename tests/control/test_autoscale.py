@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from swerve.autoscaling_policy import AutoscalingContext, DeploymentID, default_autoscaling_policy
@@ -201,6 +201,7 @@ def test_whatever_is_wished_the_number_is_within_bounds(running, low, more, targ
 
 
 @given(st.integers(1, 50), st.floats(0, 200), st.floats(0.01, 1))
+@example(running=1, wish=1e-38, factor=1.0)
 def test_factors_keep_the_direction_and_move_at_least_one(running, wish, factor):
     config = scaling(upscaling_factor=factor, downscaling_factor=factor)
     scaled = autoscale.apply_factors(wish, running, config)

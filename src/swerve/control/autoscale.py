@@ -118,10 +118,11 @@ def initial_replicas(scaling: Scaling, limits: Bounds, current: int, *, changed:
 
 def apply_factors(wish: float, running: int, scaling: Scaling) -> int:
     """`wish` with its difference to what runs multiplied; a wish for fewer never comes to nothing."""
-    if running == 0:
-        return math.ceil(wish)
     difference = wish - running
     factor = scaling.upscaling_factor if difference > 0 else scaling.downscaling_factor
+    if running == 0 or factor == 1:
+        # As it is: in the difference to what runs a very small wish would be lost.
+        return math.ceil(wish)
     scaled = math.ceil(running + factor * difference)
     if scaled == running and math.ceil(wish) < running:
         scaled -= 1
