@@ -28,6 +28,7 @@ OTHER = "the rest"
 # What a frame must contain, and the layer that it then is in; the first that fits counts.
 LAYERS = (
     ("epoll", WAITING),
+    ("swerve/engine/guard.py", WAITING),  # asleep but for an instant each half second
     ("ngh2/", "HTTP/2 engine (ngh2)"),
     ("_cmsgpack", "bundles' records (msgpack)"),
     ("uvloop/", "event loop (uvloop)"),
