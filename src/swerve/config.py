@@ -7,7 +7,6 @@ The models have Ray Serve's field names, defaults and messages; unknown keys are
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from swerve.autoscaling_policy import AutoscalingContext as AutoscalingContext
-from swerve.config_base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from swerve.config_base import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, require_json
 from swerve.config_base import Options as Options
 from swerve.config_base import explain as explain
 from swerve.config_base import import_path_of as import_path_of
@@ -234,10 +233,7 @@ def check_max_ongoing_requests(value: Any) -> Any:
 
 
 def check_user_config(value: Any) -> Any:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"user_config is not JSON-serializable: {error}.") from error
+    require_json("user_config", value)
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -23,6 +24,18 @@ class Options(BaseModel):
 def import_path_of(target: Any) -> str:
     """`module:qualname` of a class or function; strings pass unchanged."""
     return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
+def require_json(name: str, value: Any) -> None:
+    """See that JSON can hold the option `name`.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not JSON-serializable: {error}.") from error
 
 
 def ignored_keys(made: BaseModel, content: Mapping[str, Any], place: str = "") -> list[str]:

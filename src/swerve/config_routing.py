@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from swerve.config_base import Options, PositiveFloat, import_path_of
+from swerve.config_base import Options, PositiveFloat, import_path_of, require_json
 from swerve.routing.options import BUILT_IN, CONSISTENT_HASH
+from swerve.wire.metadata import KEY
 from swerve.wire.peer import AUTH_PREFIX
-
-_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 
 
 class QueueConfig(Options):
@@ -42,7 +39,7 @@ class QueueConfig(Options):
             if value == AUTH_PREFIX:
                 raise ValueError(f"{info.field_name} must name a property after {AUTH_PREFIX!r}; got {value!r}.")
             return value
-        if value is not None and (not _METADATA_KEY.fullmatch(value) or value.startswith(("grpc-", "swerve-"))):
+        if value is not None and (not KEY.fullmatch(value) or value.startswith(("grpc-", "swerve-"))):
             raise ValueError(
                 f"{info.field_name} must be a metadata key: lower-case letters, digits, '_', '-' and '.', without the "
                 f"prefixes 'grpc-' and 'swerve-'; or {AUTH_PREFIX!r} and a property's name; got {value!r}."
@@ -86,10 +83,7 @@ class RequestRouterConfig(Options):
     @field_validator("request_router_kwargs", mode="before")
     @classmethod
     def _json(cls, value: Any) -> Any:
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"request_router_kwargs is not JSON-serializable: {error}.") from error
+        require_json("request_router_kwargs", value)
         return {} if value is None else value
 
     @model_validator(mode="after")

@@ -121,7 +121,7 @@ def _code_of_file(file: str, build: Callable[..., CodeType], args: tuple[Any, ..
     return build(*args).replace(co_filename=file)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Keeps the name of the file where code is from, which recent releases of cloudpickle take away: without it a
     traceback in a replica neither names the file nor shows its lines."""
 

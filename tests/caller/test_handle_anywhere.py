@@ -247,9 +247,9 @@ def test_a_method_by_attribute_is_made_once():
     base = DeploymentHandle("d", "a")
     assert base.predict is base.predict
     assert base.predict._destination.method == "predict"
-    assert getattr(base, "__call__")._destination.method == "__call__"  # noqa: B004, B009
+    assert getattr(base, "__call__")._destination.method == "__call__"  # noqa: B004, B009 (the handle's own attribute)
     with pytest.raises(AttributeError):
-        base.__array__  # noqa: B018
+        base.__array__  # noqa: B018 (to look it up is the test)
 
 
 def test_a_handle_is_initialized_once_and_early():

@@ -11,14 +11,13 @@ import subprocess
 import sys
 import time
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swerve.caller import codec, lending
 from swerve.caller.lending import MAX_LENT, SHARED_FROM, Lender, LendingError, borrow
-
-numpy = pytest.importorskip("numpy")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory is lent on Linux")
 

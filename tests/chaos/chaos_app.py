@@ -71,7 +71,7 @@ class Front:
 
     async def blocking(self, call: str) -> str:
         """Holds up its event loop: what is sent to this replica meanwhile waits in its socket."""
-        time.sleep(BLOCK_S)  # noqa: ASYNC251
+        time.sleep(BLOCK_S)  # noqa: ASYNC251 (to block is what it is for)
         return call
 
     async def composed(self, call: str) -> str:

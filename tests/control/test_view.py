@@ -88,7 +88,7 @@ def test_watchers_get_the_newest_view_only_and_in_order():
                     return
 
         task = asyncio.create_task(watch())
-        while not seen:  # noqa: ASYNC110
+        while not seen:  # noqa: ASYNC110 (the publisher's task is the event)
             await asyncio.sleep(0)
         for number in range(2, 10):
             publisher.publish(pb.View(options=pb.InstanceOptions(num_proxies=number)))

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 # The applications are imported by their own names, here and in replicas.
 sys.path.insert(0, str(HERE))
 
-from e2e_support import Client  # noqa: E402
+from e2e_support import Client  # noqa: E402 (the path is set above)
 
 SERVICERS = ("lab_pb2_grpc.add_LabServicer_to_server", "probe_pb2_grpc.add_ProbeServicer_to_server")
 

@@ -7,7 +7,7 @@ import atheris
 
 with atheris.instrument_imports(include=["swerve", "yaml", "tests.fuzz"]):
     # The configuration's module imports it when it is needed, which would be too late.
-    import yaml  # noqa: F401
+    import yaml  # noqa: F401 (only to be instrumented)
 
     from tests.fuzz.targets import TARGETS
 

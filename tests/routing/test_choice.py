@@ -109,5 +109,8 @@ def test_a_round_robin_begins_at_a_random_one_so_that_callers_do_not_go_in_step(
 
 def test_a_model_is_found_by_the_choice_that_is_given():
     free = [replica("a", 0, "m"), replica("b", 3, "m"), replica("c", 1)]
-    last = lambda candidates, random: candidates[-1]  # noqa: E731
+
+    def last(candidates, random):
+        return candidates[-1]
+
     assert for_model(free, free, "m", patient=True, random=numbers(0.0), pick=last) is free[1]

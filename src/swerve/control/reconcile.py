@@ -218,32 +218,22 @@ def _proxy_reported(draft: Draft, event: ProxyReported) -> None:
         kill_at = draft.now + PROXY_START_TIMEOUT_S + drain_time(draft.state) + EXIT_GRACE_S
         draft.proxies[proxy.id] = replace(proxy, state=ProxyStatus.DRAINING, message="", kill_at=kill_at)
         return
-    if event.error and (event.grpc_address or event.http_address):
-        # It serves on as before, and tries again.
-        draft.proxies[proxy.id] = replace(
-            proxy,
-            state=ProxyStatus.UNHEALTHY,
-            grpc_address=event.grpc_address,
-            http_address=event.http_address,
-            message=event.error,
-            kill_at=None,
-            check_at=draft.now + PROXY_CHECK_PERIOD_S,
-        )
-        return
-    if event.error:
+    if event.error and not (event.grpc_address or event.http_address):
         kill_at = draft.now + _PROXY_EXIT_S
         draft.proxies[proxy.id] = replace(proxy, state=ProxyStatus.UNHEALTHY, message=event.error, kill_at=kill_at)
         return
-    draft.state = replace(draft.state, proxy_failures=0, proxy_message="")
+    if not event.error:
+        draft.state = replace(draft.state, proxy_failures=0, proxy_message="")
+    # With an error it serves on as before, and tries again.
     draft.proxies[proxy.id] = replace(
         proxy,
-        state=ProxyStatus.HEALTHY,
+        state=ProxyStatus.UNHEALTHY if event.error else ProxyStatus.HEALTHY,
         grpc_address=event.grpc_address,
         http_address=event.http_address,
-        message="",
+        message=event.error,
         kill_at=None,
         check_at=draft.now + PROXY_CHECK_PERIOD_S,
-        strikes=0,
+        strikes=proxy.strikes if event.error else 0,
     )
 
 

@@ -375,7 +375,7 @@ class Connection(asyncio.Protocol):
                 self._flush_due = True
                 progress = self._write()
                 progress |= self._dispatch()
-                if backlog.held or backlog.owed or backlog.callbacks:
+                if not backlog.empty:
                     progress |= backlog.settle(paused=self._paused)
                 # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for
                 # somebody else's flush.

@@ -89,7 +89,7 @@ class _InTurns:
             if self._holds() or self.transport.get_write_buffer_size() > _UNREAD:
                 return
             piece, self.unparsed = bytes(self.unparsed[:size]), self.unparsed[size:]
-            super().data_received(piece)  # type: ignore[misc]
+            super().data_received(piece)  # type: ignore[misc]  # uvicorn's, with which this is mixed
             began, now = now, time.monotonic()
             if now - began < _TURN_S / 16:
                 size = min(2 * size, _LARGE_PIECE)
@@ -129,7 +129,7 @@ class _WebSocketInTurns(_InTurns):
             self.transport.abort()
 
     async def receive(self) -> Any:
-        message = await super().receive()  # type: ignore[misc]
+        message = await super().receive()  # type: ignore[misc]  # as above
         self.parse_first()
         return message
 

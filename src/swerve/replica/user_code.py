@@ -160,7 +160,7 @@ class UserCode:
 
 def _handler(name: str, function: Callable[..., Any]) -> Handler:
     # An instance with __call__ is looked at through its method.
-    plain = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    plain = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004 (its method is wanted)
     if inspect.isasyncgenfunction(plain):
         kind = Kind.ASYNC_GENERATOR
     elif inspect.iscoroutinefunction(plain):

@@ -61,6 +61,11 @@ def unpack(message: bytes) -> tuple[Record, ...]:
     return cast("tuple[Record, ...]", msgpack.unpackb(message, use_list=False))
 
 
+def pack_headers(headers: Headers) -> bytes:
+    """A block of headers as the first of a request's, which `KnownHeaders` unpacks."""
+    return cast(bytes, msgpack.packb(headers))
+
+
 class KnownHeaders:
     """A receiver's memory of packed blocks of headers: a few of them are most of what comes."""
 

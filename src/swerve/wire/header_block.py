@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgpack
-
+from swerve.wire.bundle import pack_headers
 from swerve.wire.metadata import Headers, size_of
 
 # The largest block that is remembered: the part of a client's metadata that does not change is far smaller.
@@ -15,8 +14,8 @@ MAX_REMEMBERED = 4 * 1024
 class HeaderBlock:
     """Headers as they came. `fields` has the last value of each name, `size` is by RFC 9113, section 6.5.2.
 
-    `packed` is MessagePack, for `wire.bundle`, where a client has sent the same block before. `verdict` is for the
-    receiver's own use: what it found out about such a block.
+    `packed` is the block for a record (`wire.bundle`), where a client has sent the same one before. `verdict` is for
+    the receiver's own use: what it found out about such a block.
     """
 
     __slots__ = ("fields", "headers", "packed", "size", "verdict")
@@ -34,5 +33,5 @@ class HeaderBlock:
         if last is None or last.headers != headers:
             return HeaderBlock(headers)
         if last.packed is None:
-            last.packed = msgpack.packb(headers)
+            last.packed = pack_headers(headers)
         return last

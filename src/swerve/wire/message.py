@@ -47,7 +47,7 @@ def frame(message: bytes) -> bytes:
 def frame_in_parts(message: bytes) -> bytes | list[bytes | memoryview]:
     """`frame(message)`; a large message in two parts, the second of which is not copied."""
     if len(message) <= _COPIED:
-        return prefix(len(message)) + message
+        return frame(message)
     view = memoryview(message)
     copied = _COPIED - PREFIX_SIZE
     return [prefix(len(message)) + view[:copied], view[copied:]]

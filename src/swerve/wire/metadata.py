@@ -36,7 +36,8 @@ _RESERVED = frozenset(
     }
 )
 
-_KEY = re.compile(r"[0-9a-z_.-]+")
+# What a key may be, beside what is reserved.
+KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
 
 
@@ -84,7 +85,7 @@ def encode(metadata: Metadata) -> Headers:
 
 
 def _encode_field(key: str, value: str | bytes) -> tuple[bytes, bytes]:
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if not isinstance(key, str) or not KEY.fullmatch(key):
         raise ValueError(
             f"Metadata key {key!r} is invalid: keys are made of lower-case letters, digits, '_', '-' and '.'."
         )
