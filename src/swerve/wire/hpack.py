@@ -1,0 +1,423 @@
+"""HPACK, the compression of HTTP/2's header lists (RFC 7541), made for lists that come again and again.
+
+A call's headers are those of the call before, but for a field or two. So both directions remember whole blocks for as
+long as the dynamic table stays as it is, and the encoder, who decides when it changes, only ever adds to it.
+"""
+
+from __future__ import annotations
+
+from swerve.wire import huffman
+from swerve.wire.metadata import Headers
+
+Field = tuple[bytes, bytes]
+
+# RFC 7541, section 4.1: an entry of the table, and RFC 9113, section 6.5.2: a field of a list.
+_FIELD_OVERHEAD = 32
+# RFC 9113, section 6.5.2: the table's size until SETTINGS say otherwise. The encoder never uses more.
+_TABLE_SIZE = 4096
+# RFC 7541, section 5.1 asks for a limit, in value and in bytes; no length or index comes near this one.
+_MAX_INTEGER = (1 << 31) - 1
+_MAX_INTEGER_BITS = 35
+
+# RFC 7541, appendix A.
+_STATIC: tuple[Field, ...] = (
+    (b":authority", b""),
+    (b":method", b"GET"),
+    (b":method", b"POST"),
+    (b":path", b"/"),
+    (b":path", b"/index.html"),
+    (b":scheme", b"http"),
+    (b":scheme", b"https"),
+    *((b":status", code) for code in b"200 204 206 304 400 404 500".split()),
+    (b"accept-charset", b""),
+    (b"accept-encoding", b"gzip, deflate"),
+    *(
+        (name, b"")
+        for name in (
+            b"accept-language accept-ranges accept access-control-allow-origin age allow authorization cache-control "
+            b"content-disposition content-encoding content-language content-length content-location content-range "
+            b"content-type cookie date etag expect expires from host if-match if-modified-since if-none-match if-range "
+            b"if-unmodified-since last-modified link location max-forwards proxy-authenticate proxy-authorization "
+            b"range referer refresh retry-after server set-cookie strict-transport-security transfer-encoding "
+            b"user-agent vary via www-authenticate"
+        ).split()
+    ),
+)
+_FIRST_DYNAMIC = len(_STATIC) + 1
+
+
+class HpackError(Exception):
+    """A block that cannot be decoded: the connection is lost (COMPRESSION_ERROR, RFC 7541, section 2.3.3)."""
+
+
+class HeaderListTooLarge(Exception):
+    """A list above the receiver's limit. The block was not read to its end, so the connection is lost too."""
+
+
+# The decoder keeps each field with its size.
+_Entry = tuple[Field, int]
+
+
+def _entry(field: Field) -> _Entry:
+    return field, len(field[0]) + len(field[1]) + _FIELD_OVERHEAD
+
+
+# Index 0 is never looked up.
+_STATIC_ENTRIES = [_entry(field) for field in ((b"", b""), *_STATIC)]
+
+
+class Decoder:
+    """The header blocks that one peer sends, in their order.
+
+    `max_table_size` is what SETTINGS_HEADER_TABLE_SIZE tells the peer. The table has the protocol's 4096 bytes until
+    the peer changes that (RFC 7541, section 4.2).
+    """
+
+    # What is remembered. Hostile peers can make it some 20 bytes for each byte of a block.
+    MAX_BLOCKS = 64
+    MAX_BLOCK_SIZE = 2048
+    MAX_STRINGS = 256
+    MAX_STRING_SIZE = 64
+
+    __slots__ = (
+        "_blocks",
+        "_capacity",
+        "_last_literal",
+        "_max_list_size",
+        "_max_table_size",
+        "_strings",
+        "_table",
+        "_used",
+    )
+
+    def __init__(self, max_list_size: int, max_table_size: int = _TABLE_SIZE) -> None:
+        self._max_list_size = max_list_size
+        self._max_table_size = max_table_size
+        self._capacity = _TABLE_SIZE
+        self._used = 0
+        # By index: the static table, then the dynamic one from its newest entry to its oldest.
+        self._table = _STATIC_ENTRIES.copy()
+        # Blocks that mean the same until the table changes.
+        self._blocks: dict[bytes, Headers] = {}
+        self._last_literal = b""
+        # Strings by their Huffman code.
+        self._strings: dict[bytes, bytes] = {}
+
+    def decode(self, block: bytes) -> Headers:
+        """The header list of a block: the same object for the same block, where the memory has it.
+
+        Raises:
+            HpackError: the block breaks a rule of RFC 7541.
+            HeaderListTooLarge: the list, or one of its strings as it was sent, is above `max_list_size`.
+        """
+        headers = self._blocks.get(block)
+        if headers is not None:
+            return headers
+        try:
+            return self._decode(block)
+        except IndexError:
+            raise HpackError("a block refers to no entry of the table, or is cut off") from None
+
+    def _decode(self, block: bytes) -> Headers:
+        table, max_list_size = self._table, self._max_list_size
+        fields: list[Field] = []
+        append = fields.append
+        position, end = 0, len(block)
+        list_size = size_updates = 0
+        literal = inserted = False
+        while position < end:
+            first = block[position]
+            position += 1
+            if first > 0x80:
+                # Section 6.1: an indexed field.
+                index = first & 0x7F
+                if index == 0x7F:
+                    index, position = _read_integer(block, position, 0x7F)
+                field, size = table[index]
+            elif first >= 0x40 or first < 0x20:
+                # Section 6.2: a literal, with incremental indexing (01), without (0000), or never indexed (0001).
+                if first == 0x80:
+                    raise HpackError("a block refers to index 0")
+                mask = 0x3F if first >= 0x40 else 0x0F
+                index = first & mask
+                if index == mask:
+                    index, position = _read_integer(block, position, mask)
+                # A slice that is cut off leaves the position behind the end.
+                if index:
+                    name = table[index][0][0]
+                else:
+                    length = block[position]
+                    position += 1
+                    if length < 0x7F:
+                        name = block[position : position + length]
+                        position += length
+                    else:
+                        name, position = self._read_string(block, position, length)
+                length = block[position]
+                position += 1
+                if length < 0x7F:
+                    value = block[position : position + length]
+                    position += length
+                else:
+                    value, position = self._read_string(block, position, length)
+                field = name, value
+                size = len(name) + len(value) + _FIELD_OVERHEAD
+                if first >= 0x40:
+                    inserted = True
+                    self._insert((field, size))
+                else:
+                    literal = True
+            else:
+                # Sections 4.2 and 6.3: an encoder needs two of them at most, the lowest size since and the last one.
+                size_updates += 1
+                if fields or size_updates > 2:
+                    raise HpackError("a block changes the table's size after its start, or more than twice")
+                index = first & 0x1F
+                if index == 0x1F:
+                    index, position = _read_integer(block, position, 0x1F)
+                self._resize(index)
+                continue
+            list_size += size
+            if list_size > max_list_size:
+                raise HeaderListTooLarge(f"a header list is above {max_list_size} bytes")
+            append(field)
+        if position != end:
+            raise HpackError("a block is cut off")
+        headers = tuple(fields)
+        if not inserted and not size_updates and end <= self.MAX_BLOCK_SIZE:
+            self._remember(block, headers, literal)
+        return headers
+
+    def _remember(self, block: bytes, headers: Headers, literal: bool) -> None:
+        # Literals stand mostly for what differs from call to call. Where they do not, as tokens, the block comes twice.
+        if literal and block != self._last_literal:
+            self._last_literal = block
+            return
+        blocks = self._blocks
+        if len(blocks) >= self.MAX_BLOCKS:
+            blocks.clear()
+        blocks[block] = headers
+
+    def _insert(self, entry: _Entry) -> None:
+        """Section 4.4: what is larger than the table empties it."""
+        self._blocks.clear()
+        size, capacity, table = entry[1], self._capacity, self._table
+        if size > capacity:
+            del table[_FIRST_DYNAMIC:]
+            self._used = 0
+            return
+        used = self._used + size
+        while used > capacity:
+            used -= table.pop()[1]
+        table.insert(_FIRST_DYNAMIC, entry)
+        self._used = used
+
+    def _resize(self, capacity: int) -> None:
+        if capacity > self._max_table_size:
+            raise HpackError("a block makes the table larger than allowed")
+        self._blocks.clear()
+        self._capacity = capacity
+        table, used = self._table, self._used
+        while used > capacity:
+            used -= table.pop()[1]
+        self._used = used
+
+    def _read_string(self, block: bytes, position: int, first: int) -> tuple[bytes, int]:
+        """Section 5.2: the string whose length begins with `first`, and the position behind it."""
+        length = first & 0x7F
+        if length == 0x7F:
+            length, position = _read_integer(block, position, 0x7F)
+            if length > self._max_list_size:
+                raise HeaderListTooLarge(f"a string is above {self._max_list_size} bytes")
+        end = position + length
+        if end > len(block):
+            raise HpackError("a block is cut off")
+        text = block[position:end]
+        if first < 0x80:
+            return text, end
+        strings = self._strings
+        decoded = strings.get(text)
+        if decoded is None:
+            try:
+                decoded = huffman.decode(text)
+            except ValueError as error:
+                raise HpackError(str(error)) from None
+            if length <= self.MAX_STRING_SIZE:
+                if len(strings) >= self.MAX_STRINGS:
+                    strings.clear()
+                strings[text] = decoded
+        return decoded, end
+
+
+def _read_integer(block: bytes, position: int, value: int) -> tuple[int, int]:
+    """Section 5.1: the integer whose prefix was full, with that `value`, and the position behind it."""
+    for shift in range(0, _MAX_INTEGER_BITS, 7):
+        byte = block[position]
+        position += 1
+        value += (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value > _MAX_INTEGER:
+                break
+            return value, position
+    raise HpackError("a block has too large an integer")
+
+
+def _integer(value: int, prefix_bits: int, pattern: int) -> bytes:
+    """Section 5.1: `value` behind the bits of `pattern`."""
+    mask = (1 << prefix_bits) - 1
+    if value < mask:
+        return bytes((pattern | value,))
+    encoded = bytearray((pattern | mask,))
+    value -= mask
+    while value >= 0x80:
+        encoded.append(0x80 | value & 0x7F)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+# First bits of each kind of representation (sections 6.1 to 6.3), and how many are left for the index or the size.
+_INDEXED, _INDEXED_BITS = 0x80, 7
+_INCREMENTAL, _INCREMENTAL_BITS = 0x40, 6
+_WITHOUT_INDEXING, _NEVER_INDEXED, _WITHOUT_INDEXING_BITS = 0x00, 0x10, 4
+_SIZE_UPDATE, _SIZE_UPDATE_BITS = 0x20, 5
+_LENGTH_BITS = 7
+
+_STATIC_INDEXED = {field: _integer(index, _INDEXED_BITS, _INDEXED) for index, field in enumerate(_STATIC, 1)}
+_STATIC_NAMES = {name: index for index, (name, _) in reversed(tuple(enumerate(_STATIC, 1)))}
+# Lengths that fit in one byte, which are those of nearly all strings.
+_LENGTHS = tuple(_integer(length, _LENGTH_BITS, 0) for length in range(0x7F))
+# Section 7.1.3: whoever sees the sizes of blocks, and sends headers over the same connection, could guess these.
+_SENSITIVE = frozenset({b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"})
+
+
+def _string(text: bytes) -> bytes:
+    return _integer(len(text), _LENGTH_BITS, 0) + text
+
+
+class Encoder:
+    """The header blocks for one peer, in their order.
+
+    A field gets into the dynamic table when it comes a second time, and stays: when the table is full nothing more is
+    added. Values that differ in each call stay literals. No string is Huffman coded: that costs more than it saves.
+    """
+
+    # What is remembered: lists, fields that came once, names. None is larger than `MAX_SIZE`, nor gets into the table.
+    MAX_BLOCKS = 64
+    MAX_SEEN = 64
+    MAX_NAMES = 64
+    MAX_SIZE = 256
+
+    __slots__ = ("_added", "_blocks", "_capacity", "_indexed", "_literal_starts", "_names", "_room", "_seen", "_update")
+
+    def __init__(self) -> None:
+        self._capacity = _TABLE_SIZE
+        # The size update that the next block begins with.
+        self._update = b""
+        self._empty_table()
+
+    def _empty_table(self) -> None:
+        self._room = self._capacity
+        # The dynamic table, oldest first, and of each name the newest field's place in it.
+        self._added: list[Field] = []
+        self._names: dict[bytes, int] = {}
+        # What stands for the fields of both tables, for names where a literal has them, and for whole lists.
+        self._indexed = _STATIC_INDEXED.copy()
+        self._literal_starts: dict[bytes, bytes] = {}
+        self._blocks: dict[Headers, bytes] = {}
+        self._seen: set[Field] = set()
+
+    def set_max_table_size(self, size: int) -> None:
+        """Take over the peer's SETTINGS_HEADER_TABLE_SIZE (RFC 7541, section 4.2)."""
+        capacity = min(size, _TABLE_SIZE)
+        if capacity != self._capacity:
+            self._capacity = capacity
+            # Size 0 stands for any lower one that the peer may have set meanwhile, and empties its table like this one.
+            self._update = _integer(0, _SIZE_UPDATE_BITS, _SIZE_UPDATE)
+            if capacity:
+                self._update += _integer(capacity, _SIZE_UPDATE_BITS, _SIZE_UPDATE)
+            self._empty_table()
+
+    def encode(self, headers: Headers) -> bytes:
+        """The block for `headers`. It has to be sent, and before the next one: the peer's table follows it."""
+        block = self._blocks.get(headers)
+        if block is not None:
+            return block
+        indexed, seen, literal_starts = self._indexed, self._seen, self._literal_starts
+        parts: list[bytes] = []
+        append = parts.append
+        stable = True
+        if self._update:
+            append(self._update)
+            self._update = b""
+            stable = False
+        for field in headers:
+            part = indexed.get(field)
+            if part is not None:
+                append(part)
+                continue
+            stable = False
+            if field in seen and self._add(field, parts):
+                continue
+            name, value = field
+            start = literal_starts.get(name)
+            if start is None:
+                start = self._literal_start(name)
+            append(start)
+            length = len(value)
+            append(_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0))
+            append(value)
+            if length + len(name) <= self.MAX_SIZE and start[0] < _NEVER_INDEXED:
+                if len(seen) >= self.MAX_SEEN:
+                    seen.clear()
+                seen.add(field)
+        block = b"".join(parts)
+        if stable and len(block) <= self.MAX_SIZE:
+            blocks = self._blocks
+            if len(blocks) >= self.MAX_BLOCKS:
+                blocks.clear()
+            blocks[headers] = block
+        return block
+
+    def _add(self, field: Field, parts: list[bytes]) -> bool:
+        """Append a literal with incremental indexing (section 6.2.1), and follow it; False when the table is full."""
+        name, value = field
+        room = self._room - len(name) - len(value) - _FIELD_OVERHEAD
+        if room < 0:
+            return False
+        index = self._index_of_name(name)
+        parts.append(_integer(index, _INCREMENTAL_BITS, _INCREMENTAL))
+        if not index:
+            parts.append(_string(name))
+        parts.append(_string(value))
+        self._room = room
+        self._seen.discard(field)
+        added, indexed = self._added, self._indexed
+        self._names[name] = len(added)
+        added.append(field)
+        # The indices of all others have moved.
+        for index, other in enumerate(reversed(added), _FIRST_DYNAMIC):
+            indexed[other] = _integer(index, _INDEXED_BITS, _INDEXED)
+        self._literal_starts.clear()
+        self._blocks.clear()
+        return True
+
+    def _index_of_name(self, name: bytes) -> int:
+        """The index of a field with that name, or 0."""
+        index = _STATIC_NAMES.get(name, 0)
+        if not index and name in self._names:
+            index = len(_STATIC) + len(self._added) - self._names[name]
+        return index
+
+    def _literal_start(self, name: bytes) -> bytes:
+        """What a literal that is not indexed begins with: its kind and its name (sections 6.2.2 and 6.2.3)."""
+        kind = _NEVER_INDEXED if name in _SENSITIVE else _WITHOUT_INDEXING
+        index = self._index_of_name(name)
+        start = _integer(index, _WITHOUT_INDEXING_BITS, kind)
+        if not index:
+            start += _string(name)
+        if len(name) <= self.MAX_SIZE:
+            if len(self._literal_starts) >= self.MAX_NAMES:
+                self._literal_starts.clear()
+            self._literal_starts[name] = start
+        return start

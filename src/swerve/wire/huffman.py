@@ -1,0 +1,98 @@
+"""HPACK's Huffman code (RFC 7541, section 5.2 and appendix B): decoding only, as Swerve never sends it."""
+
+from __future__ import annotations
+
+# The symbols by the length of their codes in bits. The code is canonical: each code is the one before it plus one, with
+# zeros appended where the length grows. One more code, 30 ones, is EOS, which must not occur.
+_SYMBOLS_OF_LENGTH = {
+    5: b"012aceiost",
+    6: b" %-./3456789=A_bdfghlmnpru",
+    7: b":BCDEFGHIJKLMNOPQRSTUVWYjkqvwxyz",
+    8: b"&*,;XZ",
+    10: b'!"()?',
+    11: b"'+|",
+    12: b"#>",
+    13: b"\x00$@[]~",
+    14: b"^}",
+    15: b"<`{",
+    19: b"\\\xc3\xd0",
+    20: b"\x80\x82\x83\xa2\xb8\xc2\xe0\xe2",
+    21: b"\x99\xa1\xa7\xac\xb0\xb1\xb3\xd1\xd8\xd9\xe3\xe5\xe6",
+    22: b"\x81\x84\x85\x86\x88\x92\x9a\x9c\xa0\xa3\xa4\xa9\xaa\xad\xb2\xb5\xb9\xba\xbb\xbd\xbe\xc4\xc6\xe4\xe8\xe9",
+    23: b"\x01\x87\x89\x8a\x8b\x8c\x8d\x8f\x93\x95\x96\x97\x98\x9b\x9d\x9e\xa5\xa6\xa8\xae\xaf\xb4\xb6\xb7\xbc\xbf\xc5"
+    b"\xe7\xef",
+    24: b"\x09\x8e\x90\x91\x94\x9f\xab\xce\xd7\xe1\xec\xed",
+    25: b"\xc7\xcf\xea\xeb",
+    26: b"\xc0\xc1\xc8\xc9\xca\xcd\xd2\xd5\xda\xdb\xee\xf0\xf2\xf3\xff",
+    27: b"\xcb\xcc\xd3\xd4\xd6\xdd\xde\xdf\xf1\xf4\xf5\xf6\xf7\xf8\xfa\xfb\xfc\xfd\xfe",
+    28: b"\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\x7f"
+    b"\xdc\xf9",
+    30: b"\x0a\x0d\x16",
+}
+_EOS = (1 << 31) - 1
+
+
+def _symbols() -> dict[int, bytes]:
+    """Each symbol by its code, which has a one in front to tell how long it is."""
+    symbols = {}
+    code, last_length = 0, 0
+    for length, symbols_of_length in _SYMBOLS_OF_LENGTH.items():
+        code <<= length - last_length
+        last_length = length
+        for symbol in symbols_of_length:
+            symbols[1 << length | code] = bytes((symbol,))
+            code += 1
+    return symbols
+
+
+_SYMBOLS = _symbols()
+# The last symbol may be followed by the first bits of EOS, all ones, up to the end of the byte: at most 7.
+_ENDS = frozenset((2 << ones) - 1 for ones in range(8))
+
+
+class _State(dict[int, tuple["_State", bytes]]):
+    """The decoder between two bytes, in the middle of the code `bits`: what each next byte leads to and gives.
+
+    Filled as bytes come. There are 256 states, so all of them hold no more than 65,536 steps.
+    """
+
+    __slots__ = ("bits",)
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def __missing__(self, byte: int) -> tuple[_State, bytes]:
+        bits, output = self.bits, b""
+        for shift in range(7, -1, -1):
+            bits = bits << 1 | byte >> shift & 1
+            symbol = _SYMBOLS.get(bits)
+            if symbol is not None:
+                bits, output = 1, output + symbol
+            elif bits == _EOS:
+                raise ValueError("a Huffman code has the symbol EOS")
+        state = _STATES.get(bits)
+        if state is None:
+            state = _STATES[bits] = _State(bits)
+        self[byte] = step = state, output
+        return step
+
+
+_START = _State(1)
+_STATES = {1: _START}
+
+
+def decode(text: bytes) -> bytes:
+    """The string whose code is `text`, at most 8/5 as long.
+
+    Raises:
+        ValueError: EOS is in it, or its padding is no padding (RFC 7541, section 5.2).
+    """
+    state = _START
+    parts: list[bytes] = []
+    append = parts.append
+    for byte in text:
+        state, output = state[byte]
+        append(output)
+    if state.bits not in _ENDS:
+        raise ValueError("the padding of a Huffman code is longer than 7 bits, or not the start of EOS")
+    return b"".join(parts)
