@@ -2,7 +2,7 @@
 
 import pytest
 
-from swerve.wire import huffman
+from swerve.wire import hpack, huffman
 from swerve.wire.hpack import Decoder, Encoder, HeaderListTooLarge, HpackError
 
 PLENTY = 1 << 20
@@ -449,6 +449,5 @@ def test_the_memories_of_the_encoder_are_bounded():
         headers = ((b":status", b"200"),) * number + ((b"name-%d" % number, b""),)
         assert receiver.decode(sender.encode(headers)) == headers
         assert receiver.decode(sender.encode(headers[:-1])) == headers[:-1]
-    assert len(sender._blocks) <= Encoder.MAX_BLOCKS
-    assert len(sender._seen) <= Encoder.MAX_SEEN
-    assert len(sender._literal_starts) <= Encoder.MAX_NAMES
+    assert len(sender._blocks) <= hpack._MAX_LISTS
+    assert len(sender._names) <= hpack._MAX_NAMES

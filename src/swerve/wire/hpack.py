@@ -62,6 +62,16 @@ def _entry(field: Field) -> _Entry:
     return field, len(field[0]) + len(field[1]) + _FIELD_OVERHEAD
 
 
+# What a decoder remembers. A hostile peer can make a list some ten times as large as its block.
+_MAX_BLOCKS = 64
+_MAX_BLOCK_SIZE = 2048
+_MAX_STRINGS = 256
+_MAX_STRING_SIZE = 64
+
+# The indexed fields that a block starts with, what they decode to, and their size.
+_Start = tuple[bytes, list[Field], int]
+_NO_START: _Start = (b"", [], 0)
+
 # Index 0 is never looked up.
 _STATIC_ENTRIES = [_entry(field) for field in ((b"", b""), *_STATIC)]
 
@@ -73,18 +83,13 @@ class Decoder:
     the peer changes that (RFC 7541, section 4.2).
     """
 
-    # What is remembered. Hostile peers can make it some 20 bytes for each byte of a block.
-    MAX_BLOCKS = 64
-    MAX_BLOCK_SIZE = 2048
-    MAX_STRINGS = 256
-    MAX_STRING_SIZE = 64
-
     __slots__ = (
         "_blocks",
         "_capacity",
         "_last_literal",
         "_max_list_size",
         "_max_table_size",
+        "_start",
         "_strings",
         "_table",
         "_used",
@@ -100,6 +105,7 @@ class Decoder:
         # Blocks that mean the same until the table changes.
         self._blocks: dict[bytes, Headers] = {}
         self._last_literal = b""
+        self._start = _NO_START
         # Strings by their Huffman code.
         self._strings: dict[bytes, bytes] = {}
 
@@ -120,11 +126,14 @@ class Decoder:
 
     def _decode(self, block: bytes) -> Headers:
         table, max_list_size = self._table, self._max_list_size
-        fields: list[Field] = []
+        # Calls that differ do so at the end of their blocks mostly.
+        start, fields, list_size = self._start
+        if block.startswith(start):
+            fields, position = fields.copy(), len(start)
+        else:
+            fields, position, list_size = [], 0, 0
         append = fields.append
-        position, end = 0, len(block)
-        list_size = size_updates = 0
-        literal = inserted = False
+        end, known, first_literal, size_updates, inserted = len(block), position, -1, 0, False
         while position < end:
             first = block[position]
             position += 1
@@ -138,6 +147,8 @@ class Decoder:
                 # Section 6.2: a literal, with incremental indexing (01), without (0000), or never indexed (0001).
                 if first == 0x80:
                     raise HpackError("a block refers to index 0")
+                if first_literal < 0:
+                    first_literal, count, start_size = position - 1, len(fields), list_size
                 mask = 0x3F if first >= 0x40 else 0x0F
                 index = first & mask
                 if index == mask:
@@ -165,8 +176,6 @@ class Decoder:
                 if first >= 0x40:
                     inserted = True
                     self._insert((field, size))
-                else:
-                    literal = True
             else:
                 # Sections 4.2 and 6.3: an encoder needs two of them at most, the lowest size since and the last one.
                 size_updates += 1
@@ -184,23 +193,26 @@ class Decoder:
         if position != end:
             raise HpackError("a block is cut off")
         headers = tuple(fields)
-        if not inserted and not size_updates and end <= self.MAX_BLOCK_SIZE:
-            self._remember(block, headers, literal)
+        if inserted or size_updates or end > _MAX_BLOCK_SIZE:
+            return headers
+        # Literals stand mostly for what differs from call to call. Where they do not, as tokens, the block comes twice.
+        if first_literal < 0 or block == self._last_literal:
+            if len(self._blocks) >= _MAX_BLOCKS:
+                self._blocks.clear()
+            self._blocks[block] = headers
+        else:
+            self._last_literal = block
+            if first_literal != known:
+                self._start = block[:first_literal], fields[:count], start_size
         return headers
 
-    def _remember(self, block: bytes, headers: Headers, literal: bool) -> None:
-        # Literals stand mostly for what differs from call to call. Where they do not, as tokens, the block comes twice.
-        if literal and block != self._last_literal:
-            self._last_literal = block
-            return
-        blocks = self._blocks
-        if len(blocks) >= self.MAX_BLOCKS:
-            blocks.clear()
-        blocks[block] = headers
+    def _forget_blocks(self) -> None:
+        self._blocks.clear()
+        self._start = _NO_START
 
     def _insert(self, entry: _Entry) -> None:
         """Section 4.4: what is larger than the table empties it."""
-        self._blocks.clear()
+        self._forget_blocks()
         size, capacity, table = entry[1], self._capacity, self._table
         if size > capacity:
             del table[_FIRST_DYNAMIC:]
@@ -215,7 +227,7 @@ class Decoder:
     def _resize(self, capacity: int) -> None:
         if capacity > self._max_table_size:
             raise HpackError("a block makes the table larger than allowed")
-        self._blocks.clear()
+        self._forget_blocks()
         self._capacity = capacity
         table, used = self._table, self._used
         while used > capacity:
@@ -242,8 +254,8 @@ class Decoder:
                 decoded = huffman.decode(text)
             except ValueError as error:
                 raise HpackError(str(error)) from None
-            if length <= self.MAX_STRING_SIZE:
-                if len(strings) >= self.MAX_STRINGS:
+            if length <= _MAX_STRING_SIZE:
+                if len(strings) >= _MAX_STRINGS:
                     strings.clear()
                 strings[text] = decoded
         return decoded, end
@@ -279,7 +291,7 @@ def _integer(value: int, prefix_bits: int, pattern: int) -> bytes:
 # First bits of each kind of representation (sections 6.1 to 6.3), and how many are left for the index or the size.
 _INDEXED, _INDEXED_BITS = 0x80, 7
 _INCREMENTAL, _INCREMENTAL_BITS = 0x40, 6
-_WITHOUT_INDEXING, _NEVER_INDEXED, _WITHOUT_INDEXING_BITS = 0x00, 0x10, 4
+_WITHOUT_INDEXING, _NEVER_INDEXED, _LITERAL_BITS = 0x00, 0x10, 4
 _SIZE_UPDATE, _SIZE_UPDATE_BITS = 0x20, 5
 _LENGTH_BITS = 7
 
@@ -295,6 +307,24 @@ def _string(text: bytes) -> bytes:
     return _integer(len(text), _LENGTH_BITS, 0) + text
 
 
+# What an encoder remembers: whole lists, names, and of each name values that came once. No value above `_MAX_SIZE` is,
+# nor gets into the table.
+_MAX_LISTS = 64
+_MAX_NAMES = 64
+_MAX_VALUES = 8
+_MAX_SIZE = 256
+
+
+class _Name:
+    """How literals with a name start, and the values that came once; None for a secret."""
+
+    __slots__ = ("start", "values")
+
+    def __init__(self, start: bytes, values: set[bytes] | None) -> None:
+        self.start = start
+        self.values = values
+
+
 class Encoder:
     """The header blocks for one peer, in their order.
 
@@ -302,13 +332,7 @@ class Encoder:
     added. Values that differ in each call stay literals. No string is Huffman coded: that costs more than it saves.
     """
 
-    # What is remembered: lists, fields that came once, names. None is larger than `MAX_SIZE`, nor gets into the table.
-    MAX_BLOCKS = 64
-    MAX_SEEN = 64
-    MAX_NAMES = 64
-    MAX_SIZE = 256
-
-    __slots__ = ("_added", "_blocks", "_capacity", "_indexed", "_literal_starts", "_names", "_room", "_seen", "_update")
+    __slots__ = ("_added", "_blocks", "_capacity", "_indexed", "_names", "_places", "_room", "_update")
 
     def __init__(self) -> None:
         self._capacity = _TABLE_SIZE
@@ -320,12 +344,11 @@ class Encoder:
         self._room = self._capacity
         # The dynamic table, oldest first, and of each name the newest field's place in it.
         self._added: list[Field] = []
-        self._names: dict[bytes, int] = {}
-        # What stands for the fields of both tables, for names where a literal has them, and for whole lists.
+        self._places: dict[bytes, int] = {}
+        # What stands for each field of both tables, and for whole lists of them.
         self._indexed = _STATIC_INDEXED.copy()
-        self._literal_starts: dict[bytes, bytes] = {}
         self._blocks: dict[Headers, bytes] = {}
-        self._seen: set[Field] = set()
+        self._names: dict[bytes, _Name] = {}
 
     def set_max_table_size(self, size: int) -> None:
         """Take over the peer's SETTINGS_HEADER_TABLE_SIZE (RFC 7541, section 4.2)."""
@@ -343,7 +366,7 @@ class Encoder:
         block = self._blocks.get(headers)
         if block is not None:
             return block
-        indexed, seen, literal_starts = self._indexed, self._seen, self._literal_starts
+        indexed, names = self._indexed, self._names
         parts: list[bytes] = []
         append = parts.append
         stable = True
@@ -357,27 +380,37 @@ class Encoder:
                 append(part)
                 continue
             stable = False
-            if field in seen and self._add(field, parts):
-                continue
             name, value = field
-            start = literal_starts.get(name)
-            if start is None:
-                start = self._literal_start(name)
-            append(start)
+            known = names.get(name)
+            if known is None:
+                known = self._learn(name)
             length = len(value)
+            values = known.values
+            if values is not None and length <= _MAX_SIZE:
+                if value in values:
+                    if self._add(field, parts):
+                        continue
+                else:
+                    if len(values) >= _MAX_VALUES:
+                        values.clear()
+                    values.add(value)
+            append(known.start)
             append(_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0))
             append(value)
-            if length + len(name) <= self.MAX_SIZE and start[0] < _NEVER_INDEXED:
-                if len(seen) >= self.MAX_SEEN:
-                    seen.clear()
-                seen.add(field)
         block = b"".join(parts)
-        if stable and len(block) <= self.MAX_SIZE:
-            blocks = self._blocks
-            if len(blocks) >= self.MAX_BLOCKS:
-                blocks.clear()
-            blocks[headers] = block
+        if stable and len(block) <= _MAX_SIZE:
+            if len(self._blocks) >= _MAX_LISTS:
+                self._blocks.clear()
+            self._blocks[headers] = block
         return block
+
+    def _learn(self, name: bytes) -> _Name:
+        known = _Name(self._literal_start(name), None if name in _SENSITIVE else set())
+        if len(name) <= _MAX_SIZE:
+            if len(self._names) >= _MAX_NAMES:
+                self._names.clear()
+            self._names[name] = known
+        return known
 
     def _add(self, field: Field, parts: list[bytes]) -> bool:
         """Append a literal with incremental indexing (section 6.2.1), and follow it; False when the table is full."""
@@ -391,33 +424,26 @@ class Encoder:
             parts.append(_string(name))
         parts.append(_string(value))
         self._room = room
-        self._seen.discard(field)
         added, indexed = self._added, self._indexed
-        self._names[name] = len(added)
+        self._places[name] = len(added)
         added.append(field)
         # The indices of all others have moved.
         for index, other in enumerate(reversed(added), _FIRST_DYNAMIC):
             indexed[other] = _integer(index, _INDEXED_BITS, _INDEXED)
-        self._literal_starts.clear()
+        for other_name, known in self._names.items():
+            known.start = self._literal_start(other_name)
         self._blocks.clear()
         return True
 
     def _index_of_name(self, name: bytes) -> int:
         """The index of a field with that name, or 0."""
         index = _STATIC_NAMES.get(name, 0)
-        if not index and name in self._names:
-            index = len(_STATIC) + len(self._added) - self._names[name]
+        if not index and name in self._places:
+            index = len(_STATIC) + len(self._added) - self._places[name]
         return index
 
     def _literal_start(self, name: bytes) -> bytes:
         """What a literal that is not indexed begins with: its kind and its name (sections 6.2.2 and 6.2.3)."""
-        kind = _NEVER_INDEXED if name in _SENSITIVE else _WITHOUT_INDEXING
         index = self._index_of_name(name)
-        start = _integer(index, _WITHOUT_INDEXING_BITS, kind)
-        if not index:
-            start += _string(name)
-        if len(name) <= self.MAX_SIZE:
-            if len(self._literal_starts) >= self.MAX_NAMES:
-                self._literal_starts.clear()
-            self._literal_starts[name] = start
-        return start
+        start = _integer(index, _LITERAL_BITS, _NEVER_INDEXED if name in _SENSITIVE else _WITHOUT_INDEXING)
+        return start if index else start + _string(name)

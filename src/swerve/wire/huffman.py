@@ -50,35 +50,40 @@ _SYMBOLS = _symbols()
 _ENDS = frozenset((2 << ones) - 1 for ones in range(8))
 
 
-class _State(dict[int, tuple["_State", bytes]]):
-    """The decoder between two bytes, in the middle of the code `bits`: what each next byte leads to and gives.
-
-    Filled as bytes come. There are 256 states, so all of them hold no more than 65,536 steps.
-    """
-
-    __slots__ = ("bits",)
-
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
-
-    def __missing__(self, byte: int) -> tuple[_State, bytes]:
-        bits, output = self.bits, b""
-        for shift in range(7, -1, -1):
-            bits = bits << 1 | byte >> shift & 1
-            symbol = _SYMBOLS.get(bits)
-            if symbol is not None:
-                bits, output = 1, output + symbol
-            elif bits == _EOS:
-                raise ValueError("a Huffman code has the symbol EOS")
-        state = _STATES.get(bits)
-        if state is None:
-            state = _STATES[bits] = _State(bits)
-        self[byte] = step = state, output
-        return step
+# Between two bytes the decoder is in the middle of a code. Such a state is what each next byte leads to: another state,
+# and the symbols that are complete by then. `_END` is in those where a string may end.
+_State = dict[int, tuple["_State", bytes]]
+_END = 256
+# The states by the bits of the code so far, with a one in front. There are 256, and all their steps are 65,536; those
+# that were needed up to now are here.
+_STATES: dict[int, _State] = {}
 
 
-_START = _State(1)
-_STATES = {1: _START}
+def _state_after(bits: int) -> _State:
+    state = _STATES.get(bits)
+    if state is None:
+        state = _STATES[bits] = {}
+        if bits in _ENDS:
+            state[_END] = state, b""
+    return state
+
+
+_START = _state_after(1)
+
+
+def _learn(state: _State, byte: int) -> tuple[_State, bytes]:
+    """Find out what `byte` leads to, and keep it."""
+    (bits,) = [bits for bits, known in _STATES.items() if known is state]
+    symbols = b""
+    for shift in range(7, -1, -1):
+        bits = bits << 1 | byte >> shift & 1
+        symbol = _SYMBOLS.get(bits)
+        if symbol is not None:
+            bits, symbols = 1, symbols + symbol
+        elif bits == _EOS:
+            raise ValueError("a Huffman code has the symbol EOS")
+    step = state[byte] = _state_after(bits), symbols
+    return step
 
 
 def decode(text: bytes) -> bytes:
@@ -91,8 +96,11 @@ def decode(text: bytes) -> bytes:
     parts: list[bytes] = []
     append = parts.append
     for byte in text:
-        state, output = state[byte]
-        append(output)
-    if state.bits not in _ENDS:
+        try:
+            state, symbols = state[byte]
+        except KeyError:
+            state, symbols = _learn(state, byte)
+        append(symbols)
+    if _END not in state:
         raise ValueError("the padding of a Huffman code is longer than 7 bits, or not the start of EOS")
     return b"".join(parts)
