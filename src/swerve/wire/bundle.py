@@ -48,7 +48,7 @@ _packer = msgpack.Packer(autoreset=True)
 
 def pack(records: Iterable[Record]) -> bytes:
     """A bundle of `records` as a framed message."""
-    packed = cast(bytes, _packer.pack(records))
+    packed: bytes = _packer.pack(records)
     return prefix(len(packed)) + packed
 
 
@@ -58,7 +58,8 @@ def unpack(message: bytes) -> tuple[Record, ...]:
     Raises:
         ValueError: `message` is no bundle.
     """
-    return cast("tuple[Record, ...]", msgpack.unpackb(message, use_list=False))
+    records: tuple[Record, ...] = msgpack.unpackb(message, use_list=False)
+    return records
 
 
 def pack_headers(headers: Headers) -> bytes:

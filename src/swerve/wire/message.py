@@ -98,6 +98,11 @@ class MessageReader:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that `data` completes, in order."""
+        if not self._missing and not self._head:
+            # What most DATA is.
+            message = whole_message(data, self._limit)
+            if message is not None:
+                return [message]
         messages: list[bytes] = []
         position, size = 0, len(data)
         if self._missing:
