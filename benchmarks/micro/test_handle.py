@@ -71,7 +71,7 @@ def test_small_argument(benchmark: Any) -> None:
 async def caller(link: Connection) -> CallerRuntime:
     """A runtime that knows one replica, over `link`, and asks no controller."""
     runtime = CallerRuntime.in_replica("unix:/none", "caller")
-    target: Target[Routed] = Target("app", "Back", lambda call, replica: call.send(replica), runtime.loop)
+    target: Target[Routed] = Target("app", "Back", runtime.loop)
     for added in target.router.update([ReplicaInfo("one", "unix:/none", 200)]):
         added.link = link
     runtime._targets["app", "Back"] = target

@@ -16,7 +16,7 @@ class Call:
 def test_a_call_that_is_turned_away_after_the_deployment_is_forgotten_is_dropped():
     async def main():
         dropped = []
-        target = Target("app", "name", lambda call, replica: None, asyncio.get_running_loop())
+        target = Target("app", "name", asyncio.get_running_loop())
         replica = Replica(ReplicaInfo("one", "unix:/none", 1))
         replica.ongoing = 1
         waiting, running = Call(), Call()

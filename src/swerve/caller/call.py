@@ -18,7 +18,6 @@ from swerve.caller.seams import Home, Routed, Sink
 from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.exceptions import (
-    DeploymentUnavailableError,
     RayServeException,
     ReplicaUnavailableError,
     RequestCancelledError,
@@ -27,7 +26,7 @@ from swerve.net.bundles import BundleCaller
 from swerve.net.client_call import ClientCall
 from swerve.net.connection import Connection
 from swerve.net.streams import CONNECTION_LOST, Headers
-from swerve.routing.calls import CallDescription, Shed, Unavailable
+from swerve.routing.calls import CallDescription, Shed
 from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.bundle import MAX_BODY
@@ -41,14 +40,6 @@ from swerve.wire.status import Status, StatusCode
 MAX_UNREAD = 16
 # A replica that a call is bound to refused it: the pause before it is asked again.
 _PINNED_RETRY_S = 0.02
-
-
-def admit(call: Routed, target: Target[Routed]) -> None:
-    """Let the router decide: `call` is sent, waits, or fails."""
-    try:
-        target.submit(call)
-    except Unavailable:
-        call.fail(DeploymentUnavailableError(target.deployment, target.app))
 
 
 class RemoteCall(ClientCall):
@@ -131,7 +122,7 @@ class RemoteCall(ClientCall):
             self.send(self._replica)
             return
         target = self._target = self._home.target(self.destination.app, self.destination.deployment)
-        admit(self, target)
+        target.submit(self)
 
     def send(self, replica: Replica) -> None:
         """The router chose `replica`."""
@@ -306,6 +297,11 @@ class RemoteCall(ClientCall):
         """The queue is full."""
         assert self._target is not None
         self.fail(self._target.shed_error(why))
+
+    def unavailable(self) -> None:
+        """The deployment has failed."""
+        assert self._target is not None
+        self.fail(self._target.unavailable_error())
 
     def _cancel(self) -> None:
         self.fail(RequestCancelledError(self._origin.request_id))

@@ -103,7 +103,7 @@ class CallerRuntime:
         key = (app, deployment)
         target = self._targets.get(key)
         if target is None:
-            target = self._targets[key] = Target(app, deployment, _send, self.loop)
+            target = self._targets[key] = Target(app, deployment, self.loop)
             self._update(key, target)
             if self._watch_task is None:
                 self._watch_task = self.loop.create_task(self._watch())
@@ -205,10 +205,6 @@ class CallerRuntime:
 
 def _fail(call: Routed, text: str) -> None:
     call.fail(RayServeException(text))
-
-
-def _send(call: Routed, replica: Replica) -> None:
-    call.send(replica)
 
 
 _runtime: CallerRuntime | None = None

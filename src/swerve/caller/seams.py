@@ -12,7 +12,7 @@ from swerve.caller.destination import Destination
 from swerve.caller.target import Target
 from swerve.context import RequestContext
 from swerve.net.timers import TimerWheel
-from swerve.routing.calls import CallDescription, Shed
+from swerve.routing.calls import RoutedCall
 from swerve.routing.replicas import Replica
 
 
@@ -64,25 +64,11 @@ class Caller(Protocol):
         """A slot of each replica, whatever its load. None while it is not known which these are."""
 
 
-class Routed(Protocol):
+class Routed(RoutedCall, Protocol):
     """What waits in a router."""
-
-    model_id: str
-
-    def field(self, name: bytes) -> str:
-        """The last value of this field of the call's metadata, "" if it has none."""
-
-    def send(self, replica: Replica) -> None:
-        """The router chose `replica` and took a slot there."""
 
     def fail(self, error: BaseException) -> None:
         """No replica will be chosen."""
-
-    def shed(self, why: Shed) -> None:
-        """The queue is full."""
-
-    def describe(self) -> CallDescription:
-        """What a user's request router may look at."""
 
 
 class Home(Protocol):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from swerve.caller import waiting
-from swerve.caller.call import admit
 from swerve.caller.destination import Arguments, Destination, describe
 from swerve.caller.seams import Home, Routed
 from swerve.caller.target import Target
@@ -99,6 +98,10 @@ class Reservation:
         assert self._target is not None
         self.fail(self._target.shed_error(why))
 
+    def unavailable(self) -> None:
+        assert self._target is not None
+        self.fail(self._target.unavailable_error())
+
     def expire(self) -> None:
         self.fail(TimeoutError("The request reached its deadline before a replica had a free slot."))
 
@@ -111,7 +114,7 @@ class Reservation:
                 return
             self._home.timers.add(self._deadline, self)
         target = self._target = self._home.target(self.destination.app, self.destination.deployment)
-        admit(self, target)
+        target.submit(self)
 
     def _decide(self) -> None:
         if self._deadline is not None:

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from swerve.exceptions import BackPressureError
+from swerve.exceptions import BackPressureError, DeploymentUnavailableError
 from swerve.generated import control_pb2
 from swerve.net.bundles import BundleCaller
 from swerve.net.client import Channel
 from swerve.net.connection import Connection
-from swerve.routing.calls import RoutedCall, Shed
+from swerve.routing.calls import RoutedCall, Shed, Unavailable
 from swerve.routing.options import RouterOptions
 from swerve.routing.replicas import Replica, ReplicaInfo
 from swerve.routing.router import Router
@@ -37,14 +37,13 @@ Call = TypeVar("Call", bound=RoutedCall)
 
 
 class Target(Generic[Call]):
-    """A deployment's router with its connections. `start(call, replica)` is called for each waiting call that a replica
-    is found for; `replica.link` is the open connection to it. Lives on one event loop."""
+    """A deployment's router with its connections. Each call is told to `send` itself when a replica is found for it;
+    `replica.link` is the open connection to that. Lives on one event loop."""
 
     def __init__(
         self,
         app: str,
         deployment: str,
-        start: Callable[[Call, Replica], None],
         loop: asyncio.AbstractEventLoop,
         release_id: str = "",
     ) -> None:
@@ -52,7 +51,6 @@ class Target(Generic[Call]):
         self.deployment = deployment
         self.release_id = release_id
         self.router: Router[Call] = Router()
-        self._start = start
         self._loop = loop
         self._wanted: dict[str, ReplicaInfo] = {}
         self._links: dict[str, _Link] = {}
@@ -105,12 +103,12 @@ class Target(Generic[Call]):
         after = view.backpressure_retry_after_s if view.HasField("backpressure_retry_after_s") else shed.retry_after_s
         return BackPressureError(shed.queued, shed.limit, view.backpressure_status_code or 503, after)
 
-    def submit(self, call: Call) -> None:
-        """Take a new call: it is started, waits, is shed, or is dropped where the deployment is gone.
+    def unavailable_error(self) -> DeploymentUnavailableError:
+        """What becomes of a call that nothing will ever serve."""
+        return DeploymentUnavailableError(self.deployment, self.app)
 
-        Raises:
-            Unavailable: nothing will ever serve it.
-        """
+    def submit(self, call: Call) -> None:
+        """Take a new call: it is sent, waits, ends, or is dropped where the deployment is gone."""
         if self._drop is not None:
             self._drop(call)
             return
@@ -119,8 +117,11 @@ class Target(Generic[Call]):
         except Shed as why:
             call.shed(why)
             return
+        except Unavailable:
+            call.unavailable()
+            return
         if replica is not None:
-            self._start(call, replica)
+            call.send(replica)
         elif self.router.attention:
             self.attend()
 
@@ -128,9 +129,10 @@ class Target(Generic[Call]):
         """`call`, which the router sent to `replica`, ended there; the one that waits longest takes its slot."""
         if self._user_router is not None:
             self._user_router.completed(call, replica)
-        for call, free in self.router.release(replica):
-            self._start(call, free)
-        if self.router.attention:
+        router = self.router
+        for call, free in router.release(replica):
+            call.send(free)
+        if router.attention:
             self.attend()
 
     def refused(self, replica: Replica, call: Call) -> None:
@@ -138,14 +140,14 @@ class Target(Generic[Call]):
         if self._drop is not None:
             self._drop(call)
             return
-        self._start_all(self.router.refused(replica, call))
+        self._send_all(self.router.refused(replica, call))
 
     def adopt(self, call: Call) -> None:
         """Take a call that another target let wait."""
         if self._drop is not None:
             self._drop(call)
             return
-        self._start_all(self.router.adopt(call))
+        self._send_all(self.router.adopt(call))
 
     def attend(self) -> None:
         """See to what the router asks for, also after a `submit` that let a call wait."""
@@ -186,7 +188,7 @@ class Target(Generic[Call]):
         self._poll()
 
     def _poll(self) -> None:
-        self._start_all(self.router.poll())
+        self._send_all(self.router.poll())
 
     def _links_changed(self) -> None:
         up = {
@@ -204,9 +206,9 @@ class Target(Generic[Call]):
             self._user_router.replicas_changed(list(self.router.replicas.values()))
         self._poll()
 
-    def _start_all(self, assigned: list[tuple[Call, Replica]]) -> None:
+    def _send_all(self, assigned: list[tuple[Call, Replica]]) -> None:
         for call, replica in assigned:
-            self._start(call, replica)
+            call.send(replica)
         if self.router.attention:
             self.attend()
 

@@ -21,14 +21,14 @@ import math
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from swerve.exceptions import BackPressureError, DeploymentUnavailableError
+from swerve.exceptions import BackPressureError
 from swerve.net.bundles import BundleCaller
 from swerve.net.connection import Connection
 from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS, status_trailers
 from swerve.net.streams import CONNECTION_LOST, HUNG_UP, Headers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method
-from swerve.routing.calls import CallDescription, Shed, Unavailable
+from swerve.routing.calls import CallDescription, Shed
 from swerve.wire.bundle import MAX_BODY, PackedHeaders
 from swerve.wire.deadline import format_timeout
 from swerve.wire.header_block import HeaderBlock
@@ -177,11 +177,7 @@ class ForwardedCall:
     def _submit(self) -> None:
         """Hand the call to the router."""
         self._incomplete = False
-        target = self._target
-        try:
-            target.submit(self)
-        except Unavailable:
-            self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
+        self._target.submit(self)
 
     def field(self, name: bytes) -> str:
         """What the request's metadata, or its client's auth context, has by this name (`wire.peer.call_field`)."""
@@ -199,7 +195,7 @@ class ForwardedCall:
             is_streaming=not self._method.unary,
         )
 
-    def start(self, replica: Replica) -> None:
+    def send(self, replica: Replica) -> None:
         """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
         connection = replica.link
         assert isinstance(connection, Connection)
@@ -210,7 +206,7 @@ class ForwardedCall:
         if self._method.unary and self._request_ended and self._body_size <= MAX_BODY:
             bundles = BundleCaller.of(connection)
             if bundles is not None:
-                self._start_in_bundle(bundles, replica, added)
+                self._send_in_bundle(bundles, replica, added)
                 return
         leg = _ReplicaLeg(self, connection)
         body = self._body
@@ -232,7 +228,7 @@ class ForwardedCall:
                     connection.forward_data(leg.stream_id, part, index == last, self.client, self.stream_id)
             self._credited = len(body)
 
-    def _start_in_bundle(self, bundles: BundleCaller, replica: Replica, added: Headers) -> None:
+    def _send_in_bundle(self, bundles: BundleCaller, replica: Replica, added: Headers) -> None:
         parts = self._body
         assert parts is not None
         packed = self._block.packed
@@ -352,6 +348,10 @@ class ForwardedCall:
         """The queue is full: the client is told when to try again."""
         delay_ms = math.ceil(why.retry_after_s * 1000)
         self._answer(StatusCode.RESOURCE_EXHAUSTED, _shed_trailers(why.queued, why.limit, delay_ms))
+
+    def unavailable(self) -> None:
+        """Nothing will ever serve the call."""
+        self.fail(StatusCode.UNAVAILABLE, str(self._target.unavailable_error()))
 
     def _end(self, trailers: Headers) -> None:
         """The replica has ended the call: `trailers` are its last header block, or its only one."""

@@ -12,14 +12,13 @@ import time
 from collections import deque
 
 from swerve.caller.target import Target
-from swerve.exceptions import DeploymentUnavailableError
 from swerve.generated.http_pb2 import HttpEvent
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.connection import Connection
 from swerve.net.streams import CONNECTION_LOST, Headers
 from swerve.proxy.forward import CallObserver
 from swerve.proxy.ingress import ProxiedCall
-from swerve.routing.calls import CallDescription, Shed, Unavailable
+from swerve.routing.calls import CallDescription, Shed
 from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.deadline import format_timeout
@@ -73,11 +72,7 @@ class HttpCall:
     def _submit(self) -> None:
         """Hand the call to the router."""
         self._incomplete = False
-        target = self.target
-        try:
-            target.submit(self)
-        except Unavailable:
-            self.fail(StatusCode.UNAVAILABLE, str(DeploymentUnavailableError(target.deployment, target.app)))
+        self.target.submit(self)
 
     async def read(self) -> HttpEvent | None:
         """The replica's next event; None when it has sent all.
@@ -150,7 +145,7 @@ class HttpCall:
 
     # --- the router -------------------------------------------------------------------------------------------------
 
-    def start(self, replica: Replica) -> None:
+    def send(self, replica: Replica) -> None:
         """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
         connection = replica.link
         assert isinstance(connection, Connection)
@@ -191,6 +186,10 @@ class HttpCall:
         """End a call that gives way to another."""
         self.shed_because = why
         self.fail(StatusCode.RESOURCE_EXHAUSTED, "")
+
+    def unavailable(self) -> None:
+        """End a call that nothing will ever serve."""
+        self.fail(StatusCode.UNAVAILABLE, str(self.target.unavailable_error()))
 
     def move(self, target: Target[ProxiedCall], observer: CallObserver) -> None:
         """Wait for another release of the application. Who waits for the reply counts it, by its last target."""

@@ -20,7 +20,6 @@ from swerve.proxy.observer import SideObserver, Tally
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method, RouteTable, Upstream, build_routes, not_found
 from swerve.routing.calls import RoutedCall
-from swerve.routing.replicas import Replica
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.header_block import MAX_REMEMBERED, HeaderBlock
 from swerve.wire.status import Status, StatusCode
@@ -42,9 +41,6 @@ class _Verdict(NamedTuple):
 
 class ProxiedCall(RoutedCall, Protocol):
     """A client's call, of whichever protocol, as its deployment's router hands it out."""
-
-    def start(self, replica: Replica) -> None:
-        """Go to `replica`, whose slot the router has taken for this call."""
 
     def fail(self, code: StatusCode, details: str) -> None:
         """End, while it waits."""
@@ -90,7 +86,7 @@ class Ingress:
         for key in wanted:
             target = self._targets.get(key)
             if target is None:
-                target = self._targets[key] = Target(key.app, key.deployment, _start, self._loop, key.release)
+                target = self._targets[key] = Target(key.app, key.deployment, self._loop, key.release)
             deployment = deployments.get(key)
             if deployment is not None:
                 target.update(deployment)
@@ -238,10 +234,6 @@ def _drop(call: ProxiedCall, details: str) -> None:
 
 def _move(call: ProxiedCall, target: Target[ProxiedCall], observer: CallObserver) -> None:
     call.move(target, observer)
-
-
-def _start(call: ProxiedCall, replica: Replica) -> None:
-    call.start(replica)
 
 
 class _Refused:

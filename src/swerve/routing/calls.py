@@ -36,15 +36,21 @@ class CallDescription:
 
 
 class RoutedCall(Protocol):
-    """What the router looks at. Calls are compared by identity."""
+    """What a router looks at, and what becomes of it. Calls are compared by identity."""
 
     model_id: str
 
     def field(self, name: bytes) -> str:
         """What the call's metadata, or its client's auth context, has by this name (`wire.peer.call_field`)."""
 
+    def send(self, replica: Replica) -> None:
+        """Go to `replica`, whose slot the router has taken for this call."""
+
     def shed(self, why: Shed) -> None:
         """End: the queue is full, and the call gives way to another."""
+
+    def unavailable(self) -> None:
+        """End: nothing will ever serve the call."""
 
     def describe(self) -> CallDescription:
         """What a user's request router may look at."""

@@ -84,7 +84,12 @@ class Router(Generic[Call]):
         """
         free = self._free.items
         if free and self._affinity is None and not call.model_id:
-            return self._take(self._pick(free, self._random) if len(free) > 1 else free[0])
+            replica = self._pick(free, self._random) if len(free) > 1 else free[0]
+            # Written out: most calls come this way.
+            replica.ongoing += 1
+            if replica.ongoing >= replica.limit:
+                self._free.remove(replica)
+            return replica
         affinity = self._affinity
         undecided = 0 if affinity is None else affinity.undecided
         full = 0 <= self.max_queued <= self.queued - undecided
