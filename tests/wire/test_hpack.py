@@ -106,7 +106,7 @@ def test_an_empty_block_is_an_empty_list():
 @pytest.mark.parametrize(
     "block",
     [
-        pytest.param(b"\x80", id="index 0"),
+        pytest.param(b"\x80\x01a\x011", id="index 0"),
         pytest.param(b"\xbe", id="an index behind the static table"),
         pytest.param(b"\xff\x80\x01", id="an index far behind the tables"),
         pytest.param(b"\x7e\x011", id="a name's index behind the static table"),
@@ -120,7 +120,7 @@ def test_an_empty_block_is_an_empty_list():
         pytest.param(b"\x00\x01a\x82\x07", id="a Huffman code is cut off"),
         pytest.param(b"\x00\x01a\x7f\x80\x01" + b"1" * 254, id="a long value is cut off"),
         pytest.param(b"\xff\xff\xff\xff\xff\x07", id="an integer beyond 31 bits"),
-        pytest.param(b"\xff\x80\x80\x80\x80\x80\x00", id="an integer of too many bytes"),
+        pytest.param(b"\x00\x01a\x7f\x80\x80\x80\x80\x80\x00" + b"1" * 127, id="an integer of too many bytes"),
         pytest.param(b"\x00\x01a\x7f\xff\xff\xff\xff\x7f", id="a length beyond 31 bits"),
         pytest.param(b"\x82\x20", id="a size update after a field"),
         pytest.param(b"\x20\x20\x20", id="three size updates"),
@@ -155,6 +155,23 @@ def test_a_huffman_code_decodes_again_from_memory():
     receiver = decoder()
     blocks = [b"\x00\x01" + name + b"\x8c" + bytes.fromhex("f1e3c2e5f23a6ba0ab90f4ff") for name in (b"a", b"b")]
     assert [receiver.decode(block)[0][1] for block in blocks] == [b"www.example.com"] * 2
+
+
+def test_the_memory_of_huffman_codes_is_bounded():
+    receiver = decoder()
+    for number in range(300):
+        # Three symbols of five bits, of which the first ten are in use, and a one as padding.
+        code = (number // 100 << 10 | number // 10 % 10 << 5 | number % 10) << 1 | 1
+        receiver.decode(b"\x00\x01a\x82" + code.to_bytes(2, "big"))
+    assert len(receiver._strings) <= hpack._MAX_STRINGS
+    receiver.decode(b"\x00\x01a\xc1" + b"\x00" * 65)
+    assert b"\x00" * 65 not in receiver._strings
+
+
+def test_codes_against_the_rules_leave_nothing_behind():
+    with pytest.raises(ValueError, match="EOS"):
+        huffman.decode(b"\xff" * 1000)
+    assert len(huffman._STATES) <= 256
 
 
 def test_strings_of_127_bytes_and_more_have_a_length_of_several_bytes():
@@ -197,6 +214,9 @@ def test_an_entry_larger_than_the_table_empties_it():
     receiver = decoder()
     receiver.decode(b"\x3f\x03" + ADD_A)
     assert receiver.decode(b"\x40\x01b\x0222") == ((b"b", b"22"),)
+    assert receiver.decode(b"\xbd" + ADD_A) == ((b"www-authenticate", b""), *A)
+    assert receiver.decode(b"\xbd\xbe") == ((b"www-authenticate", b""), *A)
+    receiver.decode(b"\x40\x01b\x0222")
     with pytest.raises(HpackError):
         receiver.decode(NEWEST)
 
@@ -283,6 +303,34 @@ def test_the_memory_of_blocks_is_bounded():
     assert receiver.decode(b"\x82" * 2000) is not first
     large = receiver.decode(b"\x82" * 4000)
     assert receiver.decode(b"\x82" * 4000) is not large
+
+
+def test_blocks_that_start_alike_and_end_in_other_literals_decode_each_to_its_own():
+    receiver = decoder(max_list_size=185)
+    receiver.decode(ADD_A)
+    status = (b":status", b"200")
+    for block, fields in [
+        (b"\x88\xbe\x00\x01b\x011", (status, *A, (b"b", b"1"))),
+        (b"\x88\xbe\x00\x01b\x012", (status, *A, (b"b", b"2"))),
+        (b"\x88\xbe\x88\x00\x01b\x013", (status, *A, status, (b"b", b"3"))),
+        (b"\x88\x00\x01b\x014\xbe", (status, (b"b", b"4"), *A)),
+        (b"\x88\x00\x01b\x015", (status, (b"b", b"5"))),
+        (b"\x88", (status,)),
+        (b"\x00\x01b\x016", ((b"b", b"6"),)),
+        (b"\x88\x00\x01b\x017", (status, (b"b", b"7"))),
+    ]:
+        assert receiver.decode(block) == fields
+    with pytest.raises(HeaderListTooLarge):
+        receiver.decode(b"\x88\xbe\x88\xbe\x00\x01b\x018")
+
+
+def test_the_start_of_a_block_means_something_else_once_an_entry_is_added():
+    receiver = decoder()
+    receiver.decode(ADD_A)
+    for value in (b"1", b"2"):
+        assert receiver.decode(NEWEST + b"\x00\x01b\x01" + value) == (*A, (b"b", value))
+    receiver.decode(b"\x40\x01c\x013")
+    assert receiver.decode(NEWEST + b"\x00\x01b\x014") == ((b"c", b"3"), (b"b", b"4"))
 
 
 @pytest.mark.parametrize("block", [NEWEST, b"\x0f\x2f\x011"], ids=["indexed", "a name by index"])
@@ -380,14 +428,15 @@ def test_a_field_that_recurs_gets_in_between_others_that_do_not():
     assert block.endswith(b"\xbe")
 
 
+@pytest.mark.parametrize("value", [b"s", b""])
 @pytest.mark.parametrize("name", [b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"])
-def test_a_secret_is_never_indexed(name):
+def test_a_secret_is_never_indexed(name, value):
     sender = Encoder()
     for _ in range(3):
-        block = sender.encode(((name, b"s"),))
+        block = sender.encode(((name, value),))
         assert block[0] & 0xF0 == 0x10
-        assert block.endswith(b"\x01s")
-        assert decoder().decode(block) == ((name, b"s"),)
+        assert block.endswith(bytes((len(value),)) + value)
+        assert decoder().decode(block) == ((name, value),)
 
 
 def test_a_large_value_never_gets_in():
@@ -420,6 +469,21 @@ def test_a_smaller_table_is_announced_once_and_empty():
     assert sender.encode(A) == NEWEST
 
 
+@pytest.mark.parametrize(("size", "last"), [(34, NEWEST), (33, LITERAL_A)])
+def test_a_field_gets_in_when_it_fits_to_the_byte(size, last):
+    sender = Encoder()
+    sender.set_max_table_size(size)
+    for _ in range(3):
+        block = sender.encode(A)
+    assert block == last
+
+
+def test_a_list_of_indexed_fields_is_encoded_once():
+    sender = Encoder()
+    headers = ((b":status", b"200"), (b":method", b"POST"))
+    assert sender.encode(headers) is sender.encode(headers)
+
+
 def test_a_table_of_no_bytes_takes_nothing():
     sender = Encoder()
     sender.set_max_table_size(0)
@@ -450,4 +514,9 @@ def test_the_memories_of_the_encoder_are_bounded():
         assert receiver.decode(sender.encode(headers)) == headers
         assert receiver.decode(sender.encode(headers[:-1])) == headers[:-1]
     assert len(sender._blocks) <= hpack._MAX_LISTS
+    assert max(map(len, sender._blocks.values())) <= hpack._MAX_SIZE
     assert len(sender._names) <= hpack._MAX_NAMES
+    for number in range(100):
+        sender.encode(((b"a", b"%d" % number), (b"n" * 257, b"")))
+    assert len(sender._names[b"a"].values) <= hpack._MAX_VALUES
+    assert b"n" * 257 not in sender._names

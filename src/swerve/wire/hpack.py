@@ -147,9 +147,12 @@ class Decoder:
                 # Section 6.2: a literal, with incremental indexing (01), without (0000), or never indexed (0001).
                 if first == 0x80:
                     raise HpackError("a block refers to index 0")
-                if first_literal < 0:
-                    first_literal, count, start_size = position - 1, len(fields), list_size
-                mask = 0x3F if first >= 0x40 else 0x0F
+                if first >= 0x40:
+                    mask, inserted = 0x3F, True
+                else:
+                    mask = 0x0F
+                    if first_literal < 0:
+                        first_literal, count, start_size = position - 1, len(fields), list_size
                 index = first & mask
                 if index == mask:
                     index, position = _read_integer(block, position, mask)
@@ -174,7 +177,6 @@ class Decoder:
                 field = name, value
                 size = len(name) + len(value) + _FIELD_OVERHEAD
                 if first >= 0x40:
-                    inserted = True
                     self._insert((field, size))
             else:
                 # Sections 4.2 and 6.3: an encoder needs two of them at most, the lowest size since and the last one.
@@ -242,8 +244,6 @@ class Decoder:
             if length > self._max_list_size:
                 raise HeaderListTooLarge(f"a string is above {self._max_list_size} bytes")
         end = position + length
-        if end > len(block):
-            raise HpackError("a block is cut off")
         text = block[position:end]
         if first < 0x80:
             return text, end
@@ -295,12 +295,16 @@ _WITHOUT_INDEXING, _NEVER_INDEXED, _LITERAL_BITS = 0x00, 0x10, 4
 _SIZE_UPDATE, _SIZE_UPDATE_BITS = 0x20, 5
 _LENGTH_BITS = 7
 
-_STATIC_INDEXED = {field: _integer(index, _INDEXED_BITS, _INDEXED) for index, field in enumerate(_STATIC, 1)}
 _STATIC_NAMES = {name: index for index, (name, _) in reversed(tuple(enumerate(_STATIC, 1)))}
 # Lengths that fit in one byte, which are those of nearly all strings.
 _LENGTHS = tuple(_integer(length, _LENGTH_BITS, 0) for length in range(0x7F))
 # Section 7.1.3: whoever sees the sizes of blocks, and sends headers over the same connection, could guess these.
 _SENSITIVE = frozenset({b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"})
+_STATIC_INDEXED = {
+    field: _integer(index, _INDEXED_BITS, _INDEXED)
+    for index, field in enumerate(_STATIC, 1)
+    if field[0] not in _SENSITIVE
+}
 
 
 def _string(text: bytes) -> bytes:
