@@ -121,10 +121,10 @@ def test_models_are_counted_and_named(counts):
 def test_grpc_calls_are_counted_by_outcome_and_deployment():
     observer = ProxyObserver(None)
     for code in (StatusCode.OK, StatusCode.OK, StatusCode.INTERNAL):
-        observer.begun()
-        observer.ended("app", b"/p.S/M", b"id", code, 0.003)
+        observer.ongoing += 1
+        observer.series("app", b"/p.S/M").ended(b"id", code, 0.003)
     observer.refused(b"/client/made", b"id", StatusCode.UNIMPLEMENTED)
-    observer.begun()
+    observer.ongoing += 1
     text = observer.prometheus_text(PROXY, {("app", ""): "D"})
     call = {"application": "app", "method": "/p.S/M", "route": "app", "proxy": "p"}
     succeeded = read(text, **call, status_code="OK")

@@ -101,18 +101,30 @@ class FakeReplica:
 
 @dataclass
 class Observer:
-    begun_count: int = 0
+    ongoing: int = 0
     ends: list[tuple[str, bytes, bytes, int]] = field(default_factory=list)
     refusals: list[tuple[bytes, bytes, int]] = field(default_factory=list)
 
-    def begun(self):
-        self.begun_count += 1
+    @property
+    def begun_count(self):
+        return self.ongoing + len(self.ends)
 
-    def ended(self, app, path, request_id, code, seconds, version=""):
-        self.ends.append((app, path, request_id, code))
+    def series(self, app, path, version=""):
+        return LabSeries(self, app, path)
 
     def refused(self, path, request_id, code):
         self.refusals.append((path, request_id, code))
+
+
+@dataclass
+class LabSeries:
+    observer: Observer
+    app: str
+    path: bytes
+
+    def ended(self, request_id, code, seconds):
+        self.observer.ongoing -= 1
+        self.observer.ends.append((self.app, self.path, request_id, code))
 
 
 class ProxyLab:

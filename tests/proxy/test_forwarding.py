@@ -142,6 +142,14 @@ def test_the_client_deadline_travels_and_shrinks(replica, channel):
     assert 0 < left < 10.5
 
 
+def test_calls_that_differ_in_their_deadlines_alone_each_bring_their_own(replica, channel):
+    deadlines = [20, 40, 60]
+    for deadline in deadlines:
+        channel.unary_unary("/t.Lab/Echo")(b"", timeout=deadline)
+    left = [parse_timeout(fields[b"grpc-timeout"]) for fields in replica.seen]
+    assert all(deadline - 10 < seconds < deadline + 0.5 for deadline, seconds in zip(deadlines, left, strict=True))
+
+
 # --- slots and the queue ---------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 import functools
 import math
 import time
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from swerve.exceptions import BackPressureError
 from swerve.net.bundles import BundleCaller
@@ -61,14 +62,32 @@ _OK = StatusCode.OK
 _TOLD = {HUNG_UP: StatusCode.UNAVAILABLE, ErrorCode.ENHANCE_YOUR_CALM: StatusCode.RESOURCE_EXHAUSTED}
 
 
+class CallSeries(Protocol):
+    """Where the ends of an application's calls of one RPC are counted and logged."""
+
+    def ended(self, request_id: bytes, code: int, seconds: float) -> None: ...
+
+
 class CallObserver(Protocol):
-    """Where finished calls are counted and logged."""
+    """Where the series of calls are."""
 
-    def begun(self) -> None: ...
+    def series(self, app: str, path: bytes) -> CallSeries: ...
 
-    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float, version: str = "") -> None: ...
 
-    def refused(self, path: bytes, request_id: bytes, code: int) -> None: ...
+class CallKind(NamedTuple):
+    """What calls with the same header block have in common."""
+
+    method: Method
+    model_id: str
+    # The client's own, if it is usable.
+    request_id: bytes | None
+
+    @classmethod
+    def of(cls, method: Method, fields: Mapping[bytes, bytes]) -> CallKind:
+        """The kind of the calls of `method` with these header fields."""
+        request_id = fields.get(REQUEST_ID_FIELD, b"")
+        model_id = fields.get(MULTIPLEXED_MODEL_ID_FIELD, b"")
+        return cls(method, model_id.decode("latin-1"), request_id if is_usable(request_id) else None)
 
 
 class ForwardedCall:
@@ -82,20 +101,20 @@ class ForwardedCall:
         "_bundles",
         "_credited",
         "_deadline",
-        "_incomplete",
         "_leg",
         "_method",
         "_number",
-        "_observer",
         "_replica",
         "_request_ended",
         "_response_started",
+        "_series",
         "_started_at",
         "_target",
         "_timeout_text",
         "_timers",
         "client",
         "done",
+        "incomplete",
         "model_id",
         "request_id",
         "stream_id",
@@ -106,31 +125,26 @@ class ForwardedCall:
         client: Connection,
         stream_id: int,
         block: HeaderBlock,
-        method: Method,
+        kind: CallKind,
         target: Target[ProxiedCall],
-        observer: CallObserver,
+        series: CallSeries,
     ) -> None:
         self.client = client
         self.stream_id = stream_id
         self.done = False
-        self._method = method
         self._block = block
-        fields = block.fields
-        model_id = fields.get(MULTIPLEXED_MODEL_ID_FIELD)
-        self.model_id = "" if model_id is None else model_id.decode("latin-1")
-        request_id = fields.get(REQUEST_ID_FIELD)
-        if request_id is not None and is_usable(request_id):
-            self.request_id = request_id
-            self._added: Headers = ((PEER_FIELD, client.peer_name),)
+        self._method, self.model_id, request_id = kind
+        if request_id is None:
+            request_id = new_request_id()
+            self._added: Headers = ((PEER_FIELD, client.peer_name), (REQUEST_ID_FIELD, request_id))
         else:
-            self.request_id = request_id = new_request_id()
-            self._added = ((PEER_FIELD, client.peer_name), (REQUEST_ID_FIELD, request_id))
+            self._added = ((PEER_FIELD, client.peer_name),)
+        self.request_id = request_id
         self._target = target
-        self._observer = observer
+        self._series = series
         self._started_at = time.monotonic()
-        self._deadline = 0.0
+        # Set with the two that say when, and what is said then.
         self._timers: TimerWheel | None = None
-        self._timeout_text = ""
         self._replica: Replica | None = None
         self._leg: _ReplicaLeg | None = None
         # Where the call is under way in a bundle, and as what.
@@ -141,10 +155,10 @@ class ForwardedCall:
         # How many parts of the body have been forwarded once, so that their credit is settled.
         self._credited = 0
         self._request_ended = False
-        # The router has not been asked yet, because too little of the request has come.
-        self._incomplete = False
+        # The router has not been asked yet, because too little of the request has come. A single message is waited for,
+        # so that a client that begins calls and goes no further takes no slot from others.
+        self.incomplete = not self._method.client_streaming
         self._response_started = False
-        observer.begun()
 
     @property
     def path(self) -> bytes:
@@ -166,17 +180,13 @@ class ForwardedCall:
         timers.add(self._deadline, self)
 
     def open(self, end_stream: bool) -> None:
-        """The request's headers have come. A single message is waited for, so that a client that begins calls and goes
-        no further takes no slot from others."""
+        """The request's headers have come, and are all that `incomplete` calls wait for."""
         self._request_ended = end_stream
-        if end_stream or self._method.client_streaming:
-            self._submit()
-        else:
-            self._incomplete = True
+        self._submit()
 
     def _submit(self) -> None:
         """Hand the call to the router."""
-        self._incomplete = False
+        self.incomplete = False
         self._target.submit(self)
 
     def field(self, name: bytes) -> str:
@@ -197,17 +207,24 @@ class ForwardedCall:
 
     def send(self, replica: Replica) -> None:
         """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
-        connection = replica.link
-        assert isinstance(connection, Connection)
+        connection: Connection = replica.link
         added = self._added
         if self._timers is not None:
             left = self._deadline - time.monotonic()
-            added = (*added, (b"grpc-timeout", format_timeout(left)))
-        if self._method.unary and self._request_ended and self._body_size <= MAX_BODY:
-            bundles = BundleCaller.of(connection)
-            if bundles is not None:
-                self._send_in_bundle(bundles, replica, added)
-                return
+            added += ((b"grpc-timeout", format_timeout(left)),)
+        bundles = connection.bundles
+        if (
+            self._request_ended
+            and self._method.unary
+            and self._body_size <= MAX_BODY
+            and isinstance(bundles, BundleCaller)
+            and bundles.ready
+        ):
+            self._send_in_bundle(bundles, replica, added)
+        else:
+            self._send_on_stream(connection, replica, added)
+
+    def _send_on_stream(self, connection: Connection, replica: Replica, added: Headers) -> None:
         leg = _ReplicaLeg(self, connection)
         body = self._body
         try:
@@ -235,7 +252,7 @@ class ForwardedCall:
         headers: PackedHeaders = self._block.headers + added if packed is None else (packed, *added)
         self._replica = replica
         self._bundles = bundles
-        self._number = bundles.call(headers, parts[0] if len(parts) == 1 else b"".join(parts), self)
+        self._number = bundles.call(headers, b"".join(parts), self)
         if not self._credited:
             # A record is small enough to count as gone.
             self._credited = len(parts)
@@ -243,7 +260,7 @@ class ForwardedCall:
 
     def move(self, target: Target[ProxiedCall], observer: CallObserver) -> None:
         """Wait for another release of the application, in front of its other calls."""
-        self._target, self._observer = target, observer
+        self._target, self._series = target, observer.series(target.app, self._method.path)
         target.adopt(self)
 
     # --- the client's stream ---------------------------------------------------------------------------------------
@@ -256,6 +273,12 @@ class ForwardedCall:
             self._request_ended = True
         if self.done:
             self.client.acknowledge(self.stream_id, len(data))
+            return
+        if data and end_stream and self.incomplete and not self._body_size:
+            # Most requests come whole.
+            self._body = [data]
+            self._body_size = len(data)
+            self._submit()
             return
         body, leg = self._body, self._leg
         self._body_size += len(data)
@@ -273,7 +296,7 @@ class ForwardedCall:
                 self._body = None
         if leg is not None:
             leg.connection.forward_data(leg.stream_id, data, end_stream, self.client, self.stream_id)
-        elif self._incomplete and (end_stream or self._body_size >= CLIENT_WINDOW):
+        elif self.incomplete and (end_stream or self._body_size >= CLIENT_WINDOW):
             self._submit()
 
     def on_trailers(self, headers: Headers) -> None:
@@ -281,7 +304,7 @@ class ForwardedCall:
         self._request_ended = True
         if self._leg is not None and not self.done:
             self._leg.connection.end_stream(self._leg.stream_id)
-        elif self._incomplete and not self.done:
+        elif self.incomplete and not self.done:
             self._submit()
 
     def on_closed(self, error_code: int) -> None:
@@ -394,9 +417,7 @@ class ForwardedCall:
         if body is not None and self._credited < len(body):
             unread = sum(len(part) for part in body[self._credited :])
             self.client.acknowledge(self.stream_id, unread)
-        self._observer.ended(
-            self._target.app, self._method.path, self.request_id, code, time.monotonic() - self._started_at
-        )
+        self._series.ended(self.request_id, code, time.monotonic() - self._started_at)
 
     # --- the answer from a bundle ----------------------------------------------------------------------------------
 
@@ -410,7 +431,7 @@ class ForwardedCall:
             return
         self._response_started = True
         code = _status_in(trailers) if trailers else _OK
-        trailers = (*(trailers or OK_TRAILERS), (REQUEST_ID_FIELD, self.request_id))
+        trailers = (trailers or OK_TRAILERS) + ((REQUEST_ID_FIELD, self.request_id),)
         self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers)
         self._record(code)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from swerve.caller.target import Target
 from swerve.generated import control_pb2
@@ -15,10 +16,10 @@ from swerve.net.streams import Headers, StreamHandler
 from swerve.net.timers import TimerWheel
 from swerve.observe.metrics import CANARY
 from swerve.proxy.builtin import UNKNOWN_METHOD, BuiltinServices
-from swerve.proxy.forward import REQUEST_ID_FIELD, CallObserver, ForwardedCall
-from swerve.proxy.observer import SideObserver, Tally
+from swerve.proxy.forward import REQUEST_ID_FIELD, CallKind, CallObserver, CallSeries, ForwardedCall
+from swerve.proxy.observer import IngressObserver, SideObserver, Tally
 from swerve.proxy.request_ids import is_usable, new_request_id
-from swerve.proxy.routes import Method, RouteTable, Upstream, build_routes, not_found
+from swerve.proxy.routes import RouteTable, Upstream, build_routes, not_found
 from swerve.routing.calls import RoutedCall
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.header_block import MAX_REMEMBERED, HeaderBlock
@@ -31,12 +32,18 @@ _GRPC_CONTENT_TYPE = b"application/grpc"
 _DEADLINE_EXCEEDED = "Deadline Exceeded"
 
 
-class _Verdict(NamedTuple):
-    """Where requests of a header block go while `routes` are in force."""
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What becomes of requests with a header block while `routes` are in force."""
 
     routes: RouteTable
-    method: Method
+    kind: CallKind
     ingress: Upstream
+    # Where they go, and are counted, if their application has no canary.
+    target: Target[ProxiedCall]
+    series: CallSeries
+    # Whether they have a deadline.
+    timed: bool
 
 
 class ProxiedCall(RoutedCall, Protocol):
@@ -52,7 +59,7 @@ class ProxiedCall(RoutedCall, Protocol):
 class Ingress:
     """Routes requests by the last view that it was given."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, observer: CallObserver) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, observer: IngressObserver) -> None:
         self.builtin = BuiltinServices()
         self._loop = loop
         self._observer = observer
@@ -149,11 +156,32 @@ class Ingress:
     ) -> StreamHandler | None:
         """An `Acceptor` for client connections."""
         block = HeaderBlock.of(headers, connection.block)
-        routes, verdict = self._routes, block.verdict
-        if verdict is not None and verdict.routes is routes:
-            return self._begin(connection, stream_id, block, verdict, end_stream)
+        verdict: _Verdict | None = block.verdict
+        if verdict is None or verdict.routes is not self._routes:
+            handler = self._judge(connection, stream_id, headers, block, end_stream)
+            if handler is not None:
+                return handler
+            verdict = block.verdict
+            assert verdict is not None
+        target, series = verdict.target, verdict.series
+        if self._sides:
+            ingress = verdict.routes.side(verdict.ingress, block.fields)
+            target = self._targets[ingress]
+            series = self._observer_of(ingress).series(ingress.app, verdict.kind.method.path)
+        call = self._make_call(connection, stream_id, block, verdict.kind, target, series)
+        self._observer.ongoing += 1
+        if verdict.timed and not self._limit_time(call, block.timeout_in(headers)):
+            return call
+        if end_stream or not call.incomplete:
+            call.open(end_stream)
+        return call
+
+    def _judge(
+        self, connection: Connection, stream_id: int, headers: Headers, block: HeaderBlock, end_stream: bool
+    ) -> StreamHandler | None:
+        """Give `block` a verdict, or return what handles a request that is not for an application."""
         # The last value of a name counts, as in Ray Serve.
-        fields = block.fields
+        routes, fields = self._routes, block.fields
         path = fields.get(b":path", b"")
         method = routes.methods.get(path)
         if method is None:
@@ -171,32 +199,23 @@ class Ingress:
         if ingress is None:
             details = not_found(fields.get(b"application"))
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.NOT_FOUND, details)
-        verdict = _Verdict(routes, method, ingress)
+        block.verdict = _Verdict(
+            routes,
+            CallKind.of(method, fields),
+            ingress,
+            self._targets[ingress],
+            self._observer.series(ingress.app, path),
+            block.timed or routes.limits.request_timeout_s is not None,
+        )
         if block.size <= MAX_REMEMBERED:
             connection.block = block
-            block.verdict = verdict
-        return self._begin(connection, stream_id, block, verdict, end_stream)
-
-    def _begin(
-        self, connection: Connection, stream_id: int, block: HeaderBlock, verdict: _Verdict, end_stream: bool
-    ) -> ForwardedCall:
-        """Make the call of a request that has been found good."""
-        routes, method, ingress = verdict
-        observer = self._observer
-        if self._sides:
-            ingress = routes.side(ingress, block.fields)
-            observer = self._observer_of(ingress)
-        call = self._make_call(connection, stream_id, block, method, self._targets[ingress], observer)
-        requested = block.fields.get(b"grpc-timeout")
-        untimed = requested is None and routes.limits.request_timeout_s is None
-        if untimed or self._limit_time(call, requested):
-            call.open(end_stream)
-        return call
+        return None
 
     def _limit_time(self, call: ForwardedCall, requested: bytes | None) -> bool:
         """Give the call its deadline. False when it ended because it asks for none that can be understood."""
-        timeout = self._routes.limits.request_timeout_s
-        details = "" if timeout is None else f"Request timed out after {timeout}s."
+        timeout, details = self._routes.limits.request_timeout_s, ""
+        if timeout is not None:
+            details = f"Request timed out after {timeout}s."
         if requested is not None:
             client_timeout = parse_timeout(requested)
             if client_timeout is None:

@@ -171,6 +171,8 @@ class InterceptedCall(ForwardedCall):
 
     def __init__(self, interceptors: Interceptors, *arguments: Any) -> None:
         super().__init__(*arguments)
+        # It waits for the interceptors first.
+        self.incomplete = False
         self._interceptors = interceptors
         self._interception: Interception | None = None
 
@@ -192,8 +194,8 @@ class InterceptedCall(ForwardedCall):
         if peer != self.client.peer_name:
             others = (field for field in self._added if field[0] != PEER_FIELD)
             self._added = (*others, (PEER_FIELD, peer))
-        super().open(self._request_ended)
-        if self._incomplete and self._body_size >= CLIENT_WINDOW:
+        self.incomplete = not self._method.client_streaming
+        if self._request_ended or not self.incomplete or self._body_size >= CLIENT_WINDOW:
             self._submit()
 
     def refused(self, status: Status, trailers: Headers) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from typing import Protocol
 
 from swerve.observe.access import AccessLog
 from swerve.observe.metrics import (
@@ -14,7 +16,7 @@ from swerve.observe.metrics import (
     text_of,
     version_label,
 )
-from swerve.proxy.forward import CallObserver
+from swerve.proxy.forward import CallObserver, CallSeries
 from swerve.proxy.request_ids import path_for_log
 from swerve.wire.status import StatusCode
 
@@ -32,41 +34,58 @@ SERVER_ERRORS = frozenset(
 _CODE_NAMES = tuple(code.name for code in StatusCode)
 
 
+class IngressObserver(CallObserver, Protocol):
+    """Where the calls of an ingress are counted and logged: `ongoing` by whoever begins them, else by their series."""
+
+    ongoing: int
+
+    def series(self, app: str, path: bytes, version: str = "") -> CallSeries: ...
+
+    def refused(self, path: bytes, request_id: bytes, code: int) -> None: ...
+
+
+class Series:
+    """The calls of one RPC of one version of an application, by code. Satisfies `CallSeries`."""
+
+    __slots__ = ("_app", "_method", "_observer", "_version", "latencies")
+
+    def __init__(self, observer: ProxyObserver, app: str, method: str, version: str) -> None:
+        self.latencies: defaultdict[int, Histogram] = defaultdict(Histogram)
+        self._observer = observer
+        self._app = app
+        self._method = method
+        self._version = version
+
+    def ended(self, request_id: bytes, code: int, seconds: float) -> None:
+        observer = self._observer
+        observer.ongoing -= 1
+        self.latencies[code].observe(seconds * 1000.0)
+        log = observer.access_log
+        if log is not None:
+            log.add(request_id.decode("latin-1"), self._method, self._app, code, seconds, self._version)
+
+
 class ProxyObserver:
     """Counters of the gRPC ingress, by application, method and code. `access_log` is None when it is switched off."""
 
     def __init__(self, access_log: AccessLog | None) -> None:
         self.ongoing = 0
-        self._access_log = access_log
-        # By (application, path, code, version).
-        self._calls: dict[tuple[str, bytes, int, str], Histogram] = {}
-        self._names: dict[bytes, str] = {}
+        self.access_log = access_log
+        # By (application, path, version).
+        self._series: dict[tuple[str, bytes, str], Series] = {}
 
-    def begun(self) -> None:
-        self.ongoing += 1
-
-    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float, version: str = "") -> None:
-        self.ongoing -= 1
-        key = (app, path, code, version)
-        histogram = self._calls.get(key)
-        if histogram is None:
-            histogram = self._calls[key] = Histogram()
-        histogram.observe(seconds * 1000.0)
-        if self._access_log is not None:
-            name = self._names.get(path)
-            if name is None:
-                name = self._names[path] = path.decode("latin-1")
-            self._access_log.add(request_id.decode("latin-1"), name, app, code, seconds, version)
+    def series(self, app: str, path: bytes, version: str = "") -> Series:
+        key = (app, path, version)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = Series(self, app, path.decode("latin-1"), version)
+        return series
 
     def refused(self, path: bytes, request_id: bytes, code: int) -> None:
         """A request that no application got. Its path is the client's invention, so it is no label."""
-        key = ("", b"", code, "")
-        histogram = self._calls.get(key)
-        if histogram is None:
-            histogram = self._calls[key] = Histogram()
-        histogram.observe(0.0)
-        if self._access_log is not None:
-            self._access_log.add(request_id.decode("latin-1"), path_for_log(path), "", code, 0.0)
+        self.series("", b"").latencies[code].observe(0.0)
+        if self.access_log is not None:
+            self.access_log.add(request_id.decode("latin-1"), path_for_log(path), "", code, 0.0)
 
     def prometheus_text(self, own: Labels, ingresses: Mapping[tuple[str, str], str]) -> str:
         """All series in Prometheus' text format; `own` are this proxy's labels, `ingresses` the deployments by
@@ -75,7 +94,8 @@ class ProxyObserver:
         errors: dict[Labels, int] = {}
         deployment_errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
-        for (app, path, code, version), histogram in self._calls.items():
+        by_code = ((key, *item) for key, series in self._series.items() for item in series.latencies.items())
+        for (app, path, version), code, histogram in by_code:
             base = (("application", app), ("method", path.decode("latin-1")), ("route", app), *version_label(version))
             labels = (*base, ("status_code", _CODE_NAMES[code]), *own)
             requests[labels] = histogram.count
@@ -125,17 +145,24 @@ class Tally:
 class SideObserver:
     """Counts the calls of one side of a split, for the controller and as all calls are."""
 
-    def __init__(self, observer: CallObserver, version: str) -> None:
+    def __init__(self, observer: IngressObserver, version: str) -> None:
         self.version = version
         self.tally = Tally()
         self._observer = observer
 
-    def begun(self) -> None:
-        self._observer.begun()
+    def series(self, app: str, path: bytes) -> CallSeries:
+        return _SideSeries(self.tally, self._observer.series(app, path, self.version))
 
-    def ended(self, app: str, path: bytes, request_id: bytes, code: int, seconds: float, version: str = "") -> None:
-        self.tally.add(error=code in SERVER_ERRORS)
-        self._observer.ended(app, path, request_id, code, seconds, self.version)
 
-    def refused(self, path: bytes, request_id: bytes, code: int) -> None:
-        self._observer.refused(path, request_id, code)
+class _SideSeries:
+    """The calls of one RPC at one side of a split."""
+
+    __slots__ = ("_series", "_tally")
+
+    def __init__(self, tally: Tally, series: CallSeries) -> None:
+        self._tally = tally
+        self._series = series
+
+    def ended(self, request_id: bytes, code: int, seconds: float) -> None:
+        self._tally.add(error=code in SERVER_ERRORS)
+        self._series.ended(request_id, code, seconds)

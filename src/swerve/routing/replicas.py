@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Replica:
         self.backoff_s = 0.0
         # When it had its last call, of a round robin.
         self.turn = 0
-        self.link: object = None
+        self.link: Any = None
 
     def __repr__(self) -> str:
         return f"Replica({self.info.replica_id}, {self.ongoing}/{self.limit})"

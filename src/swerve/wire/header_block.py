@@ -4,34 +4,66 @@ from __future__ import annotations
 
 from typing import Any
 
+from swerve.wire import metadata
 from swerve.wire.bundle import pack_headers
 from swerve.wire.metadata import Headers, size_of
 
 # The largest block that is remembered: the part of a client's metadata that does not change is far smaller.
 MAX_REMEMBERED = 4 * 1024
 
+# A client that sets deadlines sends another value with each call.
+_TIMEOUT = b"grpc-timeout"
+
 
 class HeaderBlock:
-    """Headers as they came. `fields` has the last value of each name, `size` is by RFC 9113, section 6.5.2.
+    """Headers as they came, but for `grpc-timeout`: whoever passes them on says himself how much time is left.
 
-    `packed` is the block for a record (`wire.bundle`), where a client has sent the same one before. `verdict` is for
-    the receiver's own use: what it found out about such a block.
+    `fields` has the last value of each name, `size` counts all that came, by RFC 9113, section 6.5.2, and `timed` says
+    whether a time did. `packed` is the block for a record (`wire.bundle`), where a client has sent it before. `verdict`
+    is for the receiver's own use: what it found out about such a block.
     """
 
-    __slots__ = ("fields", "headers", "packed", "size", "verdict")
+    __slots__ = ("_came", "_timeout_at", "_timeout_size", "fields", "headers", "packed", "size", "timed", "verdict")
 
     def __init__(self, headers: Headers) -> None:
-        self.headers = headers
+        self._came = self.headers = headers
         self.fields = dict(headers)
         self.size = size_of(headers)
         self.packed: bytes | None = None
         self.verdict: Any = None
+        # Where a single `grpc-timeout` stands, and how long its value is.
+        self._timeout_at = -1
+        self._timeout_size = 0
+        timeout = self.fields.pop(_TIMEOUT, None)
+        self.timed = timeout is not None
+        if timeout is not None:
+            self.headers = tuple(field for field in headers if field[0] != _TIMEOUT)
+            if len(self.headers) == len(headers) - 1:
+                self._timeout_at = headers.index((_TIMEOUT, timeout))
+                self._timeout_size = len(timeout)
 
     @staticmethod
     def of(headers: Headers, last: HeaderBlock | None) -> HeaderBlock:
-        """The block of `headers`: the `last` one of its client, if that says the same."""
-        if last is None or last.headers != headers:
+        """The block of `headers`: the `last` one of its client, if that says the same but for the time."""
+        if last is None or not (headers is last._came or last._says(headers)):
             return HeaderBlock(headers)
         if last.packed is None:
-            last.packed = pack_headers(headers)
+            last.packed = pack_headers(last.headers)
         return last
+
+    def _says(self, headers: Headers) -> bool:
+        at = self._timeout_at
+        if at < 0:
+            return headers == self._came
+        if len(headers) != len(self._came):
+            return False
+        name, value = headers[at]
+        # A longer value would make `size` larger.
+        return (
+            name == _TIMEOUT and len(value) == self._timeout_size and headers[:at] + headers[at + 1 :] == self.headers
+        )
+
+    def timeout_in(self, headers: Headers) -> bytes | None:
+        """The `grpc-timeout` of `headers`, of which this is the block; the last one counts."""
+        at = self._timeout_at
+        return headers[at][1] if at >= 0 else metadata.get(headers, _TIMEOUT)
