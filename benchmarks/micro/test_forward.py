@@ -22,7 +22,7 @@ from swerve.net.connection import Connection
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.observer import ProxyObserver
 from swerve.routing.replicas import ReplicaInfo
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 
 _VIEW = control_pb2.View(
     version=1,

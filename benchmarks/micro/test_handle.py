@@ -18,7 +18,7 @@ from swerve.net.connection import Connection
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
 from swerve.routing.replicas import ReplicaInfo
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 
 
 class Back:

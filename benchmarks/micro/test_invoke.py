@@ -15,7 +15,7 @@ from swerve.net.connection import Connection
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
 from swerve.servicers import ServedMethod
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 
 
 class Coroutine:

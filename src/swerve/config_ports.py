@@ -13,7 +13,7 @@ from swerve.config_base import NonNegativeFloat, Options, Port, PositiveFloat, P
 from swerve.wire.message import MAX_MESSAGE_SIZE
 from swerve.wire.metadata import MAX_METADATA_SIZE
 
-# What that may be set to: half of what would cost a client its connection (`wire.http2.Http2Limits`).
+# What that may be set to: half of what would cost a client its connection (`wire.limits.Http2Limits`).
 MAX_METADATA_LIMIT = 128 * 1024
 # Is shown in place of a password.
 HIDDEN = "..."

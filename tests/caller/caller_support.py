@@ -21,7 +21,8 @@ from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.net.server import ServerStream, Unary, method_acceptor, serve
 from swerve.net.streams import Headers
 from swerve.wire import bundle
-from swerve.wire.http2 import ErrorCode, Http2Limits
+from swerve.wire.frames import ErrorCode
+from swerve.wire.limits import Http2Limits
 from swerve.wire.status import RpcError, Status, StatusCode
 
 _GENEROUS_S = 20.0

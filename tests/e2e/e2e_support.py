@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import grpc
 
 from swerve.net.connection import Connection
-from swerve.wire.http2 import ErrorCode, Http2Limits
+from swerve.wire.frames import ErrorCode
+from swerve.wire.limits import Http2Limits
 from swerve.wire.message import frame
 from tests.conftest import wait_for
 

@@ -18,7 +18,7 @@ from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.proxy.request_ids import is_usable
 from swerve.schema import ConfigError, parse_config
 from swerve.wire import bundle, deadline, metadata, status
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 from swerve.wire.message import DEFLATE, GZIP, IDENTITY, MessageReader, check_encoding
 from swerve.wire.status import OK, RpcError, Status
 from tests.net.net_support import ManualLoop, Transport

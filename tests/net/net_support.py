@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from swerve.net.connection import Connection
 from swerve.net.streams import Headers
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 
 REQUEST: Headers = (
     (b":method", b"POST"),

@@ -17,7 +17,7 @@ from swerve.net.client import Channel
 from swerve.net.client_call import ClientCall, request_headers
 from swerve.net.listener import ListenOptions, listen
 from swerve.net.streams import CONNECTION_LOST
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 from tests.conftest import wait_for
 
 NAME = b"\0002a3f"

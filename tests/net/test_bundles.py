@@ -10,7 +10,7 @@ from swerve.net.connection import CALLS_PER_WRITE
 from swerve.net.server_call import RESPONSE_HEADERS
 from swerve.net.streams import CONNECTION_LOST
 from swerve.wire import bundle
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 from tests.net.net_support import REQUEST, TRAILERS, Pair
 
 FAILED = ((b":status", b"200"), (b"grpc-status", b"5"))

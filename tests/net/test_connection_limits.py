@@ -10,7 +10,8 @@ from swerve.net.limits import Action, ConnectionLife, ConnectionLimits
 from swerve.net.stalls import PROGRESS, StallWatch
 from swerve.net.streams import CONNECTION_LOST, HUNG_UP
 from swerve.net.sweeper import Sweeper, WatchedConnection
-from swerve.wire.http2 import PRIVATE_LIMITS, ErrorCode, Http2Limits
+from swerve.wire.frames import ErrorCode
+from swerve.wire.limits import PRIVATE_LIMITS, Http2Limits
 from tests.net.raw_http2 import ACK, GOAWAY, PING, WINDOW_UPDATE, frame
 
 
@@ -288,7 +289,7 @@ def test_a_peer_that_pings_too_often_is_told_so_and_closed():
         pair.move(pair.up, 1 << 18)
     pair.loop.turn()
     said = bytes(pair.down.buffer)
-    assert said.endswith((0xB).to_bytes(4, "big") + b"too_many_pings")  # ENHANCE_YOUR_CALM
+    assert (0xB).to_bytes(4, "big") + b"too_many_pings" in said  # ENHANCE_YOUR_CALM
     assert pair.server.closed
 
 

@@ -14,7 +14,7 @@ from grpc_lab import Lab, lab
 from swerve.net.limits import ConnectionLimits
 from swerve.net.listener import ListenOptions
 from swerve.net.server import ServerStream
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 from tests.conftest import wait_for
 from tests.net.raw_http2 import (
     CONTINUATION,

@@ -19,7 +19,8 @@ from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.routes import Upstream
 from swerve.wire import bundle
-from swerve.wire.http2 import PRIVATE_LIMITS, ErrorCode, Http2Limits
+from swerve.wire.frames import ErrorCode
+from swerve.wire.limits import PRIVATE_LIMITS, Http2Limits
 from tests.net.grpc_lab import LabCall
 from tests.net.net_support import Recorder
 

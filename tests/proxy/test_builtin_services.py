@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from swerve.generated import serve_pb2, serve_pb2_grpc
 from swerve.net.client_call import request_headers
 from swerve.net.connection import Connection
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 from swerve.wire.message import frame
 from tests.net.net_support import Recorder
 

@@ -13,7 +13,7 @@ from swerve.net.connection import Connection
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.request_ids import new_request_id
 from swerve.wire.deadline import parse_timeout
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 from swerve.wire.message import frame
 from tests.net.net_support import Recorder
 from tests.proxy.proxy_lab import begin

@@ -7,7 +7,7 @@ from swerve.config_ports import MAX_METADATA_LIMIT
 from swerve.net.client_call import request_headers
 from swerve.net.connection import Connection
 from swerve.proxy.request_ids import path_for_log
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 from tests.net.net_support import Recorder
 
 TIMEOUT_S = 20

@@ -8,7 +8,7 @@ from swerve.net.listener import ListenOptions
 from swerve.net.stalls import PROGRESS
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.request_watch import RequestLimits, RequestWatch
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 from swerve.wire.message import frame
 from swerve.wire.metadata import get
 from swerve.wire.status import StatusCode, decode_message

@@ -17,7 +17,7 @@ from swerve.net.connection import Connection
 from swerve.net.listener import ListenOptions, listen
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 from swerve.wire.message import frame
 from swerve.wire.status import Status
 

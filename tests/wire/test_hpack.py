@@ -177,7 +177,7 @@ def test_codes_against_the_rules_leave_nothing_behind():
 def test_strings_of_127_bytes_and_more_have_a_length_of_several_bytes():
     for length in (126, 127, 128, 300, 20_000):
         value = b"v" * length
-        encoded = Encoder().encode(((b"a", value),))
+        encoded = Encoder(1 << 20).encode(((b"a", value),))
         assert decoder().decode(encoded) == ((b"a", value),)
 
 
@@ -378,11 +378,11 @@ def test_a_size_update_is_heeded_each_time_that_it_comes():
 
 
 def test_fields_of_the_static_table_are_their_index():
-    assert Encoder().encode(((b":status", b"200"), (b":method", b"POST"))) == b"\x88\x83"
+    assert Encoder(1 << 20).encode(((b":status", b"200"), (b":method", b"POST"))) == b"\x88\x83"
 
 
 def test_a_field_is_a_literal_first_then_added_then_its_index():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     field = ((b"x-model", b"m"),)
     assert sender.encode(field) == b"\x00\x07x-model\x01m"
     assert sender.encode(field) == b"\x40\x07x-model\x01m"
@@ -391,7 +391,7 @@ def test_a_field_is_a_literal_first_then_added_then_its_index():
 
 
 def test_a_literal_has_its_name_by_index_where_one_exists():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     assert sender.encode(((b"content-type", b"t"),)) == b"\x0f\x10\x01t"
     for _ in range(2):
         sender.encode(((b"a", b"1"),))
@@ -402,7 +402,7 @@ def test_a_literal_has_its_name_by_index_where_one_exists():
 
 
 def test_indices_move_when_an_entry_is_added():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     old, new = (b"a", b"1"), (b"b", b"2")
     for _ in range(3):
         assert sender.encode((old,)) != sender.encode(((b":status", b"200"),))
@@ -416,13 +416,13 @@ def test_indices_move_when_an_entry_is_added():
 
 
 def test_a_value_that_differs_each_time_stays_a_literal():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     sizes = {len(sender.encode(((b"request_id", b"%04d" % number),))) for number in range(1000)}
     assert sizes == {len(b"\x00\x0arequest_id\x040000")}
 
 
 def test_a_field_that_recurs_gets_in_between_others_that_do_not():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     for number in range(100):
         block = sender.encode(((b"request_id", b"%d" % number), (b"a", b"1")))
     assert block.endswith(b"\xbe")
@@ -431,7 +431,7 @@ def test_a_field_that_recurs_gets_in_between_others_that_do_not():
 @pytest.mark.parametrize("value", [b"s", b""])
 @pytest.mark.parametrize("name", [b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"])
 def test_a_secret_is_never_indexed(name, value):
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     for _ in range(3):
         block = sender.encode(((name, value),))
         assert block[0] & 0xF0 == 0x10
@@ -440,13 +440,13 @@ def test_a_secret_is_never_indexed(name, value):
 
 
 def test_a_large_value_never_gets_in():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     blocks = {sender.encode(((b"a", b"v" * 257),)) for _ in range(4)}
     assert {block[0] for block in blocks} == {0x00}
 
 
 def test_a_full_table_takes_nothing_more_and_keeps_what_it_has():
-    sender, receiver = Encoder(), decoder()
+    sender, receiver = Encoder(1 << 20), decoder()
     fields = [(b"name-%d" % number, b"v" * 100) for number in range(60)]
     for _ in range(3):
         for field in fields:
@@ -458,7 +458,7 @@ def test_a_full_table_takes_nothing_more_and_keeps_what_it_has():
 
 
 def test_a_smaller_table_is_announced_once_and_empty():
-    sender, receiver = Encoder(), decoder()
+    sender, receiver = Encoder(1 << 20), decoder()
     for _ in range(3):
         receiver.decode(sender.encode(A))
     sender.set_max_table_size(100)
@@ -471,7 +471,7 @@ def test_a_smaller_table_is_announced_once_and_empty():
 
 @pytest.mark.parametrize(("size", "last"), [(34, NEWEST), (33, LITERAL_A)])
 def test_a_field_gets_in_when_it_fits_to_the_byte(size, last):
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     sender.set_max_table_size(size)
     for _ in range(3):
         block = sender.encode(A)
@@ -479,20 +479,20 @@ def test_a_field_gets_in_when_it_fits_to_the_byte(size, last):
 
 
 def test_a_list_of_indexed_fields_is_encoded_once():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     headers = ((b":status", b"200"), (b":method", b"POST"))
     assert sender.encode(headers) is sender.encode(headers)
 
 
 def test_a_table_of_no_bytes_takes_nothing():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     sender.set_max_table_size(0)
     assert sender.encode(A) == b"\x20" + LITERAL_A
     assert [sender.encode(A) for _ in range(3)] == [LITERAL_A] * 3
 
 
 def test_a_table_that_shrinks_and_grows_before_the_next_block_is_announced():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     for _ in range(3):
         sender.encode(A)
     sender.set_max_table_size(0)
@@ -502,13 +502,13 @@ def test_a_table_that_shrinks_and_grows_before_the_next_block_is_announced():
 
 
 def test_a_table_larger_than_the_protocols_is_not_used_nor_announced():
-    sender = Encoder()
+    sender = Encoder(1 << 20)
     sender.set_max_table_size(65_536)
     assert sender.encode(((b":status", b"200"),)) == b"\x88"
 
 
 def test_the_memories_of_the_encoder_are_bounded():
-    sender, receiver = Encoder(), decoder()
+    sender, receiver = Encoder(1 << 20), decoder()
     for number in range(300):
         headers = ((b":status", b"200"),) * number + ((b"name-%d" % number, b""),)
         assert receiver.decode(sender.encode(headers)) == headers

@@ -57,13 +57,6 @@ def starts(module: str, prefix: str) -> bool:
     return module == prefix or module.startswith(f"{prefix}.")
 
 
-def test_only_one_module_imports_the_http2_engine():
-    importers = [
-        name for name, path in FILES.items() if any(starts(module, "ngh2") for module in modules_imported(path))
-    ]
-    assert importers == ["wire/http2.py"]
-
-
 @pytest.mark.parametrize("room", sorted(PURE_ROOMS))
 def test_a_pure_room_knows_no_loop_no_socket_no_log(room):
     for name in files_of(room):

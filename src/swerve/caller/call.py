@@ -31,7 +31,8 @@ from swerve.routing.replicas import Replica
 from swerve.routing.sessions import SESSION_FIELD
 from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
-from swerve.wire.http2 import ErrorCode, Http2Error
+from swerve.wire.frames import ErrorCode
+from swerve.wire.http2 import Http2Error
 from swerve.wire.message import MAX_MESSAGE_SIZE, PREFIX_SIZE, prefix
 from swerve.wire.peer import carried_fields
 from swerve.wire.status import Status, StatusCode

@@ -32,7 +32,8 @@ from swerve.wire.bundle import (
     pack,
     unpack,
 )
-from swerve.wire.http2 import PRIVATE_HEADER_LIST_SIZE, ErrorCode
+from swerve.wire.frames import ErrorCode
+from swerve.wire.limits import PRIVATE_HEADER_LIST_SIZE
 from swerve.wire.message import MessageReader
 from swerve.wire.status import RpcError
 

@@ -17,7 +17,8 @@ from swerve.net.connection import Connection
 from swerve.net.streams import Headers
 from swerve.net.tls import H2
 from swerve.wire.deadline import format_timeout
-from swerve.wire.http2 import PRIVATE_LIMITS, Http2Error
+from swerve.wire.http2 import Http2Error
+from swerve.wire.limits import PRIVATE_LIMITS
 from swerve.wire.message import frame
 from swerve.wire.status import RpcError, Status, StatusCode
 

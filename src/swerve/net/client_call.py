@@ -8,7 +8,7 @@ from typing import Protocol
 from swerve.net.connection import Connection
 from swerve.net.streams import CONNECTION_LOST, Headers
 from swerve.wire import metadata
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 from swerve.wire.message import MAX_MESSAGE_SIZE, MessageReader
 from swerve.wire.status import OK, RpcError, Status, StatusCode, code_for_http_status, decode_code, decode_message
 

@@ -1,12 +1,10 @@
 """One HTTP/2 connection on an asyncio transport, either role.
 
 It reads, hands events to the streams' handlers, and writes what they queued: once per event loop turn, however many
-streams did. Three things live here because all roles need them:
+streams did. Two things live here because all roles need them:
 
   - credit: a handler acknowledges what it has consumed; a forwarder says instead "acknowledge it over there once these
     bytes have left here" (`forward_data`), so that memory per call is bounded by a window;
-  - fairness: about `CHUNK` bytes of a stream wait in the engine, or its share of one write where that is more; the rest
-    is held here and follows when that has been written (the engine itself sends one stream's body before the next);
   - endings: every stream's handler gets exactly one `on_closed`, also when the connection is lost.
 """
 
@@ -16,34 +14,34 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from swerve.net.address import peer_name
-from swerve.net.backlog import CHUNK, WRITE_SIZE, Backlog
+from swerve.net.backlog import WRITE_SIZE, Backlog
 from swerve.net.begun import Look, Region
 from swerve.net.buffers import size_buffers
-from swerve.net.flood import HEAVY, LIGHT, FloodGuard
+from swerve.net.flood import HEAVY, LIGHT, FloodGuard, ResetGuard
 from swerve.net.last_call import LastCall
 from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
-from swerve.wire.header_block import HeaderBlock
-from swerve.wire.http2 import (
-    ConnectionClosed,
-    DataReceived,
-    ErrorCode,
-    GoAwayReceived,
-    Http2,
-    Http2Error,
-    Http2Limits,
-    OversizedHeaders,
-    PingAcknowledged,
-    PingReceived,
-    RequestReceived,
-    ResponseReceived,
-    SettingsReceived,
-    StreamClosed,
-    StreamGone,
-    TrailersReceived,
+from swerve.wire.events import (
+    BODY,
+    CLOSED,
+    GOAWAY,
+    IGNORED,
+    PING,
+    PONG,
+    REQUEST,
+    RESET,
+    RESPONSE,
+    SETTINGS,
+    TRAILERS,
+    WHOLE_REQUEST,
+    Event,
 )
+from swerve.wire.frames import ErrorCode
+from swerve.wire.header_block import HeaderBlock
+from swerve.wire.http2 import Http2, Http2Error, StreamGone, TooManyStreams
+from swerve.wire.limits import Http2Limits
 from swerve.wire.message import PREFIX_SIZE
 
 logger = logging.getLogger("swerve.net")
@@ -53,10 +51,6 @@ logger = logging.getLogger("swerve.net")
 CALLS_PER_WRITE = 8
 # Likewise of answers, of which a client with ten calls in flight should get all in one write.
 _ANSWERS_PER_WRITE = 16
-# To look up an enum's member costs as much as a handler's call.
-_REFUSED_STREAM = ErrorCode.REFUSED_STREAM
-# Parts of a body that are shorter cannot fill a chunk between two flushes often enough to be worth the look.
-_SMALL = 4096
 
 
 class Connection(asyncio.Protocol):
@@ -99,19 +93,16 @@ class Connection(asyncio.Protocol):
         # Stands for the bytes that wait while the transport is paused.
         self._pause = object()
         self._flush_due = False
+        self._over = 0  # the last stream that was over before it had a handler
         self._wrote_early = False  # since the last flush, which hears what the engine says to it
         self._unacknowledged = 0
-        self._window_suspect = False  # a reset of ours may have cost connection window; see `Http2.repair_window`
         self._calls_queued = 0
         self._flood_guard = FloodGuard(limits.max_control_frames_per_s)
+        self._reset_guard = ResetGuard(limits.max_resets_per_s)
         self._last_call: LastCall | None = None
-        # A client's requests cannot be interleaved.
-        self.backlog = Backlog(self.http2, interleaved={} if accept is None else self.streams)
-        # Its parts that frames and calls ask for, so that these pay no detour.
-        self._held = self.backlog.held
+        self.backlog = Backlog(self.http2)
+        # A part of it that calls ask for, so that these pay no detour.
         self._owed = self.backlog.owed
-        self._hold = self.backlog.hold
-        self._has_share = self.backlog.has_share
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -136,7 +127,7 @@ class Connection(asyncio.Protocol):
         except Http2Error as error:
             self._dispatch()
             logger.info("Closing connection of %s: %s", self.peer or "peer", error)
-            self._fail()
+            self.close()
             return
         self._dispatch()
         if not due:
@@ -144,7 +135,7 @@ class Connection(asyncio.Protocol):
 
     def _flush_if_needed(self) -> None:
         """Most of what is received has nothing to be written: requests wait for replicas, bundles for their turn."""
-        unheard = self._wrote_early or self._window_suspect or self._draining
+        unheard = self._wrote_early or self._draining
         if unheard or self.http2.want_write or not self.backlog.empty:
             self.flush()
         else:
@@ -176,6 +167,7 @@ class Connection(asyncio.Protocol):
 
         Raises:
             Http2Error: the connection takes no new streams; `usable` is False then.
+            TooManyStreams: it takes none before another one ends.
         """
         if not self.usable:
             raise Http2Error("The connection is closing or closed.")
@@ -184,6 +176,8 @@ class Connection(asyncio.Protocol):
         self._calls_queued += 1
         try:
             stream_id = self.http2.send_request(headers, end_stream=end_stream)
+        except TooManyStreams:
+            raise
         except Http2Error:
             # Above all when the stream ids have run out (a busy link uses up its 2^30 within a day): a new connection
             # takes over, and this one closes when its last stream has ended.
@@ -205,45 +199,28 @@ class Connection(asyncio.Protocol):
             self._schedule_flush()
 
     def send_data(self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False) -> None:
-        """Send body bytes, in order with what is held back for the stream."""
-        held = self._held.get(stream_id) if self._held else None
-        if held is None and len(data) > CHUNK:
-            held = self._hold(stream_id)
-        if held is not None:
-            held.add(data)
-            if end_stream:
-                held.parts.append(None)
-        else:
-            try:
-                self.http2.send_data(stream_id, data, end_stream=end_stream)
-                if len(data) >= _SMALL and not end_stream and self._has_share(stream_id):
-                    self._hold(stream_id)
-            except StreamGone:
-                pass  # the flush pays what is owed for the data
+        """Send body bytes, when there is credit for them."""
+        # Where the stream is gone, the flush pays what is owed for the data.
+        with contextlib.suppress(StreamGone):
+            self.http2.send_data(stream_id, data, end_stream=end_stream)
         if not self._flush_due:
             self._schedule_flush()
 
     def send_now(self, stream_id: int, data: bytes) -> None:
         """`send_data`, written at once; of a stream that goes on."""
-        transport = self.transport
-        if self._held or self._paused or transport is None or len(data) >= _SMALL:
-            self.send_data(stream_id, data)
-            self.write_early()
-            return
-        http2 = self.http2
+        transport, http2 = self.transport, self.http2
         try:
             http2.send_data(stream_id, data)
-            written = http2.data_to_send()
-        except (Http2Error, *StreamGone):
-            if not self._flush_due:
-                self._schedule_flush()
+        except StreamGone:
             return
-        # A stream that goes on has nothing to say to this. Others, whose parts leave with it, have a flush due.
-        self._wrote_early = self._wrote_early or self._flush_due
-        if written:
-            transport.write(written)
-        if self._draining and not self._flush_due:
-            # What was sent may have ended the last call, for which closing waits.
+        if transport is not None and not self._paused:
+            # A stream that goes on has nothing to say to this. Others, whose parts leave with it, have a flush due.
+            self._wrote_early = self._wrote_early or self._flush_due
+            written = http2.data_to_send(WRITE_SIZE)
+            if written:
+                transport.write(written)
+        # What was sent may have ended the last call, for which closing waits.
+        if not self._flush_due and (self._draining or http2.want_write):
             self._schedule_flush()
 
     def forward_data(self, stream_id: int, data: bytes, end_stream: bool, source: CreditSource, source_id: int) -> None:
@@ -252,31 +229,25 @@ class Connection(asyncio.Protocol):
         self.send_data(stream_id, data, end_stream=end_stream)
 
     def send_trailers(self, stream_id: int, headers: Headers) -> None:
-        """End the stream with trailers, after what is held back for it."""
-        held = self._held.get(stream_id) if self._held else None
-        if held is not None:
-            held.parts.append(headers)
-            return
+        """End the stream with trailers, after its body."""
         try:
             self.http2.send_trailers(stream_id, headers)
         except StreamGone:
             return
         self._response_queued()
 
-    def respond(self, stream_id: int, headers: Headers, body: bytes, trailers: Headers) -> None:
-        """Send a whole response (server role)."""
-        if len(body) > CHUNK:
-            self.send_headers(stream_id, headers)
-            self.send_data(stream_id, body)
-            self.send_trailers(stream_id, trailers)
-            return
-        http2 = self.http2
+    def respond(
+        self, stream_id: int, headers: Headers, body: bytes, trailers: Headers, last: tuple[bytes, bytes] | None = None
+    ) -> None:
+        """Send a whole response (server role), `last` being one trailer more, which no other response has. A stream
+        that is over by that has no `on_closed`."""
         try:
-            http2.send_response(stream_id, headers)
-            http2.send_data(stream_id, body)
-            http2.send_trailers(stream_id, trailers)
+            over = self.http2.respond(stream_id, headers, body, trailers, last)
         except StreamGone:
             return
+        if over and self.streams.pop(stream_id, None) is None:
+            # Its handler is being made just now.
+            self._over = stream_id
         self._response_queued()
 
     def _response_queued(self) -> None:
@@ -288,10 +259,6 @@ class Connection(asyncio.Protocol):
 
     def end_stream(self, stream_id: int) -> None:
         """End this side of the stream without trailers."""
-        held = self._held.get(stream_id) if self._held else None
-        if held is not None:
-            held.parts.append(None)
-            return
         try:
             self.http2.end_stream(stream_id)
         except StreamGone:
@@ -300,9 +267,7 @@ class Connection(asyncio.Protocol):
             self._schedule_flush()
 
     def reset(self, stream_id: int, error_code: int = ErrorCode.CANCEL) -> None:
-        """Abandon the stream. It overtakes whatever is queued for it."""
-        self._held.pop(stream_id, None)
-        self._window_suspect = True
+        """Abandon the stream, with what waits of its body."""
         try:
             self.http2.reset_stream(stream_id, error_code)
         except StreamGone:
@@ -312,25 +277,21 @@ class Connection(asyncio.Protocol):
 
     def acknowledge(self, stream_id: int, amount: int) -> None:
         """Give the peer credit for `amount` received bytes of the stream."""
-        self.give_credit(stream_id, amount)
-        self.send_credit()
-
-    def give_credit(self, stream_id: int, amount: int) -> None:
-        if self._closed or not amount:
+        if self._closed:
             return
         self._unacknowledged -= amount
-        try:
+        if self.http2.acknowledge(amount, stream_id) and not self._flush_due:
+            self._schedule_flush()
+
+    def give_credit(self, stream_id: int, amount: int) -> None:
+        """`acknowledge`, whose credit is written by the next flush."""
+        if not self._closed:
+            self._unacknowledged -= amount
             self.http2.acknowledge(amount, stream_id)
-        except StreamGone:
-            return
 
     def send_credit(self) -> None:
         """The engine sends credit when enough has come together; see that it gets written then."""
-        if self._closed:
-            return
-        if self._window_suspect and not self._unacknowledged:
-            self._repair_window()
-        if not self._flush_due and not self._paused and self.http2.want_write:
+        if not self._closed and not self._flush_due and not self._paused and self.http2.want_write:
             self._schedule_flush()
 
     def end_early(self, stream_id: int) -> None:
@@ -343,13 +304,8 @@ class Connection(asyncio.Protocol):
             self.begun.mark(stream_id)
 
     def unsent(self, stream_id: int) -> int:
-        """Bytes of the stream's body that wait to be written (those held back included)."""
-        try:
-            waiting = self.http2.queued_body_size(stream_id)
-        except StreamGone:
-            return 0
-        held = self._held.get(stream_id)
-        return waiting if held is None else waiting + held.size
+        """Bytes of the stream's body that wait to be written."""
+        return self.http2.queued_body_size(stream_id)
 
     def when_drained(self, stream_id: int, callback: Callable[[], None]) -> None:
         """Call `callback` once, when nothing of the stream's body waits any more or the stream is gone."""
@@ -368,25 +324,18 @@ class Connection(asyncio.Protocol):
             return
         self._calls_queued = 0
         self._wrote_early = False
-        try:
-            backlog = self.backlog
-            progress = True
-            while progress:
-                self._flush_due = True
-                progress = self._write()
-                progress |= self._dispatch()
-                if not backlog.empty:
-                    progress |= backlog.settle(paused=self._paused)
-                # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for
-                # somebody else's flush.
-                progress = progress and not self._paused and (self.http2.want_write or not backlog.empty)
-        except Http2Error as error:
-            logger.info("Closing connection of %s: %s", self.peer or "peer", error)
-            self._fail()
-        finally:
-            self._flush_due = False
-        if self._window_suspect and not self._unacknowledged and not self._closed:
-            self._repair_window()
+        backlog = self.backlog
+        progress = True
+        while progress:
+            self._flush_due = True
+            progress = self._write()
+            progress |= self._dispatch()
+            if not backlog.empty:
+                progress |= backlog.settle()
+            # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for somebody
+            # else's flush.
+            progress = progress and not self._paused and (self.http2.want_write or not backlog.empty)
+        self._flush_due = False
         if self._draining and self.idle:
             self.close()
 
@@ -396,29 +345,16 @@ class Connection(asyncio.Protocol):
         bundles = self.bundles
         return not self.streams or (bundles is not None and len(self.streams) == 1 and bundles.idle)
 
-    def _repair_window(self) -> None:
-        try:
-            whole = self.http2.repair_window()
-        except Http2Error:
-            return  # a GOAWAY has been queued or received: nothing more is worth repairing
-        if not whole:
-            self._window_suspect = False
-            self.loop.call_soon(self.drain)
-        elif not self._flush_due and not self._paused and self.http2.want_write:
-            self._schedule_flush()
-
     def _write(self) -> bool:
         """True when there was something to write."""
         transport, http2 = self.transport, self.http2
         wrote = False
         while transport is not None and not self._paused:
-            # Asked for all that it has, the engine copies bodies once less.
-            everything = http2.queued_body_size() <= WRITE_SIZE
-            data = http2.data_to_send(None if everything else WRITE_SIZE)
+            data = http2.data_to_send(WRITE_SIZE)
             if data:
                 transport.write(data)
                 wrote = True
-            if everything or len(data) < WRITE_SIZE:
+            if len(data) < WRITE_SIZE:
                 break
         return wrote
 
@@ -426,8 +362,7 @@ class Connection(asyncio.Protocol):
         """Write before the turn's end. What the engine says to it is heard by the flush that is due."""
         self._calls_queued = 0
         self._wrote_early = True
-        with contextlib.suppress(Http2Error):
-            self._write()
+        self._write()
 
     # --- receiving -------------------------------------------------------------------------------------------------
 
@@ -435,87 +370,99 @@ class Connection(asyncio.Protocol):
         """Hand the engine's events to their handlers; True when there were any. Written out: it runs for each frame."""
         streams = self.streams
         unacknowledged = 0
-        events: list[Any] = self.http2.events()
+        events = self.http2.events()
         for event in events:
-            kind = type(event)
+            kind = event[0]
             try:
-                if kind is DataReceived:
-                    data, stream_id = event.data, event.stream_id
+                if kind == WHOLE_REQUEST:
+                    _, stream_id, headers, data = event
+                    self._unacknowledged = unacknowledged = self._unacknowledged + len(data)
+                    handler = self._begin(stream_id, headers, False)
+                    if handler is not None:
+                        handler.on_data(data, True)
+                    else:
+                        self.acknowledge(stream_id, len(data))
+                elif kind == BODY:
+                    _, stream_id, data, end_stream = event
                     size = len(data)
                     self._unacknowledged = unacknowledged = self._unacknowledged + size
-                    if size < PREFIX_SIZE and not event.end_stream:
+                    if size < PREFIX_SIZE and not end_stream:
                         self._strike()
                     handler = streams.get(stream_id)
                     if handler is not None:
-                        handler.on_data(data, event.end_stream)
+                        handler.on_data(data, end_stream)
                     else:
                         self.acknowledge(stream_id, size)
-                elif kind is StreamClosed:
-                    stream_id = event.stream_id
-                    if self._held:
-                        self._held.pop(stream_id, None)
-                    handler = streams.pop(stream_id, None)
+                elif kind == REQUEST:
+                    self._begin(event[1], event[2], event[3])
+                elif kind == CLOSED:
+                    handler = streams.pop(event[1], None)
                     if handler is not None:
-                        code = event.error_code
-                        if code == _REFUSED_STREAM and isinstance(event.local_error, OversizedHeaders):
-                            code = ErrorCode.INTERNAL_ERROR
-                        handler.on_closed(code)
-                elif kind is TrailersReceived:
-                    handler = streams.get(event.stream_id)
+                        handler.on_closed(event[2])
+                elif kind == TRAILERS:
+                    handler = streams.get(event[1])
                     if handler is not None:
-                        handler.on_trailers(event.headers)
-                elif kind is ResponseReceived:
-                    handler = streams.get(event.stream_id)
+                        handler.on_trailers(event[2])
+                elif kind == RESPONSE:
+                    _, stream_id, headers, end_stream = event
+                    handler = streams.get(stream_id)
                     if handler is not None:
-                        handler.on_headers(event.headers, event.end_stream)
-                elif kind is RequestReceived:
-                    assert self._accept is not None
-                    self.last_request = stream_id = event.stream_id
-                    handler = self._accept(self, stream_id, event.headers, event.end_stream)
-                    if handler is not None:
-                        streams[stream_id] = handler
+                        handler.on_headers(headers, end_stream)
                 else:
                     self._on_control(event)
             except Exception:
                 # One call's failure must not lose the events of the others.
-                logger.exception("Handling %s failed", kind.__name__)
-                if kind is DataReceived and self._unacknowledged == unacknowledged:
-                    self.acknowledge(event.stream_id, len(event.data))
+                logger.exception("Handling an event of kind %d failed", kind)
+                if kind in (BODY, WHOLE_REQUEST) and self._unacknowledged == unacknowledged:
+                    self.acknowledge(stream_id, len(data))
                 # Also a request that no handler was made for: its client would wait for ever.
-                if stream_id := getattr(event, "stream_id", 0):
-                    self.reset(stream_id, ErrorCode.INTERNAL_ERROR)
+                if kind in (BODY, WHOLE_REQUEST, REQUEST, TRAILERS, RESPONSE):
+                    self.reset(event[1], ErrorCode.INTERNAL_ERROR)
         return bool(events)
 
-    def _on_control(self, event: object) -> None:
-        """A frame that belongs to no stream."""
-        if isinstance(event, SettingsReceived):
+    def _begin(self, stream_id: int, headers: Headers, end_stream: bool) -> StreamHandler | None:
+        """Have a request accepted."""
+        assert self._accept is not None
+        self.last_request = stream_id
+        handler = self._accept(self, stream_id, headers, end_stream)
+        if handler is not None and self._over != stream_id:
+            self.streams[stream_id] = handler
+        return handler
+
+    def _on_control(self, event: Event) -> None:
+        """A frame that no stream's handler hears of."""
+        kind = event[0]
+        if kind == IGNORED:
+            self._strike(weight=LIGHT)
+        elif kind == SETTINGS:
             self.established = True
             self._strike()
-        elif isinstance(event, PingReceived):
+        elif kind == PING:
             # What gRPC clients look for before they ask less often ("gRPC Keepalive").
             self._strike(b"too_many_pings")
-        elif isinstance(event, PingAcknowledged):
+        elif kind == PONG:
             self._strike()
             if self._last_call is not None:
-                self._last_call.ping_acknowledged(event.opaque_data)
-        elif isinstance(event, GoAwayReceived):
+                self._last_call.ping_acknowledged(event[1])
+        elif kind == RESET:
+            if self._accept is not None and self._reset_guard.strike(self.loop.time):
+                self._hang_up(b"too_many_resets")
+        elif kind == GOAWAY:
             self._strike()
             self._stop_using()
             self._draining = True
-        elif isinstance(event, ConnectionClosed):
-            self.loop.call_soon(self._fail)
-        else:
-            self._strike(weight=LIGHT)
 
     def _strike(self, why: bytes = b"too_many_frames", weight: int = HEAVY) -> None:
         if self._flood_guard.strike(self.loop.time, weight):
-            logger.info("Closing connection of %s: it floods (%s)", self.peer or "peer", why.decode())
-            with contextlib.suppress(Http2Error):
-                self.http2.go_away(ErrorCode.ENHANCE_YOUR_CALM, why)
-            # Some megabytes of it may have arrived, which the event loop would bring in this very turn.
-            if self.transport is not None and not self._closed:
-                self.transport.pause_reading()
-            self.loop.call_soon(self.close)
+            self._hang_up(why)
+
+    def _hang_up(self, why: bytes) -> None:
+        logger.info("Closing connection of %s: it floods (%s)", self.peer or "peer", why.decode())
+        self.http2.go_away(ErrorCode.ENHANCE_YOUR_CALM, why)
+        # Some megabytes of it may have arrived, which the event loop would bring in this very turn.
+        if self.transport is not None and not self._closed:
+            self.transport.pause_reading()
+        self.loop.call_soon(self.close)
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
@@ -558,8 +505,7 @@ class Connection(asyncio.Protocol):
             self._last_call.cancel()
         self._draining = True
         self._stop_using()
-        with contextlib.suppress(Http2Error):
-            self.http2.go_away()
+        self.http2.go_away()
         self.flush()
 
     def close(self, error_code: int = CONNECTION_LOST) -> None:
@@ -567,9 +513,7 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self._draining = False
-        # An engine that is beyond repair has nothing to say.
-        with contextlib.suppress(Http2Error):
-            self._write()
+        self._write()
         self._fail(error_code)
 
     def _fail(self, error_code: int = CONNECTION_LOST, *, peer_gone: bool = False) -> None:

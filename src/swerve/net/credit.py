@@ -17,8 +17,8 @@ class Owed(dict[int, tuple[CreditSource, int, int]]):
         before = self.get(stream_id)
         self[stream_id] = (source, source_id, amount if before is None else amount + before[2])
 
-    def pay(self, waits: Callable[[int], bool] | None = None) -> None:
-        """Give credit for all streams but those that something `waits` of."""
+    def pay(self, waits: Callable[[int], int] | None = None) -> None:
+        """Give credit for all streams but those of which bytes wait, as `waits` counts them."""
         entries = list(self.items())
         # Whoever is paid may forward more, which is owed anew.
         self.clear()

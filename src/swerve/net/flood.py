@@ -34,3 +34,21 @@ class FloodGuard:
         self._strikes = 0
         self._since = now
         return floods
+
+
+class ResetGuard:
+    """Counts streams that a client opens and resets: `rate` a second are borne, and ten times as many at once."""
+
+    __slots__ = ("_left", "_rate", "_since")
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._left = 10.0 * rate
+        self._since = 0.0
+
+    def strike(self, clock: Callable[[], float]) -> bool:
+        """Count a reset. True when there were too many."""
+        now = clock()
+        self._left = min(10.0 * self._rate, self._left + (now - self._since) * self._rate) - 1
+        self._since = now
+        return self._left < 0

@@ -4,10 +4,9 @@ crossed that notice have arrived, which one was the last."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
-from swerve.wire.http2 import Http2, Http2Error
+from swerve.wire.http2 import Http2
 
 # What the ping says that asks whether the peer has heard the notice.
 _OPAQUE_DATA = b"swerve-l"
@@ -23,9 +22,8 @@ class LastCall:
     def __init__(self, loop: asyncio.AbstractEventLoop, http2: Http2, finish: Callable[[], None]) -> None:
         self._loop = loop
         self._finish: Callable[[], None] | None = finish
-        with contextlib.suppress(Http2Error):
-            http2.announce_shutdown()
-            http2.ping(_OPAQUE_DATA)
+        http2.announce_shutdown()
+        http2.ping(_OPAQUE_DATA)
         self._timer = loop.call_later(_TIMEOUT_S, finish)
 
     def ping_acknowledged(self, opaque_data: bytes) -> None:

@@ -25,7 +25,7 @@ from swerve.net.limits import ConnectionLife, ConnectionLimits
 from swerve.net.streams import HUNG_UP, Acceptor
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.net.tls import H2
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 from swerve.wire.peer import encode_peer
 
 logger = logging.getLogger("swerve.net")

@@ -12,7 +12,7 @@ from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
 from swerve.net.server_call import HIGH_WATER, ServerCall
 from swerve.net.streams import Headers
-from swerve.wire.http2 import PRIVATE_LIMITS
+from swerve.wire.limits import PRIVATE_LIMITS
 from swerve.wire.message import MAX_MESSAGE_SIZE
 from swerve.wire.status import OK, RpcError, Status, StatusCode
 

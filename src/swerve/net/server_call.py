@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from swerve.net.streams import Headers
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 from swerve.wire.message import IDENTITY, MessageReader, frame, whole_message
 from swerve.wire.status import CODE_BYTES, OK, RpcError, Status, StatusCode, encode_message, truncate_details
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 
 if TYPE_CHECKING:
     from swerve.net.connection import Connection

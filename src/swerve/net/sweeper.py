@@ -11,7 +11,8 @@ from swerve.net.connection import Connection
 from swerve.net.limits import Action, ConnectionLife, ConnectionLimits
 from swerve.net.stalls import StallWatch
 from swerve.net.streams import CONNECTION_LOST, HUNG_UP
-from swerve.wire.http2 import ErrorCode, Http2Error
+from swerve.wire.frames import ErrorCode
+from swerve.wire.http2 import Http2Error
 
 logger = logging.getLogger("swerve.net")
 

@@ -13,7 +13,7 @@ from swerve.net.limits import ConnectionLimits
 from swerve.net.listener import ListenOptions
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.request_watch import RequestLimits
-from swerve.wire.http2 import Http2Limits
+from swerve.wire.limits import Http2Limits
 
 logger = logging.getLogger("swerve.proxy")
 

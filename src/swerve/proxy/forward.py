@@ -32,8 +32,9 @@ from swerve.proxy.routes import Method
 from swerve.routing.calls import CallDescription, Shed
 from swerve.wire.bundle import MAX_BODY, PackedHeaders
 from swerve.wire.deadline import format_timeout
+from swerve.wire.frames import ErrorCode
 from swerve.wire.header_block import HeaderBlock
-from swerve.wire.http2 import ErrorCode, Http2Error
+from swerve.wire.http2 import Http2Error
 from swerve.wire.message import PREFIX_SIZE, add_part
 from swerve.wire.peer import PEER_FIELD, call_field
 from swerve.wire.retry import retry_trailers
@@ -431,8 +432,8 @@ class ForwardedCall:
             return
         self._response_started = True
         code = _status_in(trailers) if trailers else _OK
-        trailers = (trailers or OK_TRAILERS) + ((REQUEST_ID_FIELD, self.request_id),)
-        self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers)
+        own = (REQUEST_ID_FIELD, self.request_id)
+        self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers or OK_TRAILERS, own)
         self._record(code)
 
     def _pass_on_part(self, headers: Headers | None, body: bytes | None) -> None:

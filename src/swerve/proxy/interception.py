@@ -29,7 +29,7 @@ from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE, UNKNOWN_METHOD, Bu
 from swerve.proxy.forward import CLIENT_WINDOW, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.routing.drain import unknown_delay_s
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 from swerve.wire.peer import PEER_FIELD
 from swerve.wire.retry import retry_trailers
 from swerve.wire.status import Status, StatusCode

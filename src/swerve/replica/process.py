@@ -24,7 +24,7 @@ from swerve.observe.logs import configure
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.replica import Replica
 from swerve.replica.service import replica_methods
-from swerve.wire.http2 import PRIVATE_LIMITS
+from swerve.wire.limits import PRIVATE_LIMITS
 
 # The private socket has few peers, all of them ours: the slots bound the calls, these the bytes.
 _LIMITS = replace(PRIVATE_LIMITS, stream_window=4 << 20)

@@ -35,7 +35,7 @@ from swerve.routing.options import BUILT_IN
 from swerve.servicers import ServedMethod, Servicers
 from swerve.servicers import load as load_servicers
 from swerve.wire import bundle
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 from swerve.wire.message import MAX_MESSAGE_SIZE
 from swerve.wire.status import Status, StatusCode
 

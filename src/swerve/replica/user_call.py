@@ -26,7 +26,7 @@ from swerve.replica.errors import TIMED_OUT, is_expected, stack_trace
 from swerve.replica.slots import Slots
 from swerve.replica.threads import ThreadPool
 from swerve.replica.user_code import Handler, Kind
-from swerve.wire.http2 import ErrorCode
+from swerve.wire.frames import ErrorCode
 from swerve.wire.status import Status, StatusCode, truncate_details
 
 logger = logging.getLogger("swerve.replica")

@@ -7,7 +7,7 @@ long as the dynamic table stays as it is, and the encoder, who decides when it c
 from __future__ import annotations
 
 from swerve.wire import huffman
-from swerve.wire.metadata import Headers
+from swerve.wire.metadata import Headers, size_of
 
 Field = tuple[bytes, bytes]
 
@@ -84,7 +84,6 @@ class Decoder:
     """
 
     __slots__ = (
-        "_blocks",
         "_capacity",
         "_last_literal",
         "_max_list_size",
@@ -93,6 +92,7 @@ class Decoder:
         "_strings",
         "_table",
         "_used",
+        "known_blocks",
     )
 
     def __init__(self, max_list_size: int, max_table_size: int = _TABLE_SIZE) -> None:
@@ -103,7 +103,7 @@ class Decoder:
         # By index: the static table, then the dynamic one from its newest entry to its oldest.
         self._table = _STATIC_ENTRIES.copy()
         # Blocks that mean the same until the table changes.
-        self._blocks: dict[bytes, Headers] = {}
+        self.known_blocks: dict[bytes, Headers] = {}
         self._last_literal = b""
         self._start = _NO_START
         # Strings by their Huffman code.
@@ -116,7 +116,7 @@ class Decoder:
             HpackError: the block breaks a rule of RFC 7541.
             HeaderListTooLarge: the list, or one of its strings as it was sent, is above `max_list_size`.
         """
-        headers = self._blocks.get(block)
+        headers = self.known_blocks.get(block)
         if headers is not None:
             return headers
         try:
@@ -199,9 +199,9 @@ class Decoder:
             return headers
         # Literals stand mostly for what differs from call to call. Where they do not, as tokens, the block comes twice.
         if first_literal < 0 or block == self._last_literal:
-            if len(self._blocks) >= _MAX_BLOCKS:
-                self._blocks.clear()
-            self._blocks[block] = headers
+            if len(self.known_blocks) >= _MAX_BLOCKS:
+                self.known_blocks.clear()
+            self.known_blocks[block] = headers
         else:
             self._last_literal = block
             if first_literal != known:
@@ -209,7 +209,7 @@ class Decoder:
         return headers
 
     def _forget_blocks(self) -> None:
-        self._blocks.clear()
+        self.known_blocks.clear()
         self._start = _NO_START
 
     def _insert(self, entry: _Entry) -> None:
@@ -336,9 +336,20 @@ class Encoder:
     added. Values that differ in each call stay literals. No string is Huffman coded: that costs more than it saves.
     """
 
-    __slots__ = ("_added", "_blocks", "_capacity", "_indexed", "_names", "_places", "_room", "_update")
+    __slots__ = (
+        "_added",
+        "_blocks",
+        "_capacity",
+        "_indexed",
+        "_max_list_size",
+        "_names",
+        "_places",
+        "_room",
+        "_update",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, max_list_size: int) -> None:
+        self._max_list_size = max_list_size
         self._capacity = _TABLE_SIZE
         # The size update that the next block begins with.
         self._update = b""
@@ -359,14 +370,29 @@ class Encoder:
         capacity = min(size, _TABLE_SIZE)
         if capacity != self._capacity:
             self._capacity = capacity
-            # Size 0 stands for any lower one that the peer may have set meanwhile, and empties its table like this one.
-            self._update = _integer(0, _SIZE_UPDATE_BITS, _SIZE_UPDATE)
-            if capacity:
-                self._update += _integer(capacity, _SIZE_UPDATE_BITS, _SIZE_UPDATE)
-            self._empty_table()
+            self.forget()
+
+    def forget(self) -> None:
+        """Go on with an empty table, as when a block is not sent after all."""
+        # Size 0 stands for any lower one that the peer may have set meanwhile, and empties its table like this one.
+        self._update = _integer(0, _SIZE_UPDATE_BITS, _SIZE_UPDATE)
+        if self._capacity:
+            self._update += _integer(self._capacity, _SIZE_UPDATE_BITS, _SIZE_UPDATE)
+        self._empty_table()
+
+    def literal(self, field: Field) -> bytes:
+        """What may end any block to add `field` to its list: one that differs each time, for which this is quicker."""
+        name, value = field
+        known = self._names.get(name) or self._learn(name)
+        length = len(value)
+        return known.start + (_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0)) + value
 
     def encode(self, headers: Headers) -> bytes:
-        """The block for `headers`. It has to be sent, and before the next one: the peer's table follows it."""
+        """The block for `headers`. It has to be sent, and before the next one: the peer's table follows it.
+
+        Raises:
+            HeaderListTooLarge: the list is above `max_list_size`, and nothing is to be sent.
+        """
         block = self._blocks.get(headers)
         if block is not None:
             return block
@@ -402,6 +428,10 @@ class Encoder:
             append(_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0))
             append(value)
         block = b"".join(parts)
+        # What is abbreviated is short itself: no short block stands for a large list.
+        if len(block) > _MAX_SIZE and size_of(headers) > self._max_list_size:
+            self.forget()
+            raise HeaderListTooLarge(f"a header list is above {self._max_list_size} bytes")
         if stable and len(block) <= _MAX_SIZE:
             if len(self._blocks) >= _MAX_LISTS:
                 self._blocks.clear()

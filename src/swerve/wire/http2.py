@@ -1,241 +1,677 @@
-"""One HTTP/2 connection as a state machine: bytes in, events out. The only module that imports the engine, `ngh2`.
+"""One HTTP/2 connection as a state machine (RFC 9113): bytes in, events out; frames in, bytes out.
 
-The engine's events are passed on as they are (a copy would cost as much as the engine itself), so another engine has to
-bring these classes, with these fields:
+Made for gRPC's load: many small calls whose headers are mostly the same. So a header block that came before is not
+decoded again (`wire/hpack.py`), an event is a tuple, and a frame that is whole and plain is handled where it is read.
 
-    RequestReceived, ResponseReceived (stream_id, headers, end_stream)      TrailersReceived (stream_id, headers)
-    DataReceived (stream_id, data, end_stream)                              StreamClosed (stream_id, error_code,
-        local_error)
-    SettingsReceived, PingReceived, GoAwayReceived (last_stream_id, error_code), ConnectionClosed
+What a peer may do wrong has three ends. The connection's: `receive` raises `Http2Error`, and a GOAWAY that says why is
+ready to be sent. The stream's: it is reset and `CLOSED` is told. Frames of streams that are over may have crossed their
+end on the way; they are ignored, and told as such, for whoever counts them.
 
-Rules that the caller keeps:
-  - one event loop thread per connection, never from `__del__` or a signal handler: the engine must not be re-entered;
-  - after `receive`, handle every event of `events()`, flush, and take `events()` again: a flush closes streams too;
-  - a stream ends with `StreamClosed`, or with its connection: a lost connection makes no events for its streams;
-  - every DATA byte received is acknowledged once, also on streams that are closed by then.
+What the caller keeps to:
+  - received bytes of bodies are acknowledged once, also those of streams that are over by then (others the engine
+    acknowledges itself);
+  - header lists to be sent are right (`wire/metadata.py`): they are not checked again;
+  - after `receive` and after `data_to_send`, `events` has what was found.
 """
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
-from enum import IntEnum
+from swerve.wire import events as told
+from swerve.wire import frames
+from swerve.wire.events import BODY, REQUEST, WHOLE_REQUEST, Event
+from swerve.wire.frame_reader import ConnectionFault, FrameReader
+from swerve.wire.frames import DEFAULT_WINDOW, ErrorCode, headers_frames
+from swerve.wire.header_rules import content_length, fault_of_request, fault_of_response, fault_of_trailers
+from swerve.wire.hpack import Decoder, Encoder, HeaderListTooLarge, HpackError
+from swerve.wire.limits import Http2Limits
+from swerve.wire.metadata import Headers, size_of
+from swerve.wire.outbox import ANSWERED, ENDING, LOCAL_DONE, MEASURED, OVER, REMOTE_DONE, Outbox, Stream
 
-import ngh2
-from ngh2 import (
-    ConnectionClosed,
-    DataReceived,
-    GoAwayReceived,
-    PingAcknowledged,
-    PingReceived,
-    RequestReceived,
-    ResponseReceived,
-    SettingsReceived,
-    StreamClosed,
-    TrailersReceived,
-)
+# Answers to the peer's frames that may wait to be sent: one that does not read them asks for more.
+_MAX_ANSWERS = 10_000
+# The largest frames that are sent, whatever the peer takes: other streams wait for the end of each.
+_MAX_SENT_FRAME = 256 * 1024
+# A stream of which no response's headers may be sent.
+_BEGUN = ANSWERED | ENDING
 
-__all__ = [
-    "ConnectionClosed",
-    "DataReceived",
-    "ErrorCode",
-    "GoAwayReceived",
-    "Http2",
-    "Http2Error",
-    "Http2Limits",
-    "OversizedHeaders",
-    "PingAcknowledged",
-    "PingReceived",
-    "RequestReceived",
-    "ResponseReceived",
-    "SettingsReceived",
-    "StreamClosed",
-    "StreamGone",
-    "TrailersReceived",
-]
-
-Headers = tuple[tuple[bytes, bytes], ...]
-
-# The engine's error for the whole connection, and for a stream that ended meanwhile, also with its connection: the last
-# DATA and a GOAWAY may come in one read.
-Http2Error = ngh2.NGH2Error
-# A stream's `local_error` when its headers were larger than may be sent: another connection would not take them either.
-OversizedHeaders = ngh2.StreamProtocolError
-StreamGone = (ngh2.StreamProtocolError, ngh2.ConnectionStateError, KeyError)
+# Kinds of frames that have one size, and those that name no stream.
+_SIZES = {
+    frames.PRIORITY: (5,),
+    frames.RST_STREAM: (4,),
+    frames.PING: (8,),
+    frames.WINDOW_UPDATE: (4,),
+}
+_OF_CONNECTION = frozenset((frames.SETTINGS, frames.PING, frames.GOAWAY))
+_IGNORED: Event = (told.IGNORED,)
 
 
-class ErrorCode(IntEnum):
-    """RFC 9113, section 7: those of the codes of RST_STREAM and GOAWAY that are sent or looked for."""
-
-    NO_ERROR = 0x0
-    INTERNAL_ERROR = 0x2
-    REFUSED_STREAM = 0x7
-    CANCEL = 0x8
-    ENHANCE_YOUR_CALM = 0xB
+class Http2Error(Exception):
+    """The connection is beyond repair, or takes no new streams."""
 
 
-@dataclass(frozen=True, slots=True)
-class Http2Limits:
-    """What one connection takes from its peer. Windows are in bytes."""
-
-    max_concurrent_streams: int = 1000
-    # Bounds the bytes of one call that wait in this process, whatever the size of its messages.
-    stream_window: int = 1 << 20
-    # Bounds the same over all calls of the connection. It is more than the windows of all streams, for with less, calls
-    # whose bytes wait here would take the credit that calls need which run, and neither could end.
-    connection_window: int = 1 << 30
-    # Bytes of one header list by RFC 9113's measure (section 6.5.2). A peer that sends more loses the connection, so it
-    # stands well above the limit that is kept per call.
-    max_header_list_size: int = 256 * 1024
-    # Streams that a client resets, each of which made this side begin a call ("rapid reset", CVE-2023-44487). A burst
-    # of ten times as many is borne. The engine's own default (1,000, then 33 a second) ends connections of honest
-    # clients that cancel a lot.
-    max_resets_per_s: int = 2_000
-    # PING and SETTINGS, and DATA shorter than a message's prefix; ten WINDOW_UPDATE count as one of them. Clients that
-    # measure the path's delay ping once a round trip, at most some thousand times a second on loopback.
-    max_control_frames_per_s: int = 10_000
+class TooManyStreams(Http2Error):
+    """The peer takes no more streams at a time."""
 
 
-_SETTING_ENABLE_PUSH = 0x2
-_SETTING_MAX_CONCURRENT_STREAMS = 0x3
-_SETTING_INITIAL_WINDOW_SIZE = 0x4
-_SETTING_MAX_HEADER_LIST_SIZE = 0x6
-_SETTING_NO_RFC7540_PRIORITIES = 0x9
-
-# The link from a proxy or a handle to a replica is shared by everybody's calls: no header list that a public port lets
-# in, with the fields that the proxy appends, comes near this.
-PRIVATE_HEADER_LIST_SIZE = 1 << 20
-# Between processes of an instance: a link that ended for what one client does would end the calls of all, and each
-# client is held to its limits at the public port.
-PRIVATE_LIMITS = Http2Limits(
-    max_concurrent_streams=100_000,
-    max_header_list_size=PRIVATE_HEADER_LIST_SIZE,
-    max_resets_per_s=10_000_000,
-    max_control_frames_per_s=10_000_000,
-)
-# RFC 9113, section 6.5.2: no frame is larger unless its receiver allows it.
-_FRAME_SIZE = 16 * 1024
-
-
-@functools.cache
-def _configuration(max_header_list_size: int, max_resets_per_s: int) -> ngh2.Configuration:
-    return ngh2.Configuration(
-        auto_window_update=False,
-        stream_reset_rate_limit=(10 * max_resets_per_s, max_resets_per_s),
-        # Frames that HTTP/2 lets a receiver ignore or forgive, above all those of streams that were reset meanwhile.
-        glitch_rate_limit=(10 * max_resets_per_s, max_resets_per_s // 2),
-        max_inbound_header_list_size=max_header_list_size,
-        max_inbound_header_count=max_header_list_size // 64,
-        max_continuations=2 * max_header_list_size // _FRAME_SIZE,
-        # What is larger ends its stream (INTERNAL_ERROR) and is not sent. The engine counts 12 bytes a field where the
-        # receiver, with the same limit, counts 32: so much less never ends the connection there.
-        max_send_header_block_length=max_header_list_size * 12 // 32,
-    )
-
-
-# RFC 9113, section 6.9.1.
-_MAX_WINDOW = (1 << 31) - 1
-_INCREMENTAL = ngh2.Priority(urgency=3, incremental=True)
+class StreamGone(Exception):
+    """The stream has ended, or this side of it."""
 
 
 class Http2:
-    """An HTTP/2 connection of either role, without I/O.
-
-    The engine's methods are bound to slots, so that the calls of the hot path go straight to it:
-    `receive(data)`, `events()`, `data_to_send(amount)`, `send_request(headers, end_stream=)` -> stream id,
-    `send_response(stream_id, headers, end_stream=)`, `send_data(stream_id, data, end_stream=)`,
-    `send_trailers(stream_id, headers)`, `reset_stream(stream_id, error_code)`, `acknowledge(amount, stream_id)`,
-    `queued_body_size(stream_id=None)`, `ping(opaque_data)`. The first and third raise `Http2Error` when the connection
-    is beyond repair; those that name a stream raise one of `StreamGone` when the stream or its connection has ended.
-    """
+    """An HTTP/2 connection of either role, without I/O."""
 
     __slots__ = (
-        "_engine",
+        "_answers",
+        "_consumed",
+        "_credit_step",
+        "_data_mask",
+        "_data_state",
+        "_decoder",
+        "_encode",
+        "_encoder",
+        "_events",
+        "_events_taken",
+        "_good_headers",
+        "_good_length",
+        "_initial_window",
+        "_is_server",
+        "_known_blocks",
+        "_last_id",
         "_limits",
-        "_nominal_window",
-        "acknowledge",
-        "data_to_send",
-        "end_stream",
-        "events",
-        "ping",
-        "queued_body_size",
-        "receive",
-        "reset_stream",
-        "send_data",
-        "send_request",
-        "send_response",
-        "send_trailers",
+        "_max_streams",
+        "_most_streams",
+        "_outbox",
+        "_reader",
+        "_room",
+        "_shut",
+        "_stream_credit_step",
+        "_stream_room",
+        "_streams",
+        "failed",
     )
 
     def __init__(self, *, server: bool, limits: Http2Limits) -> None:
-        engine = ngh2.Connection(
-            ngh2.Role.SERVER if server else ngh2.Role.CLIENT,
-            _configuration(limits.max_header_list_size, limits.max_resets_per_s),
-        )
-        self._engine = engine
+        self._is_server = server
         self._limits = limits
-        self._nominal_window = limits.connection_window
-        self.receive = engine.receive_data
-        self.events = engine.events
-        self.data_to_send = engine.data_to_send
-        self.send_request = engine.send_request
-        self.send_response = engine.send_response
-        self.send_data = engine.send_data
-        self.send_trailers = engine.send_trailers
-        self.end_stream = engine.end_stream
-        self.reset_stream = engine.reset_stream
-        self.acknowledge = engine.acknowledge_received_data
-        self.queued_body_size = engine.queued_body_size
-        self.ping = engine.ping
+        self._reader = FrameReader(limits, server=server)
+        self._decoder = Decoder(limits.max_header_list_size)
+        self._known_blocks = self._decoder.known_blocks
+        self._encoder = Encoder(limits.max_header_list_size)
+        self._encode = self._encoder.encode
+        self._outbox = Outbox(self._encode)
+        self._streams: dict[int, Stream] = {}
+        self._events: list[Event] = []
+        self._events_taken = 0
+        # Of a stream's state, what says whether DATA may come that needs no closer look.
+        self._data_mask = REMOTE_DONE | MEASURED if server else REMOTE_DONE | MEASURED | ANSWERED
+        self._data_state = 0 if server else ANSWERED
+        # The last stream that the client has opened, and the last that it may open.
+        self._last_id = 0 if server else -1
+        self._shut = frames.LARGEST
+        self.failed = False
+        # The last headers of a request or a response that were found good, and what they say of the body's length:
+        # mostly the next ones are the same object.
+        self._good_headers: Headers | None = None
+        self._good_length: int | None = None
+        # Sent since something was written.
+        self._answers = 0
+        # What may still come, on the connection and on a stream at its start (before the peer has heard of another
+        # size it may send the default's worth), what of that has been consumed, and how much of it makes a
+        # WINDOW_UPDATE.
+        self._room = max(limits.connection_window, DEFAULT_WINDOW)
+        self._stream_room = max(limits.stream_window, DEFAULT_WINDOW)
+        self._consumed = 0
+        self._credit_step = max(1, limits.connection_window // 2)
+        self._stream_credit_step = max(1, limits.stream_window // 2)
+        self._max_streams = limits.max_concurrent_streams
+        # How many streams the peer takes, and what may be sent on one at its start.
+        self._most_streams = frames.LARGEST
+        self._initial_window = DEFAULT_WINDOW
+        self._greet()
+
+    def _greet(self) -> None:
+        limits = self._limits
         settings = {
-            _SETTING_MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
-            _SETTING_INITIAL_WINDOW_SIZE: limits.stream_window,
-            _SETTING_MAX_HEADER_LIST_SIZE: limits.max_header_list_size,
+            frames.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+            frames.INITIAL_WINDOW_SIZE: limits.stream_window,
+            frames.MAX_FRAME_SIZE: limits.max_frame_size,
+            frames.MAX_HEADER_LIST_SIZE: limits.max_header_list_size,
         }
-        if server:
-            settings[_SETTING_NO_RFC7540_PRIORITIES] = 1
+        greeting = self._outbox.frames
+        if self._is_server:
+            settings[frames.NO_RFC7540_PRIORITIES] = 1
         else:
-            settings[_SETTING_ENABLE_PUSH] = 0
-        engine.initiate_connection(settings)
-        engine.set_local_window_size(limits.connection_window)
+            settings[frames.ENABLE_PUSH] = 0
+            greeting.append(frames.PREFACE)
+        greeting.append(frames.settings(settings))
+        if limits.connection_window > DEFAULT_WINDOW:
+            greeting.append(frames.window_update(0, limits.connection_window - DEFAULT_WINDOW))
+
+    # --- what the caller asks --------------------------------------------------------------------------------------
+
+    def events(self) -> list[Event]:
+        """What has been told since this was called last."""
+        events, self._events = self._events, []
+        self._events_taken += len(events)
+        return events
+
+    def data_to_send(self, amount: int) -> bytes:
+        """What is to be written next: all frames, and bodies until there are about `amount` bytes."""
+        outbox = self._outbox
+        data = outbox.take(amount)
+        self._answers = 0
+        if outbox.finished:
+            self._close_finished()
+        return data
 
     @property
     def want_write(self) -> bool:
-        return self._engine.want_write
+        """Whether `data_to_send` would return something."""
+        return not self._outbox.empty
 
-    def interleave(self, stream_id: int) -> None:
-        """Send this response's body in turns with others; by default the engine sends one whole body after another."""
-        self._engine.set_stream_priority(stream_id, _INCREMENTAL, ignore_client_signal=True)
+    def queued_body_size(self, stream_id: int | None = None) -> int:
+        """Bytes of the stream's body that wait for credit or their turn; of all bodies without a stream."""
+        if stream_id is None:
+            return self._outbox.queued
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None or stream.body is None else stream.body.size
 
     def may_receive(self, stream_id: int) -> bool:
         """Whether the peer has credit on the stream."""
-        try:
-            return self._engine.stream_local_window_size(stream_id) > 0
-        except StreamGone:
-            return False
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.room > 0
 
-    def repair_window(self) -> bool:
-        """Give back connection window that local resets in the middle of a DATA frame lost in the engine.
+    # --- sending ---------------------------------------------------------------------------------------------------
 
-        To be called when every received byte has been acknowledged. False when the window cannot grow any more: the
-        connection is worn out and should be replaced.
+    def send_request(self, headers: Headers, *, end_stream: bool = False) -> int:
+        """Open a stream (client role). Returns its id.
+
+        Raises:
+            Http2Error: no more streams may be opened.
+            TooManyStreams: none before another one ends.
         """
-        window, nominal = self._limits.connection_window, self._nominal_window
-        missing = nominal - self._engine.local_window_size
-        # The engine gives credit when half of the nominal window has been acknowledged, so that much may be missing.
-        # The new size leaves the peer room to get that far again, whatever part of what is missing was lost.
-        if missing > nominal // 2 + window // 4:
-            self._nominal_window = min(window + 2 * missing, _MAX_WINDOW)
-            if self._nominal_window <= nominal:
-                return False
-            self._engine.set_local_window_size(self._nominal_window)
+        stream_id = self._last_id + 2
+        if self.failed or stream_id > self._shut:
+            raise Http2Error("The connection takes no new streams.")
+        if len(self._streams) >= self._most_streams:
+            raise TooManyStreams(f"The peer takes no more than {self._most_streams} streams at a time.")
+        self._last_id = stream_id
+        stream = self._streams[stream_id] = Stream(stream_id, self._initial_window, self._stream_room, 0)
+        self._send_headers(stream, headers, end_stream)
+        return stream_id
+
+    def send_response(self, stream_id: int, headers: Headers, *, end_stream: bool = False) -> None:
+        """Send a response's headers (server role).
+
+        Raises:
+            StreamGone: the stream has ended, or the response has begun.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.state & _BEGUN:
+            raise StreamGone
+        stream.state |= ANSWERED
+        self._send_headers(stream, headers, end_stream)
+
+    def send_data(self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False) -> None:
+        """Send part of a body, when there is credit for it. `data` may not change any more.
+
+        Raises:
+            StreamGone: this side of the stream has ended.
+        """
+        stream = self._unended(stream_id)
+        if data:
+            self._outbox.add(stream, data)
+        if end_stream:
+            self._end(stream, None)
+
+    def send_trailers(self, stream_id: int, headers: Headers) -> None:
+        """End the stream with trailers, after its body.
+
+        Raises:
+            StreamGone: this side of the stream has ended.
+        """
+        stream = self._unended(stream_id)
+        if size_of(headers) > self._limits.max_header_list_size:
+            self._break_off(stream, ErrorCode.INTERNAL_ERROR)
+        else:
+            self._end(stream, headers)
+
+    def end_stream(self, stream_id: int) -> None:
+        """End the stream after its body, without trailers.
+
+        Raises:
+            StreamGone: this side of the stream has ended.
+        """
+        self._end(self._unended(stream_id), None)
+
+    def respond(
+        self, stream_id: int, headers: Headers, body: bytes, trailers: Headers, last: tuple[bytes, bytes] | None = None
+    ) -> bool:
+        """Send a whole response (server role). Returns whether the stream is over, of which nothing is told then.
+        `last` is one trailer more, which no other response has.
+
+        Raises:
+            StreamGone: the stream has ended, or the response has begun.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.state & _BEGUN:
+            raise StreamGone
+        outbox = self._outbox
+        size = len(body)
+        if size > stream.window or size > outbox.window or size > outbox.frame_size:
+            # It cannot leave at once.
+            self.send_response(stream_id, headers)
+            self.send_data(stream_id, body)
+            self.send_trailers(stream_id, trailers if last is None else (*trailers, last))
+            return False
+        try:
+            block, end = self._encode(headers), self._encode(trailers)
+            if last is not None:
+                end += self._encoder.literal(last)
+        except HeaderListTooLarge:
+            self._break_off(stream, ErrorCode.INTERNAL_ERROR)
+            return False
+        outbox.window -= size
+        outbox.frames.append(frames.response(stream_id, block, body, end, outbox.frame_size))
+        if stream.state & REMOTE_DONE:
+            del self._streams[stream_id]
+            return True
+        stream.state |= LOCAL_DONE | ENDING
+        return False
+
+    def reset_stream(self, stream_id: int, error_code: int = ErrorCode.CANCEL) -> None:
+        """Break the stream off, with what waits of its body.
+
+        Raises:
+            StreamGone: it is over.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            raise StreamGone
+        self._break_off(stream, error_code)
+
+    def acknowledge(self, amount: int, stream_id: int) -> bool:
+        """`amount` received bytes of the stream have been consumed: the peer gets credit for them, some time. Returns
+        whether that is now, so that there is something to write."""
+        gives = self._consume(amount)
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.state & REMOTE_DONE:
+            return gives
+        stream.consumed += amount
+        if stream.consumed >= self._stream_credit_step:
+            stream.room += stream.consumed
+            self._outbox.frames.append(frames.window_update(stream_id, stream.consumed))
+            stream.consumed = 0
+            gives = True
+        return gives
+
+    def _consume(self, amount: int) -> bool:
+        self._consumed += amount
+        if self._consumed < self._credit_step:
+            return False
+        self._room += self._consumed
+        self._outbox.frames.append(frames.window_update(0, self._consumed))
+        self._consumed = 0
         return True
 
+    def ping(self, opaque_data: bytes) -> None:
+        """Ask the peer for an answer with the same eight bytes."""
+        self._outbox.frames.append(frames.frame(frames.PING, 0, 0, opaque_data))
+
     def announce_shutdown(self) -> None:
-        """First stage of a graceful close: the peer should open no new streams (RFC 9113, section 6.8)."""
-        self._engine.send_shutdown_notice()
+        """First stage of a graceful close: the peer should open no new streams (section 6.8)."""
+        self._outbox.frames.append(frames.go_away(frames.LARGEST, ErrorCode.NO_ERROR))
 
     def go_away(self, error_code: int = ErrorCode.NO_ERROR, why: bytes = b"") -> None:
         """Second stage: streams that the peer opened up to now are served, later ones are not. `why` is for the peer's
         log."""
-        self._engine.send_goaway(error_code, debug_data=why)
+        last = self._last_id if self._is_server else 0
+        if self._is_server:
+            self._shut = last
+        self._outbox.frames.append(frames.go_away(last, error_code, why))
+
+    def _unended(self, stream_id: int) -> Stream:
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.state & ENDING:
+            raise StreamGone
+        return stream
+
+    def _send_headers(self, stream: Stream, headers: Headers, end_stream: bool) -> None:
+        outbox = self._outbox
+        try:
+            block = self._encode(headers)
+        except HeaderListTooLarge:
+            if self._is_server:
+                self._break_off(stream, ErrorCode.INTERNAL_ERROR)
+            else:
+                self._remove(stream, ErrorCode.INTERNAL_ERROR)
+            return
+        outbox.frames.append(headers_frames(stream.id, block, end_stream, outbox.frame_size))
+        if end_stream:
+            self._end_now(stream)
+
+    def _end(self, stream: Stream, trailers: Headers | None) -> None:
+        self._outbox.end(stream, trailers)
+        if self._outbox.finished:
+            self._close_finished()
+
+    def _end_now(self, stream: Stream) -> None:
+        """The last frame of this side is on its way."""
+        stream.state |= LOCAL_DONE | ENDING
+        if stream.state & REMOTE_DONE:
+            del self._streams[stream.id]
+            self._events.append((told.CLOSED, stream.id, ErrorCode.NO_ERROR))
+
+    def _close_finished(self) -> None:
+        finished, self._outbox.finished = self._outbox.finished, []
+        for stream in finished:
+            self._end_now(stream)
+
+    def _break_off(self, stream: Stream, error_code: int) -> None:
+        """Reset the stream and tell of its end."""
+        self._outbox.frames.append(frames.reset(stream.id, error_code))
+        self._remove(stream, error_code)
+
+    def _remove(self, stream: Stream, error_code: int) -> None:
+        self._outbox.drop(stream)
+        stream.state |= OVER | ENDING
+        del self._streams[stream.id]
+        self._events.append((told.CLOSED, stream.id, error_code))
+
+    # --- receiving -------------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Take what the peer sent.
+
+        Raises:
+            Http2Error: the connection is beyond repair. `data_to_send` has a GOAWAY that tells the peer why.
+        """
+        if self.failed:
+            return
+        try:
+            self._reader.read(data, self)
+        except ConnectionFault as fault:
+            self.failed = True
+            self.go_away(fault.code, fault.why.encode())
+            raise Http2Error(fault.why) from None
+
+    def take_data(self, stream_id: int, data: bytes, end_stream: bool, padding: int) -> None:
+        """Part of `FrameTaker`."""
+        stream = self._streams.get(stream_id)
+        size = len(data)
+        if (
+            stream is None
+            or stream.state & self._data_mask != self._data_state
+            or size > stream.room
+            or size > self._room
+            or padding
+        ):
+            self._take_odd_data(stream, stream_id, data, end_stream, padding)
+            return
+        self._room -= size
+        stream.room -= size
+        events = self._events
+        if not end_stream:
+            stream.told_at = -1
+            events.append((BODY, stream_id, data, False))
+            return
+        stream.state |= REMOTE_DONE
+        waits_at = stream.told_at - self._events_taken
+        if waits_at >= 0:
+            # Nobody has heard of the request yet: it is told whole.
+            events[waits_at] = (WHOLE_REQUEST, stream_id, events[waits_at][2], data)
+            return
+        events.append((BODY, stream_id, data, True))
+        if stream.state & LOCAL_DONE:
+            self._remove(stream, ErrorCode.NO_ERROR)
+
+    def _take_odd_data(
+        self, stream: Stream | None, stream_id: int, data: bytes, end_stream: bool, padding: int
+    ) -> None:
+        """DATA that is padded, that has to have a certain length, or that may not be."""
+        size = len(data) + padding
+        self._room -= size
+        if self._room < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA came than there was credit for")
+        if stream is None:
+            self._check_not_idle(stream_id)
+            self._events.append(_IGNORED)
+            self._consume(size)
+            return
+        if stream.state & REMOTE_DONE:
+            fault = ErrorCode.STREAM_CLOSED
+        elif size > stream.room:
+            fault = ErrorCode.FLOW_CONTROL_ERROR
+        elif stream.state & self._data_mask & ~MEASURED != self._data_state or stream.misses(len(data), end_stream):
+            fault = ErrorCode.PROTOCOL_ERROR
+        else:
+            stream.room -= size
+            self._events.append((BODY, stream_id, data, end_stream))
+            if end_stream:
+                self._end_remote(stream)
+            if padding:
+                self.acknowledge(padding, stream_id)
+            return
+        self._consume(size)
+        self._punish(stream, fault)
+
+    def take_headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:
+        """Part of `FrameTaker`."""
+        # Whatever becomes of them, the decoder's table has to follow.
+        headers = self._known_blocks.get(block) or self._decode(block)
+        if (
+            headers is not self._good_headers
+            or not self._last_id < stream_id <= self._shut
+            or not stream_id & 1
+            or len(self._streams) >= self._max_streams
+            or end_stream
+            or self._good_length is not None
+        ):
+            self._take_other_headers(stream_id, headers, end_stream)
+            return
+        # A request as the last one.
+        self._last_id = stream_id
+        events = self._events
+        self._streams[stream_id] = Stream(
+            stream_id, self._initial_window, self._stream_room, 0, self._events_taken + len(events)
+        )
+        events.append((REQUEST, stream_id, headers, False))
+
+    def _take_other_headers(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._take_more_headers(stream, headers, end_stream)
+        elif not self._is_server or stream_id <= self._last_id or not stream_id & 1:
+            self._check_not_idle(stream_id)
+            self._events.append(_IGNORED)
+        else:
+            self._begin(stream_id, headers, end_stream)
+
+    def _begin(self, stream_id: int, headers: Headers, end_stream: bool) -> None:
+        """A client's new stream."""
+        self._last_id = stream_id
+        if stream_id > self._shut:
+            self._events.append(_IGNORED)
+            return
+        if headers is not self._good_headers:
+            if fault_of_request(headers):
+                self._answer(frames.reset(stream_id, ErrorCode.PROTOCOL_ERROR))
+                return
+            self._good_headers = headers
+            self._good_length = content_length(headers)
+        if len(self._streams) >= self._max_streams:
+            self._answer(frames.reset(stream_id, ErrorCode.REFUSED_STREAM))
+            return
+        stream = Stream(stream_id, self._initial_window, self._stream_room, REMOTE_DONE if end_stream else 0)
+        self._streams[stream_id] = stream
+        if end_stream and self._good_length:
+            self._punish(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        if self._good_length is not None:
+            stream.measure(self._good_length)
+        self._events.append((REQUEST, stream_id, headers, end_stream))
+
+    def _decode(self, block: bytes) -> Headers:
+        # Whatever becomes of them, the table has to follow.
+        try:
+            return self._decoder.decode(block)
+        except HpackError as error:
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        except HeaderListTooLarge:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header list is too large") from None
+
+    def _take_more_headers(self, stream: Stream, headers: Headers, end_stream: bool) -> None:
+        """Those of a stream that is open: a response's, or trailers."""
+        if stream.state & REMOTE_DONE:
+            self._punish(stream, ErrorCode.STREAM_CLOSED)
+        elif not self._is_server and not stream.state & ANSWERED:
+            self._take_response(stream, headers, end_stream)
+        elif not end_stream or fault_of_trailers(headers) or stream.misses(0, True):
+            self._punish(stream, ErrorCode.PROTOCOL_ERROR)
+        else:
+            self._events.append((told.TRAILERS, stream.id, headers))
+            self._end_remote(stream)
+
+    def _take_response(self, stream: Stream, headers: Headers, end_stream: bool) -> None:
+        if headers is not self._good_headers:
+            if fault_of_response(headers):
+                self._punish(stream, ErrorCode.PROTOCOL_ERROR)
+                return
+            self._good_headers = headers
+            self._good_length = content_length(headers)
+        if headers[0][1][:1] == b"1":
+            # An interim response: the real one follows.
+            if end_stream:
+                self._punish(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        if end_stream and self._good_length:
+            self._punish(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        stream.state |= ANSWERED
+        if self._good_length is not None:
+            stream.measure(self._good_length)
+        self._events.append((told.RESPONSE, stream.id, headers, end_stream))
+        if end_stream:
+            self._end_remote(stream)
+
+    def take_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        """Part of `FrameTaker`."""
+        sizes = _SIZES.get(kind)
+        if sizes is not None and len(payload) not in sizes:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame of kind {kind} has {len(payload)} bytes")
+        if kind in _OF_CONNECTION and stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a frame of kind {kind} names a stream")
+        match kind:
+            case frames.WINDOW_UPDATE:
+                self._take_window_update(stream_id, frames.read_number(payload) & frames.LARGEST)
+            case frames.RST_STREAM:
+                self._take_reset(stream_id, frames.read_number(payload))
+            case frames.SETTINGS:
+                self._take_settings(flags, payload)
+            case frames.PING:
+                if flags & frames.ACK:
+                    self._events.append((told.PONG, payload))
+                else:
+                    self._answer(frames.frame(frames.PING, frames.ACK, 0, payload))
+                    self._events.append((told.PING, payload))
+            case frames.GOAWAY:
+                self._take_go_away(payload)
+            case frames.PUSH_PROMISE:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE is not taken")
+            case _:
+                # PRIORITY, and what this side does not know (section 5.5).
+                self._events.append(_IGNORED)
+
+    def _take_window_update(self, stream_id: int, increment: int) -> None:
+        self._events.append(_IGNORED)
+        outbox = self._outbox
+        if stream_id == 0:
+            outbox.window += increment
+            if not increment or outbox.window > frames.LARGEST:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the connection's credit is wrong")
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_not_idle(stream_id)
+        elif not increment or stream.window + increment > frames.LARGEST:
+            self._punish(stream, ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
+        else:
+            outbox.credit(stream, increment)
+
+    def _take_reset(self, stream_id: int, error_code: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_not_idle(stream_id)
+            self._events.append(_IGNORED)
+        else:
+            self._events.append((told.RESET, stream_id))
+            self._remove(stream, error_code)
+
+    def _take_settings(self, flags: int, payload: bytes) -> None:
+        if flags & frames.ACK:
+            if payload:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS has a payload")
+            return
+        if len(payload) % 6:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"SETTINGS have {len(payload)} bytes")
+        for setting, value in frames.read_settings(payload):
+            if setting == frames.INITIAL_WINDOW_SIZE:
+                self._resize_windows(value)
+            elif setting == frames.MAX_FRAME_SIZE:
+                if not frames.DEFAULT_FRAME_SIZE <= value <= frames.LARGEST_FRAME_SIZE:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"the setting MAX_FRAME_SIZE is {value}")
+                self._outbox.frame_size = min(value, _MAX_SENT_FRAME)
+            elif setting == frames.MAX_CONCURRENT_STREAMS:
+                self._most_streams = value
+            elif setting == frames.HEADER_TABLE_SIZE:
+                self._encoder.set_max_table_size(value)
+            elif setting == frames.ENABLE_PUSH and value > (1 if self._is_server else 0):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"the setting ENABLE_PUSH is {value}")
+        self._answer(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
+        self._events.append((told.SETTINGS,))
+
+    def _resize_windows(self, size: int) -> None:
+        """The peer gives each stream credit for `size` bytes at its start (section 6.9.2)."""
+        if size > frames.LARGEST:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"the setting INITIAL_WINDOW_SIZE is {size}")
+        change, self._initial_window = size - self._initial_window, size
+        for stream in self._streams.values():
+            if stream.window + change > frames.LARGEST:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a stream's credit is too large")
+            self._outbox.credit(stream, change)
+
+    def _take_go_away(self, payload: bytes) -> None:
+        if len(payload) < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"GOAWAY has {len(payload)} bytes")
+        last = frames.read_number(payload) & frames.LARGEST
+        self._events.append((told.GOAWAY, last, frames.read_number(payload[4:])))
+        if not self._is_server:
+            self._shut = 0
+            # The peer has not acted on later ones and never will (section 6.8).
+            for stream in [stream for stream in self._streams.values() if stream.id > last]:
+                self._remove(stream, ErrorCode.REFUSED_STREAM)
+
+    def _end_remote(self, stream: Stream) -> None:
+        """The peer has ended its side."""
+        stream.state |= REMOTE_DONE
+        if stream.state & LOCAL_DONE:
+            self._remove(stream, ErrorCode.NO_ERROR)
+
+    def _check_not_idle(self, stream_id: int) -> None:
+        """A frame of a stream that is not open: fine when it was, and its end crossed the frame."""
+        if not 0 < stream_id <= self._last_id or not stream_id & 1:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a frame names stream {stream_id}, which is not open")
+
+    def _punish(self, stream: Stream, error_code: ErrorCode) -> None:
+        """Break a stream off for what the peer sent on it."""
+        self._count_answer()
+        self._break_off(stream, error_code)
+
+    def _answer(self, frame: bytes) -> None:
+        self._count_answer()
+        self._outbox.frames.append(frame)
+
+    def _count_answer(self) -> None:
+        self._answers += 1
+        if self._answers > _MAX_ANSWERS:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the answers to the peer's frames are not read")

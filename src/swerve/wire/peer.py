@@ -18,7 +18,7 @@ COMMON_NAME = "x509_common_name"
 _IDENTITY_KEYS = (SUBJECT_ALTERNATIVE_NAME, COMMON_NAME)
 
 # A client's certificate has 1 to 4 KiB. Beside the metadata that a client may send (128 KiB at most), so much fits the
-# private link to a replica (`wire.http2.PRIVATE_HEADER_LIST_SIZE`).
+# private link to a replica (`wire.limits.PRIVATE_HEADER_LIST_SIZE`).
 MAX_SIZE = 64 * 1024
 
 # What replicas are told it in, and carry on to the calls that they make.

@@ -1,0 +1,84 @@
+"""What makes a header list malformed (RFC 9113, sections 8.1.1 to 8.3).
+
+A malformed message must not be handed on: what it means could depend on who reads it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from swerve.wire.metadata import Headers
+
+_NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
+# Over all values, each on a line of its own: control characters, and spaces at an edge.
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|^[ \t]|[ \t]$", re.MULTILINE)
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_STATUS = re.compile(rb"[1-9][0-9][0-9]")
+_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
+_OF_THE_CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
+
+# Names that were found good: most of what comes has been seen before.
+_known_names: set[bytes] = set()
+_MAX_KNOWN_NAMES = 1024
+
+
+def fault_of_request(headers: Headers) -> str:
+    """What is wrong with a request's header list; "" when nothing is."""
+    fault = _fault(headers, _REQUEST_PSEUDO)
+    if fault:
+        return fault
+    fields = dict(headers)
+    if b":method" not in fields:
+        return "it has no :method"
+    if fields[b":method"] == b"CONNECT":
+        return "CONNECT is not served"
+    if not fields.get(b":path") or b":scheme" not in fields:
+        return "it has no :path or no :scheme"
+    return ""
+
+
+def fault_of_response(headers: Headers) -> str:
+    """The same of a response's header list."""
+    if not headers or headers[0][0] != b":status" or not _STATUS.fullmatch(headers[0][1]):
+        return "it does not begin with a :status"
+    return _fault(headers[1:], frozenset())
+
+
+def fault_of_trailers(headers: Headers) -> str:
+    """The same of what follows a body."""
+    return _fault(headers, frozenset())
+
+
+def _fault(headers: Headers, pseudo: frozenset[bytes]) -> str:
+    seen = 0
+    for index, (name, value) in enumerate(headers):
+        if name not in _known_names:
+            if not _NAME.fullmatch(name):
+                return "a name has characters that it may not have"
+            if len(_known_names) >= _MAX_KNOWN_NAMES:
+                _known_names.clear()
+            _known_names.add(name)
+        if name[0] == 0x3A:
+            if name not in pseudo:
+                return "a pseudo-header field is unknown"
+            if index != seen:
+                return "a pseudo-header field follows others"
+            seen += 1
+        elif name in _OF_THE_CONNECTION or (name == b"te" and value.lower() != b"trailers"):
+            return "it has a field that is about the connection"
+        elif name == b"content-length" and not _DIGITS.fullmatch(value):
+            return "its content-length is no number"
+    if seen and len({name for name, _ in headers[:seen]}) != seen:
+        return "a pseudo-header field comes twice"
+    values = b"\n".join([value for _, value in headers])
+    if _BAD_VALUE.search(values) or (values.count(b"\n") != len(headers) - 1 and headers):
+        return "a value has characters that it may not have"
+    return ""
+
+
+def content_length(headers: Headers) -> int | None:
+    """The length that a good header list announces for its body."""
+    for name, value in headers:
+        if name == b"content-length":
+            return int(value)
+    return None
