@@ -25,11 +25,15 @@ STOP_TIMEOUT_S = 60.0
 
 WAITING = "waiting"
 OTHER = "the rest"
+ENGINE = "HTTP/2 engine"
 # What a frame must contain, and the layer that it then is in; the first that fits counts.
 LAYERS = (
     ("epoll", WAITING),
     ("swerve/engine/guard.py", WAITING),  # asleep but for an instant each half second
-    ("ngh2/", "HTTP/2 engine (ngh2)"),
+    ("swerve/wire/f", ENGINE),  # frames, frame_reader
+    ("swerve/wire/header_block.py", "wire"),
+    ("swerve/wire/h", ENGINE),  # hpack, huffman, header_rules, http2
+    ("swerve/wire/outbox.py", ENGINE),
     ("_cmsgpack", "bundles' records (msgpack)"),
     ("uvloop/", "event loop (uvloop)"),
     ("(loop.c:", "event loop (uvloop)"),
