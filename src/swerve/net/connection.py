@@ -234,7 +234,8 @@ class Connection(asyncio.Protocol):
             self.http2.send_trailers(stream_id, headers)
         except StreamGone:
             return
-        self._response_queued()
+        if not self._flush_due:
+            self._schedule_flush()
 
     def respond(
         self, stream_id: int, headers: Headers, body: bytes, trailers: Headers, last: tuple[bytes, bytes] | None = None
@@ -248,9 +249,6 @@ class Connection(asyncio.Protocol):
         if over and self.streams.pop(stream_id, None) is None:
             # Its handler is being made just now.
             self._over = stream_id
-        self._response_queued()
-
-    def _response_queued(self) -> None:
         self._calls_queued += 1
         if not self._flush_due:
             self._schedule_flush()
@@ -369,6 +367,7 @@ class Connection(asyncio.Protocol):
     def _dispatch(self) -> bool:
         """Hand the engine's events to their handlers; True when there were any. Written out: it runs for each frame."""
         streams = self.streams
+        accept = cast(Acceptor, self._accept)  # a client gets no requests
         unacknowledged = 0
         events = self.http2.events()
         for event in events:
@@ -377,11 +376,14 @@ class Connection(asyncio.Protocol):
                 if kind == WHOLE_REQUEST:
                     _, stream_id, headers, data = event
                     self._unacknowledged = unacknowledged = self._unacknowledged + len(data)
-                    handler = self._begin(stream_id, headers, False)
-                    if handler is not None:
-                        handler.on_data(data, True)
-                    else:
+                    self.last_request = stream_id
+                    handler = accept(self, stream_id, headers, False)
+                    if handler is None:
                         self.acknowledge(stream_id, len(data))
+                        continue
+                    if self._over != stream_id:
+                        streams[stream_id] = handler
+                    handler.on_data(data, True)
                 elif kind == BODY:
                     _, stream_id, data, end_stream = event
                     size = len(data)
@@ -394,7 +396,11 @@ class Connection(asyncio.Protocol):
                     else:
                         self.acknowledge(stream_id, size)
                 elif kind == REQUEST:
-                    self._begin(event[1], event[2], event[3])
+                    _, stream_id, headers, end_stream = event
+                    self.last_request = stream_id
+                    handler = accept(self, stream_id, headers, end_stream)
+                    if handler is not None and self._over != stream_id:
+                        streams[stream_id] = handler
                 elif kind == CLOSED:
                     handler = streams.pop(event[1], None)
                     if handler is not None:
@@ -419,15 +425,6 @@ class Connection(asyncio.Protocol):
                 if kind in (BODY, WHOLE_REQUEST, REQUEST, TRAILERS, RESPONSE):
                     self.reset(event[1], ErrorCode.INTERNAL_ERROR)
         return bool(events)
-
-    def _begin(self, stream_id: int, headers: Headers, end_stream: bool) -> StreamHandler | None:
-        """Have a request accepted."""
-        assert self._accept is not None
-        self.last_request = stream_id
-        handler = self._accept(self, stream_id, headers, end_stream)
-        if handler is not None and self._over != stream_id:
-            self.streams[stream_id] = handler
-        return handler
 
     def _on_control(self, event: Event) -> None:
         """A frame that no stream's handler hears of."""

@@ -129,7 +129,7 @@ class Http2(Sender):
         if stream is None:
             self._check_not_idle(stream_id)
             self._events.append(_IGNORED)
-            self._consume(size)
+            self.acknowledge(size, stream_id)
             return
         if stream.state & REMOTE_DONE:
             fault = ErrorCode.STREAM_CLOSED
@@ -145,8 +145,8 @@ class Http2(Sender):
             if padding:
                 self.acknowledge(padding, stream_id)
             return
-        self._consume(size)
         self._punish(stream, fault)
+        self.acknowledge(size, stream_id)
 
     def take_headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:
         """Part of `FrameTaker`."""

@@ -244,25 +244,21 @@ class Sender:
     def acknowledge(self, amount: int, stream_id: int) -> bool:
         """`amount` received bytes of the stream have been consumed: the peer gets credit for them, some time. Returns
         whether that is now, so that there is something to write."""
-        gives = self._consume(amount)
+        self._consumed += amount
+        gives = self._consumed >= self._credit_step
+        if gives:
+            self._room += self._consumed
+            self._outbox.frames.append(frames.window_update(0, self._consumed))
+            self._consumed = 0
         stream = self._streams.get(stream_id)
         if stream is None or stream.state & REMOTE_DONE:
             return gives
         stream.consumed += amount
-        if stream.consumed >= self._stream_credit_step:
-            stream.room += stream.consumed
-            self._outbox.frames.append(frames.window_update(stream_id, stream.consumed))
-            stream.consumed = 0
-            gives = True
-        return gives
-
-    def _consume(self, amount: int) -> bool:
-        self._consumed += amount
-        if self._consumed < self._credit_step:
-            return False
-        self._room += self._consumed
-        self._outbox.frames.append(frames.window_update(0, self._consumed))
-        self._consumed = 0
+        if stream.consumed < self._stream_credit_step:
+            return gives
+        stream.room += stream.consumed
+        self._outbox.frames.append(frames.window_update(stream_id, stream.consumed))
+        stream.consumed = 0
         return True
 
     def ping(self, opaque_data: bytes) -> None:
