@@ -37,8 +37,15 @@ class RequestContext:
     grpc_context: RayServegRPCContext | None = None
     # True once the call has been cancelled or has expired: a thread that goes on makes no new calls.
     cancelled: bool = False
-    # Cancel functions of the unfinished handle calls that this call made; all run when it is cancelled.
-    children: dict[int, Any] = field(default_factory=dict)
+    _children: dict[int, Any] | None = field(default=None, repr=False)
+
+    @property
+    def children(self) -> dict[int, Any]:
+        """Cancel functions of the unfinished handle calls that this call made; all run when it is cancelled."""
+        # Most calls make none.
+        if self._children is None:
+            self._children = {}
+        return self._children
 
     def for_many(self, deadline: float | None) -> RequestContext:
         """The context for work that this call begins and others share: the end of one is not the end of the rest."""

@@ -65,8 +65,9 @@ class GrpcCall(UserCall):
             headers,
         )
         encoding = get(b"grpc-encoding", IDENTITY)
-        super().__init__(connection, stream_id, headers, runtime.max_message_size, encoding, runtime, context)
-        self.path = method.path
+        UserCall.__init__(
+            self, connection, stream_id, headers, runtime.max_message_size, encoding, runtime, context, method.path
+        )
         self._method = method
         self._context: RayServegRPCContext | None = None
         self._request: bytes | None = None
@@ -165,7 +166,7 @@ class GrpcCall(UserCall):
         kwargs: dict[str, Any] = {}
         if handler.takes_grpc_context:
             kwargs["grpc_context"] = self._make_context()
-        self.run(handler, (request,), kwargs, stream=self._method.server_streaming)
+        self.run(handler, (request,), kwargs, self._method.server_streaming)
 
     def _make_context(self) -> RayServegRPCContext:
         peer = dict(self.headers).get(PEER_FIELD, b"")

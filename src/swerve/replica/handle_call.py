@@ -59,10 +59,11 @@ class HandleCall(UserCall):
             deadline=None if seconds is None else time.monotonic() + seconds,
             headers=headers,
         )
-        super().__init__(connection, stream_id, headers, MAX_MESSAGE_SIZE, IDENTITY, runtime, context)
         self._method = get(b"swerve-method", b"__call__").decode()
+        UserCall.__init__(
+            self, connection, stream_id, headers, MAX_MESSAGE_SIZE, IDENTITY, runtime, context, self._method
+        )
         self._stream = fields[b":path"] == STREAM
-        self.path = self._method
 
     def message_received(self, message: bytes) -> None:
         if self._ran:
@@ -80,7 +81,7 @@ class HandleCall(UserCall):
             self._fail(error)
             self._stop_user_code()
         else:
-            self.run(handler, args, kwargs, stream=self._stream)
+            self.run(handler, args, kwargs, self._stream)
 
     def half_closed(self) -> None:
         if not self._ran:

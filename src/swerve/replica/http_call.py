@@ -131,7 +131,7 @@ class HttpCall(UserCall):
         context.route = request.route
         context.multiplexed_model_id = request.multiplexed_model_id
         context.session_id = request.session_id
-        self.admit(self._start_serving, request)
+        self.admit(functools.partial(self._start_serving, request))
 
     def _start_serving(self, request: HttpRequest) -> None:
         self._handlers = 1

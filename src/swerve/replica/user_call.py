@@ -38,9 +38,10 @@ _STALL_CHECK_S = 1.0
 _SLOW_STEP_S = 0.001
 # A proxy keeps a MiB of a request, to send it to another replica. Some of it is left to framing.
 _REPEATABLE_SIZE = 1_000_000
+_make_task: Callable[..., asyncio.Task[None]] = asyncio.Task
 # Where Python can begin a task without a turn of the event loop, a handler that waits for nothing has ended before the
 # next call is looked at.
-_AT_ONCE: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+_make_task_at_once = functools.partial(_make_task, eager_start=True) if sys.version_info >= (3, 12) else _make_task
 # Looked up once: an enum's member takes longer than a function's call.
 _COROUTINE, _ASYNC_GENERATOR = Kind.COROUTINE, Kind.ASYNC_GENERATOR
 _UNKNOWN = StatusCode.UNKNOWN
@@ -94,13 +95,15 @@ class UserCall(ServerCall):
         encoding: bytes,
         runtime: Runtime,
         context: RequestContext,
+        path: str = "",
     ) -> None:
-        super().__init__(connection, stream_id, headers, max_message_size, encoding)
+        # Here and in subclasses not by `super()`, which takes longer than what it finds.
+        ServerCall.__init__(self, connection, stream_id, headers, max_message_size, encoding)
         self.runtime = runtime
         self.context = context
         self.started_at = time.monotonic()
         # What was called and how it ended, for logs and metrics.
-        self.path = ""
+        self.path = path
         self.status = _UNKNOWN
         # Bytes of the request, as far as they say whether its caller can still send it again.
         self.received = 0
@@ -144,24 +147,31 @@ class UserCall(ServerCall):
 
     # --- getting a slot ---------------------------------------------------------------------------------------------
 
-    def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], *, stream: bool) -> None:
+    def run(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], stream: bool) -> None:
         """Run the handler and send what it gives: one value, or with `stream` each value as it is yielded."""
-        if self._timed and self.context.deadline is not None and time.monotonic() >= self.context.deadline:
+        if self._timed and self._overdue:
             # It expired on its way here.
             self.expire()
             return
-        self.admit(self._run_handler, handler, args, kwargs, stream)
+        self._ran = True
+        if self.runtime.slots.take():
+            self.has_slot = True
+            self._run_handler(handler, args, kwargs, stream)
+        else:
+            self._stand_in_line(functools.partial(self._run_handler, handler, args, kwargs, stream))
 
-    def admit(self, begin: Callable[..., None], *args: Any) -> None:
+    def admit(self, begin: Callable[[], None]) -> None:
         """Take a slot and call `begin`, which may not raise: now, when one is free, or never."""
         self._ran = True
-        slots = self.runtime.slots
-        if slots.take():
+        if self.runtime.slots.take():
             self.has_slot = True
-            begin(*args)
-            return
-        self._begin_user_code = functools.partial(begin, *args)
-        if not slots.wait(self):
+            begin()
+        else:
+            self._stand_in_line(begin)
+
+    def _stand_in_line(self, begin: Callable[[], None]) -> None:
+        self._begin_user_code = begin
+        if not self.runtime.slots.wait(self):
             self.turn_away()
 
     def enter(self) -> None:
@@ -202,7 +212,7 @@ class UserCall(ServerCall):
     def _run_handler(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], stream: bool) -> None:
         kind = handler.kind
         if kind is _COROUTINE and not stream:
-            self._spawn(self._run_coroutine(handler, args, kwargs), **_AT_ONCE)
+            self._spawn(self._run_coroutine(handler, args, kwargs), _make_task_at_once)
         elif kind is _ASYNC_GENERATOR or kind is _COROUTINE:
             self._spawn(self._run_async(functools.partial(handler.function, *args, **kwargs), handler.name, stream))
         else:
@@ -216,11 +226,13 @@ class UserCall(ServerCall):
                 # The system gives no thread.
                 self._settle(self._fail, error)
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], **options: Any) -> None:
+    def _spawn(
+        self, coroutine: Coroutine[Any, Any, None], make_task: Callable[..., asyncio.Task[None]] = _make_task
+    ) -> None:
         loop = self.runtime.loop
         if loop.get_task_factory() is None:
             # What `create_task` makes, named after what it does: uvloop would have a name made up for it first.
-            task = asyncio.Task(coroutine, loop=loop, name=self.path, **options)
+            task = make_task(coroutine, loop=loop, name=self.path)
         else:
             task = loop.create_task(coroutine)
         # It may have ended already.
@@ -231,7 +243,8 @@ class UserCall(ServerCall):
         _request_context.set(self.context)
         self.connection.mark_begun(self.stream_id)
         try:
-            value = await handler.function(*args, **kwargs)
+            # An empty dict would be copied first.
+            value = await (handler.function(*args, **kwargs) if kwargs else handler.function(*args))
             # A large request need not be there while its response is made.
             del args, kwargs
             self.answer(self.encode(value))
@@ -284,7 +297,7 @@ class UserCall(ServerCall):
     def answer(self, data: bytes | list[bytes | memoryview]) -> None:
         """End a call of one response with it."""
         if isinstance(data, bytes):
-            self._end(self.outcome(), body=data)
+            self._end(self.outcome(), (), data)
         else:
             self._send(data)
             self._end(self.outcome())
