@@ -22,6 +22,7 @@ from swerve.net.server import ServerStream, Unary, method_acceptor, serve
 from swerve.net.streams import Headers
 from swerve.wire import bundle
 from swerve.wire.frames import ErrorCode
+from swerve.wire.known_headers import SharedHeaders
 from swerve.wire.limits import Http2Limits
 from swerve.wire.status import RpcError, Status, StatusCode
 
@@ -63,13 +64,16 @@ class Replica:
 
     def _admit(self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool):
         if (b":path", bundle.PATH) in headers:
-            return BundleServer(connection, stream_id, self._admit)
+            return BundleServer(connection, stream_id, self._admit_bundled)
         if self.refuse_next:
             self.refuse_next -= 1
             self.refused += 1
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return None
         return self._accept(connection, stream_id, headers, end_stream)
+
+    def _admit_bundled(self, side: BundleServer, number: int, shared: SharedHeaders, added: Headers, end_stream: bool):
+        return self._admit(side, number, shared.headers + added, end_stream)
 
     async def _unary(self, request: bytes, metadata: dict[str, str]) -> bytes:
         try:

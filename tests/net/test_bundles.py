@@ -75,11 +75,11 @@ class Ends:
         self.server = BundleServer(connection, stream_id, self._accept)
         return self.server
 
-    def _accept(self, side, number, headers, end_stream):
+    def _accept(self, side, number, shared, added, end_stream):
         if self.turn_away:
             side.reset(number, ErrorCode.REFUSED_STREAM)
             return None
-        call = self.served[number] = Served(headers, ended=end_stream)
+        call = self.served[number] = Served(shared.headers + added, ended=end_stream)
         return call
 
     def ask(self, body=b"body", **options) -> Asked:

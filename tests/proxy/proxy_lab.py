@@ -83,7 +83,7 @@ class FakeReplica:
     def _accept(self, connection, stream_id, headers, end_stream):
         if (b":path", bundle.PATH) in headers:
             if self.bundles:
-                return BundleServer(connection, stream_id, self._accept)
+                return BundleServer(connection, stream_id, self._accept_bundled)
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return None
         if self.refuse_next or len(self.running) >= self.limit:
@@ -98,6 +98,9 @@ class FakeReplica:
         if end_stream:
             call.end_of_request()
         return call
+
+    def _accept_bundled(self, side, number, shared, added, end_stream):
+        return self._accept(side, number, shared.headers + added, end_stream)
 
 
 @dataclass

@@ -1,11 +1,10 @@
 """Records to bytes and back."""
 
-import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swerve.wire.bundle import ANSWER, CALL, CREDIT, RESET, KnownHeaders, pack, unpack
+from swerve.wire.bundle import ANSWER, CALL, CREDIT, RESET, pack, unpack
 from swerve.wire.message import MessageReader
 
 number = st.integers(1, 2**64 - 1)
@@ -35,11 +34,3 @@ def test_a_view_of_a_buffer_is_packed_like_bytes():
 def test_what_is_no_bundle_is_a_value_error(broken):
     with pytest.raises(ValueError, match=r".*"):
         unpack(broken)
-
-
-def test_the_memory_of_packed_headers_is_bounded():
-    known = KnownHeaders()
-    for number in range(2000):
-        pairs = ((b"who", b"%d" % number),)
-        assert known.whole((msgpack.packb(pairs), (b"x", b"y"))) == (*pairs, (b"x", b"y"))
-        assert len(known) <= 256

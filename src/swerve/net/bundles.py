@@ -26,13 +26,13 @@ from swerve.wire.bundle import (
     PATH,
     RESET,
     WINDOW,
-    KnownHeaders,
     PackedHeaders,
     Record,
     pack,
     unpack,
 )
 from swerve.wire.frames import ErrorCode
+from swerve.wire.known_headers import KnownHeaders, SharedHeaders
 from swerve.wire.limits import PRIVATE_HEADER_LIST_SIZE
 from swerve.wire.message import MessageReader
 from swerve.wire.status import RpcError
@@ -222,10 +222,15 @@ class _Outgoing:
         self.callbacks: list[Callable[[], None]] = []
 
 
+# Takes (server, number, shared, added, end_stream) of a request, whose headers are the shared ones and those that were
+# added to them. Returns as an `Acceptor` does.
+BundleAcceptor = Callable[["BundleServer", int, SharedHeaders, Headers, bool], StreamHandler | None]
+
+
 class BundleServer(_Bundles):
     """The replica's end: takes requests, and offers calls the methods of a `Connection`, by number."""
 
-    def __init__(self, connection: Connection, stream_id: int, accept: Callable[..., StreamHandler | None]) -> None:
+    def __init__(self, connection: Connection, stream_id: int, accept: BundleAcceptor) -> None:
         super().__init__(connection)
         self.stream_id = stream_id
         # None while the acceptor has not returned.
@@ -247,9 +252,11 @@ class BundleServer(_Bundles):
             _, _, headers, body = record
             calls = self.calls
             calls[number] = None
-            if type(headers[0]) is bytes:
-                headers = self._known.whole(headers)
-            call = self._accept(self, number, headers, not body)
+            first = headers[0]
+            if type(first) is bytes:
+                call = self._accept(self, number, self._known.find(first), headers[1:], not body)
+            else:
+                call = self._accept(self, number, SharedHeaders(headers), (), not body)
             # What is not there any more was answered or turned away at once.
             if number in calls:
                 if call is None:

@@ -33,6 +33,19 @@ class GrpcRuntime(Runtime, Protocol):
     keep_status_on_exception: bool
 
 
+class GrpcHead:
+    """What a replica goes by in a request's headers: found out once for all requests with the same block of them."""
+
+    __slots__ = ("encoding", "model_id", "request_id", "session_id", "timeout")
+
+    def __init__(self, fields: dict[bytes, bytes]) -> None:
+        self.request_id = fields.get(b"request_id", b"")
+        self.timeout = fields.get(b"grpc-timeout")
+        self.model_id = fields.get(b"multiplexed_model_id", b"").decode("latin-1")
+        self.session_id = fields.get(b"session_id", b"").decode("latin-1")
+        self.encoding = fields.get(b"grpc-encoding", IDENTITY)
+
+
 class GrpcCall(UserCall):
     """One RPC. The handler gets the parsed request, or for client streaming an input stream."""
 
@@ -47,24 +60,28 @@ class GrpcCall(UserCall):
         connection: CallSide,
         stream_id: int,
         headers: Headers,
-        fields: dict[bytes, bytes],
+        head: GrpcHead,
+        # Those of `headers` that are not in `head`, which they overrule.
+        added: Headers,
         method: ServedMethod,
         runtime: GrpcRuntime,
     ) -> None:
-        get = fields.get
-        timeout = get(b"grpc-timeout")
+        request_id, timeout, encoding = head.request_id, head.timeout, head.encoding
+        for name, value in added:
+            if name == b"request_id":
+                request_id = value
+            elif name == b"grpc-timeout":
+                timeout = value
         seconds = None if timeout is None else parse_timeout(timeout)
-        model_id, session_id = get(b"multiplexed_model_id"), get(b"session_id")
         context = RequestContext(
-            get(b"request_id", b"").decode("latin-1"),
+            request_id.decode("latin-1"),
             runtime.app,
             runtime.app,
-            "" if model_id is None else model_id.decode("latin-1"),
-            "" if session_id is None else session_id.decode("latin-1"),
+            head.model_id,
+            head.session_id,
             None if seconds is None else time.monotonic() + seconds,
             headers,
         )
-        encoding = get(b"grpc-encoding", IDENTITY)
         UserCall.__init__(
             self, connection, stream_id, headers, runtime.max_message_size, encoding, runtime, context, method.path
         )

@@ -24,7 +24,7 @@ from swerve.net.server_call import CallSide, ServerCall
 from swerve.net.streams import Acceptor, Headers, StreamHandler
 from swerve.net.timers import TimerWheel
 from swerve.replica.errors import stack_trace
-from swerve.replica.grpc_call import GrpcCall
+from swerve.replica.grpc_call import GrpcCall, GrpcHead
 from swerve.replica.handle_call import CALL, STREAM, HandleCall
 from swerve.replica.observer import ReplicaObserver
 from swerve.replica.slots import Slots
@@ -36,6 +36,7 @@ from swerve.servicers import ServedMethod, Servicers
 from swerve.servicers import load as load_servicers
 from swerve.wire import bundle
 from swerve.wire.frames import ErrorCode
+from swerve.wire.known_headers import SharedHeaders
 from swerve.wire.message import MAX_MESSAGE_SIZE
 from swerve.wire.status import Status, StatusCode
 
@@ -110,40 +111,55 @@ class Replica:
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
-    def accept(self, connection: CallSide, stream_id: int, headers: Headers, end_stream: bool) -> StreamHandler | None:
-        """An `Acceptor`, also of requests in bundles. Calls of user code come only while it runs; the controller's
-        always. A call takes its slot when its request has come, see `Slots`."""
-        fields = dict(headers)
-        path = fields[b":path"]
-        method = self._methods.get(path)
-        if method is None and path.startswith(_PRIVATE_PREFIX) and isinstance(connection, Connection):
+    def accept(
+        self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool
+    ) -> StreamHandler | None:
+        """An `Acceptor`. Calls of user code come only while it runs; the controller's always."""
+        shared = SharedHeaders(headers)
+        path = shared.fields[b":path"]
+        if path.startswith(_PRIVATE_PREFIX) and path not in self._methods:
             if path == bundle.PATH:
-                return BundleServer(connection, stream_id, self.accept)
+                return BundleServer(connection, stream_id, self._accept_call)
             return self.private(connection, stream_id, headers, end_stream)
+        return self._accept_call(connection, stream_id, shared, (), end_stream)
+
+    def _accept_call(
+        self, side: CallSide, number: int, shared: SharedHeaders, added: Headers, end_stream: bool
+    ) -> StreamHandler | None:
+        """A `BundleAcceptor`, also of calls with streams of their own. A call takes its slot when its request has come,
+        see `Slots`."""
         if not self.slots.is_open:
-            connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            side.reset(number, ErrorCode.REFUSED_STREAM)
             return None
+        path = shared.fields[b":path"]
+        method = self._methods.get(path)
         if method is not None:
-            call = GrpcCall(connection, stream_id, headers, fields, method, self)
-            call.begin(end_stream)
+            head: GrpcHead | None = shared.verdict
+            if head is None:
+                head = shared.verdict = GrpcHead(shared.fields)
+            call = GrpcCall(side, number, shared.headers + added, head, added, method, self)
+            if end_stream or method.client_streaming:
+                call.begin(end_stream)
             return call
+        headers = shared.headers + added
+        fields = shared.fields | dict(added) if added else shared.fields
         if path in (CALL, STREAM):
-            return HandleCall(connection, stream_id, headers, fields, self)
+            return HandleCall(side, number, headers, fields, self)
         if path == _HTTP:
             # Only a replica that gets HTTP pays for Starlette.
             from swerve.replica.http_call import HttpCall
 
-            return HttpCall(connection, stream_id, headers, fields, self)
+            return HttpCall(side, number, headers, fields, self)
         if path == _WEBSOCKET:
             from swerve.replica.websocket_call import WebSocketCall
 
-            return WebSocketCall(connection, stream_id, headers, fields, self)
+            return WebSocketCall(side, number, headers, fields, self)
         if path in self._unknown:
-            refused = ServerCall(connection, stream_id, headers, self.max_message_size)
+            refused = ServerCall(side, number, headers, self.max_message_size)
             refused.finish(_UNKNOWN_METHOD, ((b"request_id", fields.get(b"request_id", b"")),))
             return refused
         # A method that is new, and that this replica has not been told of yet.
-        connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
+        side.reset(number, ErrorCode.REFUSED_STREAM)
         return None
 
     @property

@@ -10,7 +10,8 @@ used again on its stream. Records, in MessagePack, each an array that begins wit
     CREDIT  number, bytes                          so much of an answer's body has been passed on (caller to replica)
 
 Most requests of a client have the same headers. The first of a request's headers may be bytes instead of a pair: an
-array of pairs, packed, which the receiver is likely to know.
+array of pairs, packed, which the receiver is likely to know. The pairs that follow are the caller's own: the client's
+address (`wire.peer`), the request id, the time that is left.
 
 The first ANSWER of a response may leave out headers that say nothing beyond gRPC's own. Its last one has the trailers,
 none of them when they would say OK and no more. One with trailers alone, where no part came before, is a response of
@@ -40,9 +41,6 @@ MAX_BODY = 16 * 1024
 # Bytes of one response's body that are on their way at most, like the window of a stream.
 WINDOW = 256 * 1024
 
-# Packed blocks of headers that a receiver keeps.
-_MAX_KNOWN = 256
-
 _packer = msgpack.Packer(autoreset=True)
 
 
@@ -63,33 +61,14 @@ def unpack(message: bytes) -> tuple[Record, ...]:
 
 
 def pack_headers(headers: Headers) -> bytes:
-    """A block of headers as the first of a request's, which `KnownHeaders` unpacks."""
+    """A block of headers as the first of a request's."""
     return cast(bytes, msgpack.packb(headers))
 
 
-class KnownHeaders:
-    """A receiver's memory of packed blocks of headers: a few of them are most of what comes."""
+def unpack_headers(packed: bytes) -> Headers:
+    """The block of headers that `pack_headers` packed.
 
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Headers] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def whole(self, headers: PackedHeaders) -> Headers:
-        """`headers` with the pairs that their first stands for.
-
-        Raises:
-            ValueError: it is no packed array.
-        """
-        packed = headers[0]
-        assert isinstance(packed, bytes)
-        block = self._known.get(packed)
-        if block is None:
-            block = cast("Headers", msgpack.unpackb(packed, use_list=False))
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[packed] = block
-        return block + cast("Headers", headers[1:])
+    Raises:
+        ValueError: it is no packed array.
+    """
+    return cast("Headers", msgpack.unpackb(packed, use_list=False))
