@@ -433,7 +433,8 @@ class Connection(asyncio.Protocol):
             self._strike(weight=LIGHT)
         elif kind == SETTINGS:
             self.established = True
-            self._strike()
+            # A change of the window's size takes a step for every stream.
+            self._strike(weight=HEAVY + len(self.streams))
         elif kind == PING:
             # What gRPC clients look for before they ask less often ("gRPC Keepalive").
             self._strike(b"too_many_pings")

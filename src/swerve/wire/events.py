@@ -8,7 +8,7 @@ An event is a tuple that begins with its kind, which costs a tenth of an object:
     BODY         stream_id, data, end_stream          DATA, whole or in part
     TRAILERS     stream_id, headers                   they end the stream's incoming side
     CLOSED       stream_id, error_code                the stream is over, both ways; the last that is told of it
-    RESET        stream_id                            the peer broke the stream off; CLOSED follows
+    RESET        stream_id                            the peer broke the stream off, or its rules; CLOSED follows
     SETTINGS                                          the peer's, which have been acknowledged
     PING         opaque_data                          it has been answered
     PONG         opaque_data                          the answer to a ping

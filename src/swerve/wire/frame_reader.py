@@ -12,10 +12,12 @@ from swerve.wire.frames import (
     ACK,
     CONTINUATION,
     DATA,
+    DEFAULT_FRAME_SIZE,
     END_HEADERS,
     END_STREAM,
     HEAD_SIZE,
     HEADERS,
+    LARGEST,
     PADDED,
     PREFACE,
     SETTINGS,
@@ -84,10 +86,13 @@ class FrameReader:
             position = self._read_part(data, 0, taker)
         elif self._greeting is not None:
             position = self._read_greeting(data)
+            if self._greeting is not None:
+                self._rest = data
+                return
         size, limit = len(data), self._frame_limit
         while size - position >= HEAD_SIZE:
             word, flags, stream_id = read_head(data, position)
-            length, kind = word >> 8, word & 0xFF
+            length, kind, stream_id = word >> 8, word & 0xFF, stream_id & LARGEST
             start = position + HEAD_SIZE
             end = start + length
             if length > limit:
@@ -109,15 +114,14 @@ class FrameReader:
         self._rest = data[position:]
 
     def _read_greeting(self, data: bytes) -> int:
-        """Where the first frame begins; past the end of `data` while the greeting is incomplete."""
+        """Where the first frame begins, when all of the greeting has come."""
         greeting = self._greeting
         assert greeting is not None
         size = len(greeting)
         if data[:size] != greeting[: len(data)]:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the connection does not begin as HTTP/2 does")
         if len(data) < size + HEAD_SIZE:
-            self._rest = data
-            return len(data)
+            return 0
         word, flags, _ = read_head(data, size)
         if word & 0xFF != SETTINGS or flags & ACK:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
@@ -159,7 +163,8 @@ class FrameReader:
         _, first_flags, parts = self._block
         parts.append(payload)
         # Endless ones, also of empty frames, would take memory before there is a list to be refused (CVE-2024-27316).
-        if sum(map(len, parts)) > self._block_limit or len(parts) > 2 + 2 * self._block_limit // self._frame_limit:
+        # A peer need not make use of larger frames than each has to take.
+        if sum(map(len, parts)) > self._block_limit or len(parts) > 2 + 2 * self._block_limit // DEFAULT_FRAME_SIZE:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block is too large")
         if flags & END_HEADERS:
             self._block = None

@@ -20,6 +20,7 @@ _OF_THE_CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection
 # Names that were found good: most of what comes has been seen before.
 _known_names: set[bytes] = set()
 _MAX_KNOWN_NAMES = 1024
+_MAX_KNOWN_NAME = 64
 
 
 def fault_of_request(headers: Headers) -> str:
@@ -50,14 +51,15 @@ def fault_of_trailers(headers: Headers) -> str:
 
 
 def _fault(headers: Headers, pseudo: frozenset[bytes]) -> str:
-    seen = 0
+    seen, measured = 0, False
     for index, (name, value) in enumerate(headers):
         if name not in _known_names:
             if not _NAME.fullmatch(name):
                 return "a name has characters that it may not have"
-            if len(_known_names) >= _MAX_KNOWN_NAMES:
-                _known_names.clear()
-            _known_names.add(name)
+            if len(name) <= _MAX_KNOWN_NAME:
+                if len(_known_names) >= _MAX_KNOWN_NAMES:
+                    _known_names.clear()
+                _known_names.add(name)
         if name[0] == 0x3A:
             if name not in pseudo:
                 return "a pseudo-header field is unknown"
@@ -66,8 +68,10 @@ def _fault(headers: Headers, pseudo: frozenset[bytes]) -> str:
             seen += 1
         elif name in _OF_THE_CONNECTION or (name == b"te" and value.lower() != b"trailers"):
             return "it has a field that is about the connection"
-        elif name == b"content-length" and not _DIGITS.fullmatch(value):
-            return "its content-length is no number"
+        elif name == b"content-length":
+            if measured or not _DIGITS.fullmatch(value):
+                return "its content-length is no number, or comes twice"
+            measured = True
     if seen and len({name for name, _ in headers[:seen]}) != seen:
         return "a pseudo-header field comes twice"
     values = b"\n".join([value for _, value in headers])

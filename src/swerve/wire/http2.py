@@ -55,13 +55,11 @@ class Http2(Sender):
         "_good_headers",
         "_good_length",
         "_known_blocks",
-        "_max_streams",
         "_reader",
     )
 
     def __init__(self, *, server: bool, limits: Http2Limits) -> None:
         super().__init__(server=server, limits=limits)
-        self._max_streams = limits.max_concurrent_streams
         self._reader = FrameReader(limits, server=server)
         self._decoder = Decoder(limits.max_header_list_size)
         self._known_blocks = self._decoder.known_blocks
@@ -139,6 +137,7 @@ class Http2(Sender):
             fault = ErrorCode.PROTOCOL_ERROR
         else:
             stream.room -= size
+            stream.told_at = -1
             self._events.append((BODY, stream_id, data, end_stream))
             if end_stream:
                 self._end_remote(stream)
@@ -156,7 +155,7 @@ class Http2(Sender):
             headers is not self._good_headers
             or not self._last_id < stream_id <= self._shut
             or not stream_id & 1
-            or len(self._streams) >= self._max_streams
+            or len(self._streams) >= self._may_open
             or end_stream
             or self._good_length is not None
         ):
@@ -192,7 +191,7 @@ class Http2(Sender):
                 return
             self._good_headers = headers
             self._good_length = content_length(headers)
-        if len(self._streams) >= self._max_streams:
+        if len(self._streams) >= self._may_open:
             self._answer(frames.reset(stream_id, ErrorCode.REFUSED_STREAM))
             return
         stream = Stream(stream_id, self._initial_window, self._stream_room, REMOTE_DONE if end_stream else 0)
@@ -271,6 +270,8 @@ class Http2(Sender):
                 self._take_go_away(payload)
             case frames.PUSH_PROMISE:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE is not taken")
+            case frames.PRIORITY if not stream_id:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY names no stream")
             case _:
                 # PRIORITY, and what this side does not know (section 5.5).
                 self._events.append(_IGNORED)
@@ -280,8 +281,10 @@ class Http2(Sender):
         outbox = self._outbox
         if stream_id == 0:
             outbox.window += increment
-            if not increment or outbox.window > frames.LARGEST:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the connection's credit is wrong")
+            if not increment:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the connection's credit grows by nothing")
+            if outbox.window > frames.LARGEST:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "the connection's credit is too large")
             return
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -304,12 +307,16 @@ class Http2(Sender):
         if flags & frames.ACK:
             if payload:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS has a payload")
+            self._events.append(_IGNORED)
             return
         if len(payload) % 6:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"SETTINGS have {len(payload)} bytes")
+        window = self._initial_window
         for setting, value in frames.read_settings(payload):
             if setting == frames.INITIAL_WINDOW_SIZE:
-                self._resize_windows(value)
+                if value > frames.LARGEST:
+                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"the setting INITIAL_WINDOW_SIZE is {value}")
+                window = value
             elif setting == frames.MAX_FRAME_SIZE:
                 if not frames.DEFAULT_FRAME_SIZE <= value <= frames.LARGEST_FRAME_SIZE:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"the setting MAX_FRAME_SIZE is {value}")
@@ -320,13 +327,14 @@ class Http2(Sender):
                 self._encoder.set_max_table_size(value)
             elif setting == frames.ENABLE_PUSH and value > (1 if self._is_server else 0):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"the setting ENABLE_PUSH is {value}")
+        # Once a frame, which has room for thousands of values: each takes a step for every stream.
+        if window != self._initial_window:
+            self._resize_windows(window)
         self._answer(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
         self._events.append((told.SETTINGS,))
 
     def _resize_windows(self, size: int) -> None:
         """The peer gives each stream credit for `size` bytes at its start (section 6.9.2)."""
-        if size > frames.LARGEST:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"the setting INITIAL_WINDOW_SIZE is {size}")
         change, self._initial_window = size - self._initial_window, size
         for stream in self._streams.values():
             if stream.window + change > frames.LARGEST:
@@ -358,6 +366,7 @@ class Http2(Sender):
     def _punish(self, stream: Stream, error_code: ErrorCode) -> None:
         """Break a stream off for what the peer sent on it."""
         self._count_answer()
+        self._events.append((told.RESET, stream.id))
         self._break_off(stream, error_code)
 
     def _answer(self, frame: bytes) -> None:

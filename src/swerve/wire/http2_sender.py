@@ -42,6 +42,8 @@ class Sender:
         "_is_server",
         "_last_id",
         "_limits",
+        "_max_streams",
+        "_may_open",
         "_most_streams",
         "_outbox",
         "_room",
@@ -65,6 +67,9 @@ class Sender:
         # The last stream that the client has opened, and the last that it may open.
         self._last_id = 0 if server else -1
         self._shut = frames.LARGEST
+        # How many streams the peer may have open: those whose end waits to be written are open to it, and it must not
+        # have this side make answers without end that it does not read.
+        self._may_open = self._max_streams = limits.max_concurrent_streams if server else 0
         # Answers to the peer's frames since something was written.
         self._answers = 0
         # What may still come, on the connection and on a stream at its start (before the peer has heard of another
@@ -110,9 +115,10 @@ class Sender:
         """What is to be written next: all frames, and bodies until there are about `amount` bytes."""
         outbox = self._outbox
         data = outbox.take(amount)
-        self._answers = 0
         if outbox.finished:
             self._close_finished()
+        self._answers = 0
+        self._may_open = self._max_streams
         return data
 
     @property
@@ -226,6 +232,7 @@ class Sender:
         outbox.frames.append(frames.response(stream_id, block, body, end, outbox.frame_size))
         if stream.state & REMOTE_DONE:
             del self._streams[stream_id]
+            self._may_open -= 1
             return True
         stream.state |= LOCAL_DONE | ENDING
         return False
@@ -272,9 +279,10 @@ class Sender:
     def go_away(self, error_code: int = ErrorCode.NO_ERROR, why: bytes = b"") -> None:
         """Second stage: streams that the peer opened up to now are served, later ones are not. `why` is for the peer's
         log."""
-        last = self._last_id if self._is_server else 0
+        last = 0
         if self._is_server:
-            self._shut = last
+            # Never more than was said before (section 6.8).
+            last = self._shut = min(self._last_id, self._shut)
         self._outbox.frames.append(frames.go_away(last, error_code, why))
 
     def _unended(self, stream_id: int) -> Stream:
@@ -307,6 +315,7 @@ class Sender:
         stream.state |= LOCAL_DONE | ENDING
         if stream.state & REMOTE_DONE:
             del self._streams[stream.id]
+            self._may_open -= 1
             self._events.append((told.CLOSED, stream.id, ErrorCode.NO_ERROR))
 
     def _close_finished(self) -> None:
@@ -317,6 +326,7 @@ class Sender:
     def _break_off(self, stream: Stream, error_code: int) -> None:
         """Reset the stream and tell of its end."""
         self._outbox.frames.append(frames.reset(stream.id, error_code))
+        self._may_open -= 1
         self._remove(stream, error_code)
 
     def _remove(self, stream: Stream, error_code: int) -> None:
