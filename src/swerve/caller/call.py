@@ -128,14 +128,14 @@ class RemoteCall(ClientCall):
     def send(self, replica: Replica) -> None:
         """The router chose `replica`."""
         self._replica = replica
-        connection = cast(Connection, replica.link)
+        connection: Connection = replica.link
         if self._lent is not None:
             pieces = self._lent.to(connection)
             self._body = _framed(pieces, sum(map(len, pieces)))
         body = self._body
         if not self.destination.stream and len(body) == 1 and len(body[0]) <= MAX_BODY:
-            bundles = BundleCaller.of(connection)
-            if bundles is not None:
+            bundles: BundleCaller | None = replica.link.bundles
+            if bundles is not None and bundles.ready:
                 self.begin_in_bundle(bundles, self._headers(), bytes(body[0]))
                 return
         try:
@@ -197,10 +197,10 @@ class RemoteCall(ClientCall):
         assert self._target is not None
         self.done = False
         if self._lent is not None:
-            self._lent.loan.refused(cast(Connection, replica.link))
+            self._lent.loan.refused(replica.link)
         if not self._pinned:
             self._target.refused(replica, self)
-        elif cast(Connection, replica.link).usable:
+        elif replica.link.usable:
             self._replica = replica
             self._home.loop.call_later(_PINNED_RETRY_S, self._send_again, replica)
         else:

@@ -13,7 +13,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import cast
 
 from swerve.caller.call import RemoteCall
 from swerve.caller.codec import Lend
@@ -187,7 +186,7 @@ class CallerRuntime:
         for timer in self._absent.values():
             timer.cancel()
         for target in self._targets.values():
-            links = [cast(Connection, replica.link) for replica in target.router.replicas.values()]
+            links: list[Connection] = [replica.link for replica in target.router.replicas.values()]
             target.close(
                 functools.partial(_fail, text="This process was disconnected from Serve while the call waited.")
             )

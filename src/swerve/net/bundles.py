@@ -137,12 +137,6 @@ class BundleCaller(_Bundles):
         self.stream_id = connection.open_stream(_REQUEST, self)
         connection.bundles = self
 
-    @staticmethod
-    def of(connection: Connection) -> BundleCaller | None:
-        """The bundle stream of a connection, if calls may be made on it."""
-        bundles = connection.bundles
-        return bundles if isinstance(bundles, BundleCaller) and bundles.ready else None
-
     @property
     def idle(self) -> bool:
         return not self.calls

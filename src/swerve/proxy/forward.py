@@ -30,7 +30,7 @@ from swerve.net.streams import CONNECTION_LOST, HUNG_UP, Headers
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.proxy.routes import Method
 from swerve.routing.calls import CallDescription, Shed
-from swerve.wire.bundle import MAX_BODY, PackedHeaders
+from swerve.wire.bundle import MAX_BODY
 from swerve.wire.deadline import format_timeout
 from swerve.wire.frames import ErrorCode
 from swerve.wire.header_block import HeaderBlock
@@ -148,9 +148,8 @@ class ForwardedCall:
         self._timers: TimerWheel | None = None
         self._replica: Replica | None = None
         self._leg: _ReplicaLeg | None = None
-        # Where the call is under way in a bundle, and as what.
+        # Where the call is under way in a bundle; set with its number there.
         self._bundles: BundleCaller | None = None
-        self._number = 0
         self._body: list[bytes] | None = []
         self._body_size = 0
         # How many parts of the body have been forwarded once, so that their credit is settled.
@@ -208,24 +207,32 @@ class ForwardedCall:
 
     def send(self, replica: Replica) -> None:
         """Send what has come of the request to `replica`, whose slot the router has taken for this call."""
-        connection: Connection = replica.link
         added = self._added
         if self._timers is not None:
             left = self._deadline - time.monotonic()
             added += ((b"grpc-timeout", format_timeout(left)),)
-        bundles = connection.bundles
+        parts = self._body
+        bundles: BundleCaller | None = replica.link.bundles
         if (
-            self._request_ended
-            and self._method.unary
-            and self._body_size <= MAX_BODY
-            and isinstance(bundles, BundleCaller)
-            and bundles.ready
+            parts is None
+            or bundles is None
+            or not bundles.ready
+            or not self._request_ended
+            or not self._method.unary
+            or self._body_size > MAX_BODY
         ):
-            self._send_in_bundle(bundles, replica, added)
-        else:
-            self._send_on_stream(connection, replica, added)
+            self._send_on_stream(replica, added)
+            return
+        self._replica = replica
+        self._bundles = bundles
+        self._number = bundles.call(self._block.packed + added, b"".join(parts), self)
+        if not self._credited:
+            # A record is small enough to count as gone.
+            self._credited = len(parts)
+            self.client.acknowledge(self.stream_id, self._body_size)
 
-    def _send_on_stream(self, connection: Connection, replica: Replica, added: Headers) -> None:
+    def _send_on_stream(self, replica: Replica, added: Headers) -> None:
+        connection: Connection = replica.link
         leg = _ReplicaLeg(self, connection)
         body = self._body
         try:
@@ -245,19 +252,6 @@ class ForwardedCall:
                 else:
                     connection.forward_data(leg.stream_id, part, index == last, self.client, self.stream_id)
             self._credited = len(body)
-
-    def _send_in_bundle(self, bundles: BundleCaller, replica: Replica, added: Headers) -> None:
-        parts = self._body
-        assert parts is not None
-        packed = self._block.packed
-        headers: PackedHeaders = self._block.headers + added if packed is None else (packed, *added)
-        self._replica = replica
-        self._bundles = bundles
-        self._number = bundles.call(headers, b"".join(parts), self)
-        if not self._credited:
-            # A record is small enough to count as gone.
-            self._credited = len(parts)
-            self.client.acknowledge(self.stream_id, self._body_size)
 
     def move(self, target: Target[ProxiedCall], observer: CallObserver) -> None:
         """Wait for another release of the application, in front of its other calls."""
@@ -279,7 +273,8 @@ class ForwardedCall:
             # Most requests come whole.
             self._body = [data]
             self._body_size = len(data)
-            self._submit()
+            self.incomplete = False
+            self._target.submit(self)
             return
         body, leg = self._body, self._leg
         self._body_size += len(data)

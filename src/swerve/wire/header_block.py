@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swerve.wire import metadata
-from swerve.wire.bundle import pack_headers
+from swerve.wire.bundle import PackedHeaders, pack_headers
 from swerve.wire.metadata import Headers, size_of
 
 # The largest block that is remembered: the part of a client's metadata that does not change is far smaller.
@@ -19,8 +19,8 @@ class HeaderBlock:
     """Headers as they came, but for `grpc-timeout`: whoever passes them on says himself how much time is left.
 
     `fields` has the last value of each name, `size` counts all that came, by RFC 9113, section 6.5.2, and `timed` says
-    whether a time did. `packed` is the block for a record (`wire.bundle`), where a client has sent it before. `verdict`
-    is for the receiver's own use: what it found out about such a block.
+    whether a time did. `packed` is what a record has of them (`wire.bundle`): one piece, where they have come before.
+    `verdict` is for the receiver's own use: what it found out about such a block.
     """
 
     __slots__ = ("_came", "_timeout_at", "_timeout_size", "fields", "headers", "packed", "size", "timed", "verdict")
@@ -29,7 +29,6 @@ class HeaderBlock:
         self._came = self.headers = headers
         self.fields = dict(headers)
         self.size = size_of(headers)
-        self.packed: bytes | None = None
         self.verdict: Any = None
         # Where a single `grpc-timeout` stands, and how long its value is.
         self._timeout_at = -1
@@ -41,14 +40,15 @@ class HeaderBlock:
             if len(self.headers) == len(headers) - 1:
                 self._timeout_at = headers.index((_TIMEOUT, timeout))
                 self._timeout_size = len(timeout)
+        self.packed: PackedHeaders = self.headers
 
     @staticmethod
     def of(headers: Headers, last: HeaderBlock | None) -> HeaderBlock:
         """The block of `headers`: the `last` one of its client, if that says the same but for the time."""
         if last is None or not (headers is last._came or last._says(headers)):
             return HeaderBlock(headers)
-        if last.packed is None:
-            last.packed = pack_headers(last.headers)
+        if last.packed is last.headers:
+            last.packed = (pack_headers(last.headers),)
         return last
 
     def _says(self, headers: Headers) -> bool:
