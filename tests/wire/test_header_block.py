@@ -38,11 +38,18 @@ def test_a_block_that_differs_in_its_time_alone_is_the_same_and_has_none():
     first = HeaderBlock.of(timed(b"100m"), None)
     second = HeaderBlock.of(timed(b"999u"), first)
     assert second is first
-    assert second.timed
-    assert second.timeout_in(timed(b"999u")) == b"999u"
+    assert second.timeout == b"999u"
     assert second.headers == HEADERS
     assert [msgpack.unpackb(packed, use_list=False) for packed in second.packed] == [HEADERS]
     assert b"grpc-timeout" not in second.fields
+
+
+def test_a_block_has_the_timeout_of_the_request_that_came_last():
+    one, other = timed(b"100m"), timed(b"999u")
+    block = HeaderBlock.of(one, None)
+    for headers in (other, one, one, other):
+        block = HeaderBlock.of(headers, block)
+        assert (b"grpc-timeout", block.timeout) in headers
 
 
 @pytest.mark.parametrize(
@@ -65,7 +72,7 @@ def test_of_two_times_the_last_one_counts_and_both_must_come_again():
     headers = (*timed(b"100m"), (b"grpc-timeout", b"200m"))
     first = HeaderBlock.of(headers, None)
     assert first.headers == HEADERS
-    assert first.timeout_in(headers) == b"200m"
+    assert first.timeout == b"200m"
     assert HeaderBlock.of(headers, first) is first
     assert HeaderBlock.of((*timed(b"100m"), (b"grpc-timeout", b"300m")), first) is not first
 

@@ -170,7 +170,7 @@ class Ingress:
             series = self._observer_of(ingress).series(ingress.app, verdict.kind.method.path)
         call = self._make_call(connection, stream_id, block, verdict.kind, target, series)
         self._observer.ongoing += 1
-        if verdict.timed and not self._limit_time(call, block.timeout_in(headers)):
+        if verdict.timed and not self._limit_time(call, block.timeout):
             return call
         if end_stream or not call.incomplete:
             call.open(end_stream)
@@ -205,7 +205,7 @@ class Ingress:
             ingress,
             self._targets[ingress],
             self._observer.series(ingress.app, path),
-            block.timed or routes.limits.request_timeout_s is not None,
+            block.timeout is not None or routes.limits.request_timeout_s is not None,
         )
         if block.size <= MAX_REMEMBERED:
             connection.block = block

@@ -14,7 +14,7 @@ def parse_timeout(value: bytes) -> float | None:
     """Seconds of a `grpc-timeout` value; None when it is malformed."""
     unit = _UNITS.get(value[-1:])
     digits = value[:-1]
-    if unit is None or not 0 < len(digits) <= _MAX_DIGITS or not digits.isdigit():
+    if unit is None or len(digits) > _MAX_DIGITS or not digits.isdigit():
         return None
     return int(digits) * unit
 
@@ -23,8 +23,8 @@ def format_timeout(seconds: float) -> bytes:
     """`seconds` as a `grpc-timeout` value, in the finest unit that eight digits hold. Never longer than `seconds`."""
     if seconds <= 0:
         return b"0n"
-    for unit, per_second in ((b"u", 1e6), (b"m", 1e3), (b"S", 1.0)):
+    for form, per_second in ((b"%du", 1e6), (b"%dm", 1e3), (b"%dS", 1.0)):
         value = seconds * per_second
         if value <= _MAX_VALUE:
-            return b"%d%s" % (int(value), unit)
+            return form % value
     return b"%dH" % min(int(seconds / 3600), _MAX_VALUE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from swerve.wire import metadata
 from swerve.wire.bundle import PackedHeaders, pack_headers
 from swerve.wire.metadata import Headers, size_of
 
@@ -18,52 +17,45 @@ _TIMEOUT = b"grpc-timeout"
 class HeaderBlock:
     """Headers as they came, but for `grpc-timeout`: whoever passes them on says himself how much time is left.
 
-    `fields` has the last value of each name, `size` counts all that came, by RFC 9113, section 6.5.2, and `timed` says
-    whether a time did. `packed` is what a record has of them (`wire.bundle`): one piece, where they have come before.
-    `verdict` is for the receiver's own use: what it found out about such a block.
+    `fields` has the last value of each name, `size` counts all that came, by RFC 9113, section 6.5.2. `timeout` is the
+    value of the request that came last. `packed` is what a record has of the headers (`wire.bundle`): one piece, where
+    they have come before. `verdict` is for the receiver's own use: what it found out about such a block.
     """
 
-    __slots__ = ("_came", "_timeout_at", "_timeout_size", "fields", "headers", "packed", "size", "timed", "verdict")
+    __slots__ = ("_came", "_others", "_timeout_at", "fields", "headers", "packed", "size", "timeout", "verdict")
 
     def __init__(self, headers: Headers) -> None:
         self._came = self.headers = headers
         self.fields = dict(headers)
         self.size = size_of(headers)
         self.verdict: Any = None
-        # Where a single `grpc-timeout` stands, and how long its value is.
+        self.timeout = self.fields.pop(_TIMEOUT, None)
+        # Where a single timeout stands, among which other fields.
         self._timeout_at = -1
-        self._timeout_size = 0
-        timeout = self.fields.pop(_TIMEOUT, None)
-        self.timed = timeout is not None
-        if timeout is not None:
-            self.headers = tuple(field for field in headers if field[0] != _TIMEOUT)
-            if len(self.headers) == len(headers) - 1:
-                self._timeout_at = headers.index((_TIMEOUT, timeout))
-                self._timeout_size = len(timeout)
+        if self.timeout is not None:
+            self._others = [field for field in headers if field[0] != _TIMEOUT]
+            self.headers = tuple(self._others)
+            if len(self._others) == len(headers) - 1:
+                self._timeout_at = headers.index((_TIMEOUT, self.timeout))
         self.packed: PackedHeaders = self.headers
 
     @staticmethod
     def of(headers: Headers, last: HeaderBlock | None) -> HeaderBlock:
-        """The block of `headers`: the `last` one of its client, if that says the same but for the time."""
-        if last is None or not (headers is last._came or last._says(headers)):
+        """The block of `headers`: the `last` one of its client, if they differ in nothing but the timeout's value."""
+        if last is None or not (headers is last._came or last._takes(headers)):
             return HeaderBlock(headers)
         if last.packed is last.headers:
             last.packed = (pack_headers(last.headers),)
         return last
 
-    def _says(self, headers: Headers) -> bool:
-        at = self._timeout_at
-        if at < 0:
+    def _takes(self, headers: Headers) -> bool:
+        at, timeout = self._timeout_at, self.timeout
+        if timeout is None or at < 0 or at >= len(headers):
             return headers == self._came
-        if len(headers) != len(self._came):
-            return False
-        name, value = headers[at]
+        others = list(headers)
+        name, value = others.pop(at)
         # A longer value would make `size` larger.
-        return (
-            name == _TIMEOUT and len(value) == self._timeout_size and headers[:at] + headers[at + 1 :] == self.headers
-        )
-
-    def timeout_in(self, headers: Headers) -> bytes | None:
-        """The `grpc-timeout` of `headers`, of which this is the block; the last one counts."""
-        at = self._timeout_at
-        return headers[at][1] if at >= 0 else metadata.get(headers, _TIMEOUT)
+        if name != _TIMEOUT or len(value) != len(timeout) or others != self._others:
+            return False
+        self._came, self.timeout = headers, value
+        return True
