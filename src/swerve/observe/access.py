@@ -15,12 +15,8 @@ FLUSH_INTERVAL_S = 0.25
 # Lines that wait at most. A full batch is written at once, and holds up the event loop for a fraction of a millisecond.
 _MAX_LINES = 200
 
-_CODE_NAMES = tuple(code.name for code in StatusCode)
-
-
-def _name(code: int) -> str:
-    # gRPC's codes end where HTTP's begin.
-    return _CODE_NAMES[code] if code < len(_CODE_NAMES) else str(code)
+# gRPC's codes. An HTTP status goes by its number.
+_NAMES: dict[int, str] = {code.value: code.name for code in StatusCode}
 
 
 # (wall clock time of the end, request id, method, route, gRPC status code or HTTP status, seconds, version)
@@ -71,6 +67,7 @@ class AccessLog:
 
         def as_json(entry: Entry) -> str:
             created, request_id, method, route, code, seconds, version = entry
+            status = _NAMES.get(code) or str(code)
             fields = {
                 "asctime": timestamp(created),
                 "levelname": "INFO",
@@ -78,10 +75,10 @@ class AccessLog:
                 "request_id": request_id,
                 "route": route,
                 "method": method,
-                "status": _name(code),
+                "status": status,
                 "latency_ms": round(seconds * 1000, 1),
                 "serve_access_log": True,
-                "message": f"{method} {route} {_name(code)} {seconds * 1000:.1f}ms",
+                "message": f"{method} {route} {status} {seconds * 1000:.1f}ms",
             }
             if version:
                 fields["version"] = version
@@ -98,8 +95,9 @@ class AccessLog:
                 if millisecond != last:
                     last = millisecond
                     prefix = f"INFO {timestamp(created)} {label} "
+                status = _NAMES.get(code) or str(code)
                 end = f" {version}" if version else ""
-                lines.append(f"{prefix}{request_id} -- {method} {route} {_name(code)} {seconds * 1000:.1f}ms{end}")
+                lines.append(f"{prefix}{request_id} -- {method} {route} {status} {seconds * 1000:.1f}ms{end}")
             return "\n".join(lines)
 
         return (lambda entries: "\n".join(map(as_json, entries))) if json_lines else as_text

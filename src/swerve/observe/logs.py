@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import logging.handlers
@@ -57,7 +58,13 @@ class JsonFormatter(logging.Formatter):
 def timestamp(seconds: float) -> str:
     """Local time with milliseconds, as `logging` writes it."""
     whole = int(seconds)
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(whole))},{int((seconds - whole) * 1000):03d}"
+    return f"{_whole_second(whole)},{int((seconds - whole) * 1000):03d}"
+
+
+# The lines of a batch are of the same second, or of two.
+@functools.lru_cache(maxsize=4)
+def _whole_second(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
 
 
 def configure(component: str, ident: str, folder: Path, name: str, config: Mapping[str, Any]) -> logging.Handler:
