@@ -36,6 +36,7 @@ REQUEST_HEADERS: Fields = (
     (b"te", b"trailers"),
     (b"content-type", b"application/grpc"),
 )
+OK: Fields = ((b":status", b"200"),)
 RESPONSE_HEADERS: Fields = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 TRAILERS: Fields = ((b"grpc-status", b"0"),)
 EVERYTHING = 1 << 40

@@ -14,7 +14,7 @@ _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|^[ \t]|[ \t]$", re.MULTILINE)
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _STATUS = re.compile(rb"[1-9][0-9][0-9]")
-_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority", b":protocol"))
+_REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 _OF_THE_CONNECTION = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 
 # Names that were found good: most of what comes has been seen before.
