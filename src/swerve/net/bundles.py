@@ -232,6 +232,8 @@ class BundleServer(_Bundles):
         self._accept = accept
         self._outgoing: dict[int, _Outgoing] = {}
         self._known = KnownHeaders()
+        # In any thread: the call of this number begins, see `Connection.mark_begun`.
+        self.mark_begun = _unseen if connection.begun is None else connection.begun.mark_bundled
         connection.bundles = self
         connection.send_headers(stream_id, RESPONSE_HEADERS)
 
@@ -284,7 +286,7 @@ class BundleServer(_Bundles):
         """A whole response at once."""
         if number not in self.calls:
             return
-        beyond = None if headers == RESPONSE_HEADERS else headers
+        beyond = None if headers is RESPONSE_HEADERS or headers == RESPONSE_HEADERS else headers
         if len(body) <= MAX_BODY:
             del self.calls[number]
             self._add((ANSWER, number, beyond, body, () if trailers is OK_TRAILERS else trailers))
@@ -376,7 +378,6 @@ class BundleServer(_Bundles):
         if self._pending:
             self._send()
 
-    def mark_begun(self, number: int) -> None:
-        begun = self.connection.begun
-        if begun is not None:
-            begun.mark_bundled(number)
+
+def _unseen(number: int) -> None:
+    """Nobody looks which calls have begun."""

@@ -17,21 +17,22 @@ _OK = StatusCode.OK
 
 
 class ReplicaObserver:
-    """Counters of one replica, by route and code. `access_log` is None when it is switched off."""
+    """Counters of one replica, by route and whether calls succeeded. `access_log` is None when it is switched off."""
 
     def __init__(self, app: str, deployment: str, replica_id: str, access_log: AccessLog | None) -> None:
         self._labels: Labels = (("application", app), ("deployment", deployment), ("replica", replica_id))
         self._access_log = access_log
-        self._calls: dict[tuple[str, bool], Histogram] = {}
+        self._succeeded: dict[str, Histogram] = {}
+        self._failed: dict[str, Histogram] = {}
 
     def ended(self, call: UserCall) -> None:
         """User code of `call` has ended."""
         seconds = time.monotonic() - call.started_at
         context = call.context
-        key = (context.route, call.status is _OK)
-        histogram = self._calls.get(key)
+        calls = self._succeeded if call.status is _OK else self._failed
+        histogram = calls.get(context.route)
         if histogram is None:
-            histogram = self._calls[key] = Histogram()
+            histogram = calls[context.route] = Histogram()
         histogram.observe(seconds * 1000.0)
         if self._access_log is not None and not call.logged_by_proxy:
             self._access_log.add(context.request_id, "CALL", call.path, call.status, seconds)
@@ -46,10 +47,11 @@ class ReplicaObserver:
         requests: dict[Labels, int] = {}
         errors: dict[Labels, int] = {}
         latencies: dict[Labels, Histogram] = {}
-        for (route, succeeded), histogram in self._calls.items():
-            labels = (*self._labels, ("route", route))
-            (requests if succeeded else errors)[labels] = histogram.count
-            latencies[labels] = histogram.plus(latencies[labels]) if labels in latencies else histogram
+        for calls, counts in ((self._succeeded, requests), (self._failed, errors)):
+            for route, histogram in calls.items():
+                labels = (*self._labels, ("route", route))
+                counts[labels] = histogram.count
+                latencies[labels] = histogram.plus(latencies[labels]) if labels in latencies else histogram
         lines = counter_text("serve_deployment_request_counter", "Calls that succeeded in this replica.", requests)
         lines += counter_text("serve_deployment_error_counter", "Calls that failed in this replica.", errors)
         lines += histogram_text("serve_deployment_processing_latency_ms", "Time in the replica.", latencies)

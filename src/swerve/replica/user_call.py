@@ -117,9 +117,10 @@ class UserCall(ServerCall):
         self._begin_user_code: Callable[[], None] | None = None
         # Set while a generator in a thread may go on.
         self._gate: threading.Event | None = None
-        self._timed = context.deadline is not None
-        if context.deadline is not None:
-            runtime.timers.add(context.deadline, self)
+        deadline = context.deadline
+        self._timed = deadline is not None
+        if deadline is not None:
+            runtime.timers.add(deadline, self)
 
     # --- what subclasses bring --------------------------------------------------------------------------------------
 

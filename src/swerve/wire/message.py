@@ -16,6 +16,8 @@ PREFIX_SIZE = 5
 MAX_MESSAGE_SIZE = (1 << 31) - 1
 # Makes the prefix of an uncompressed message from its length.
 prefix: Callable[[int], bytes] = struct.Struct(">xI").pack
+# The flag and the length that data begins with.
+_read_prefix: Callable[[bytes], tuple[int, int]] = struct.Struct(">BI").unpack_from
 IDENTITY, GZIP, DEFLATE = b"identity", b"gzip", b"deflate"
 
 # A part of a message shorter than this is joined to the one before, until that has the second length: an object of its
@@ -46,11 +48,12 @@ def frame(message: bytes) -> bytes:
 
 def frame_in_parts(message: bytes) -> bytes | list[bytes | memoryview]:
     """`frame(message)`; a large message in two parts, the second of which is not copied."""
-    if len(message) <= _COPIED:
-        return frame(message)
+    size = len(message)
+    if size <= _COPIED:
+        return prefix(size) + message
     view = memoryview(message)
     copied = _COPIED - PREFIX_SIZE
-    return [prefix(len(message)) + view[:copied], view[copied:]]
+    return [prefix(size) + view[:copied], view[copied:]]
 
 
 def frame_compressed(message: bytes, encoding: bytes) -> bytes:
@@ -68,7 +71,7 @@ def too_large(length: int, limit: int) -> RpcError:
 def whole_message(data: bytes, limit: int) -> bytes | None:
     """The message of `data` if that is one, uncompressed, and no more. None leaves the rest to a `MessageReader`."""
     size = len(data) - PREFIX_SIZE
-    if 0 <= size <= limit and data[:PREFIX_SIZE] == prefix(size):
+    if 0 <= size <= limit and _read_prefix(data) == (0, size):
         return data[PREFIX_SIZE:]
     return None
 
