@@ -87,7 +87,7 @@ class HandleCall(UserCall):
         if not self._ran:
             self.refuse(Status(StatusCode.INTERNAL, "The call has no arguments message."))
 
-    def encode(self, value: Any) -> list[bytes | memoryview]:
+    def encode(self, value: Any) -> bytes | codec.Pieces:
         # A stream's items are held back by their bytes in messages: lent, they would not wait for their reader.
         message = codec.encode_reply(value, None if self._stream else LENDER.lend)
         return _framed(message.to(self.connection) if isinstance(message, codec.Lent) else message)
@@ -103,11 +103,11 @@ class HandleCall(UserCall):
             self.status = StatusCode.UNKNOWN
 
 
-def _framed(parts: codec.Pieces) -> codec.Pieces:
+def _framed(parts: codec.Pieces) -> bytes | codec.Pieces:
     """One gRPC message of these parts."""
-    size = sum(len(part) for part in parts)
+    size = sum(map(len, parts))
     if size > MAX_MESSAGE_SIZE:
         raise ValueError(f"A result of {size} bytes is larger than a message can be ({MAX_MESSAGE_SIZE} bytes).")
     if size < _JOIN_BELOW:
-        return [b"".join((prefix(size), *parts))]
+        return b"".join((prefix(size), *parts))
     return [prefix(size), *parts]
