@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 REQUEST_ID_FIELD = b"request_id"
 MULTIPLEXED_MODEL_ID_FIELD = b"multiplexed_model_id"
 
+Field = tuple[bytes, bytes]
+
 # Bytes of one call that its client may send before a replica takes them: the public port's window of a stream. When so
 # many of a request of one message have come, it goes to the router before its end.
 CLIENT_WINDOW = 256 * 1024
@@ -76,19 +78,22 @@ class CallObserver(Protocol):
 
 
 class CallKind(NamedTuple):
-    """What calls with the same header block have in common."""
+    """What a client's calls with the same header block have in common."""
 
     method: Method
     model_id: str
-    # The client's own, if it is usable.
-    request_id: bytes | None
+    # What the proxy says of the client.
+    added: Headers
+    # The client's own request id, if it is usable.
+    id_field: Field | None
 
     @classmethod
-    def of(cls, method: Method, fields: Mapping[bytes, bytes]) -> CallKind:
-        """The kind of the calls of `method` with these header fields."""
+    def of(cls, method: Method, fields: Mapping[bytes, bytes], client: Connection) -> CallKind:
+        """The kind of the calls of `method` by `client` with these header fields."""
+        model_id = fields.get(MULTIPLEXED_MODEL_ID_FIELD, b"").decode("latin-1")
         request_id = fields.get(REQUEST_ID_FIELD, b"")
-        model_id = fields.get(MULTIPLEXED_MODEL_ID_FIELD, b"")
-        return cls(method, model_id.decode("latin-1"), request_id if is_usable(request_id) else None)
+        id_field = (REQUEST_ID_FIELD, request_id) if is_usable(request_id) else None
+        return cls(method, model_id, ((PEER_FIELD, client.peer_name),), id_field)
 
 
 class ForwardedCall:
@@ -115,9 +120,9 @@ class ForwardedCall:
         "_timers",
         "client",
         "done",
+        "id_field",
         "incomplete",
         "model_id",
-        "request_id",
         "stream_id",
     )
 
@@ -134,13 +139,13 @@ class ForwardedCall:
         self.stream_id = stream_id
         self.done = False
         self._block = block
-        self._method, self.model_id, request_id = kind
-        if request_id is None:
-            request_id = new_request_id()
-            self._added: Headers = ((PEER_FIELD, client.peer_name), (REQUEST_ID_FIELD, request_id))
-        else:
-            self._added = ((PEER_FIELD, client.peer_name),)
-        self.request_id = request_id
+        self._method, self.model_id, added, id_field = kind
+        if id_field is None:
+            id_field = (REQUEST_ID_FIELD, new_request_id())
+            added += (id_field,)
+        self._added = added
+        # The request id, as it goes with the answer too.
+        self.id_field = id_field
         self._target = target
         self._series = series
         self._started_at = time.monotonic()
@@ -164,6 +169,10 @@ class ForwardedCall:
     def path(self) -> bytes:
         """The RPC."""
         return self._method.path
+
+    @property
+    def request_id(self) -> bytes:
+        return self.id_field[1]
 
     @property
     def headers(self) -> Headers:
@@ -356,7 +365,7 @@ class ForwardedCall:
         self._answer(code, trailers)
 
     def _answer(self, code: StatusCode, trailers: Headers) -> None:
-        trailers = (*trailers, (REQUEST_ID_FIELD, self.request_id))
+        trailers = (*trailers, self.id_field)
         if self._response_started:
             self.client.send_trailers(self.stream_id, trailers)
         else:
@@ -379,7 +388,7 @@ class ForwardedCall:
             # The replica, or a call that the handler made, saw the deadline first. Clients hear of it in one way.
             self.fail(StatusCode.DEADLINE_EXCEEDED, self._timeout_text)
             return
-        trailers = (*trailers, (REQUEST_ID_FIELD, self.request_id))
+        trailers = (*trailers, self.id_field)
         if self._response_started:
             self.client.send_trailers(self.stream_id, trailers)
         else:
@@ -413,7 +422,7 @@ class ForwardedCall:
         if body is not None and self._credited < len(body):
             unread = sum(len(part) for part in body[self._credited :])
             self.client.acknowledge(self.stream_id, unread)
-        self._series.ended(self.request_id, code, time.monotonic() - self._started_at)
+        self._series.ended(self.id_field[1], code, time.monotonic() - self._started_at)
 
     # --- the answer from a bundle ----------------------------------------------------------------------------------
 
@@ -427,8 +436,7 @@ class ForwardedCall:
             return
         self._response_started = True
         code = _status_in(trailers) if trailers else _OK
-        own = (REQUEST_ID_FIELD, self.request_id)
-        self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers or OK_TRAILERS, own)
+        self.client.respond(self.stream_id, headers or RESPONSE_HEADERS, body, trailers or OK_TRAILERS, self.id_field)
         self._record(code)
 
     def _pass_on_part(self, headers: Headers | None, body: bytes | None) -> None:

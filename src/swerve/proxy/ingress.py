@@ -201,7 +201,7 @@ class Ingress:
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.NOT_FOUND, details)
         block.verdict = _Verdict(
             routes,
-            CallKind.of(method, fields),
+            CallKind.of(method, fields, connection),
             ingress,
             self._targets[ingress],
             self._observer.series(ingress.app, path),

@@ -199,7 +199,7 @@ class InterceptedCall(ForwardedCall):
             self._submit()
 
     def refused(self, status: Status, trailers: Headers) -> None:
-        fields = status_trailers(status, ((REQUEST_ID_FIELD, self.request_id), *trailers))
+        fields = status_trailers(status, (self.id_field, *trailers))
         self.client.send_headers(self.stream_id, RESPONSE_HEADERS + fields, end_stream=True)
         self._record(status.code)
 
