@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from swerve.routing.calls import CallDescription, Shed
-from swerve.routing.replicas import ReplicaInfo
+from swerve.routing.replicas import Replica, ReplicaInfo
 from swerve.routing.router import Router
 
 
@@ -18,8 +18,14 @@ class Call:
     def field(self, name: bytes) -> str:
         return ""
 
+    def send(self, replica: Replica) -> None:
+        raise AssertionError("a router sends nothing itself")
+
     def shed(self, why: Shed) -> None:
         raise why
+
+    def unavailable(self) -> None:
+        raise AssertionError("a router ends nothing itself")
 
     def describe(self) -> CallDescription:
         raise AssertionError("no user's router is there")
