@@ -111,7 +111,7 @@ class BundleRequests:
 
     def __init__(self, peer: ngh2.Connection, fields: tuple[tuple[bytes, bytes], ...]) -> None:
         self._peer = peer
-        self._headers = (*REQUEST_HEADERS, *fields)
+        self._headers = (bundle.pack_headers(REQUEST_HEADERS), *fields)
         self._stream_id = peer.send_request(((b":path", bundle.PATH), *REQUEST_HEADERS[:2], *REQUEST_HEADERS[3:]))
         self._numbers = itertools.count(1)
 

@@ -248,11 +248,12 @@ class BundleServer(_Bundles):
             _, _, headers, body = record
             calls = self.calls
             calls[number] = None
+            accept = self._accept
             first = headers[0]
             if type(first) is bytes:
-                call = self._accept(self, number, self._known.find(first), headers[1:], not body)
+                call = accept(self, number, self._known.find(first), headers[1:], not body)
             else:
-                call = self._accept(self, number, SharedHeaders(headers), (), not body)
+                call = accept(self, number, SharedHeaders(headers), (), not body)
             # What is not there any more was answered or turned away at once.
             if number in calls:
                 if call is None:
