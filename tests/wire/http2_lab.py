@@ -67,7 +67,7 @@ def number(value: int) -> bytes:
     return struct.pack(">I", value)
 
 
-def settings(values: Mapping[int, int] | None = None) -> bytes:
+def settings_of(values: Mapping[int, int] | None = None) -> bytes:
     payload = b"".join(struct.pack(">HI", *item) for item in (values or {}).items())
     return frame(SETTINGS, 0, 0, payload)
 
@@ -106,7 +106,7 @@ def new_client(**limits: Any) -> Http2:
 
 
 def greet(engine: Http2, values: Mapping[int, int] | None = None, *, preface: bytes = b"") -> Http2:
-    engine.receive(preface + settings(values) + frame(SETTINGS, ACK, 0))
+    engine.receive(preface + settings_of(values) + frame(SETTINGS, ACK, 0))
     engine.events()
     engine.data_to_send(EVERYTHING)
     return engine

@@ -16,7 +16,7 @@ from http2_lab import (
     resets,
     sent,
     server,
-    settings,
+    settings_of,
     told,
     window_update,
 )
@@ -108,13 +108,13 @@ def test_a_new_window_changes_the_credit_of_streams_that_are_open(make):
     engine, stream_id = sending(make, {INITIAL_WINDOW_SIZE: 10})
     engine.send_data(stream_id, bytes(100))
     assert data_sizes(engine) == [10]
-    told(engine, settings({INITIAL_WINDOW_SIZE: 15}))
+    told(engine, settings_of({INITIAL_WINDOW_SIZE: 15}))
     assert data_sizes(engine) == [5]
 
 
 def test_a_new_window_holds_for_streams_that_are_opened_later(make):
     engine = make()
-    told(engine, settings({INITIAL_WINDOW_SIZE: 3}))
+    told(engine, settings_of({INITIAL_WINDOW_SIZE: 3}))
     stream_id = begin(engine)
     engine.send_data(stream_id, bytes(100))
     assert data_sizes(engine) == [3]
@@ -125,7 +125,7 @@ def test_credit_may_become_negative_and_has_to_be_paid_first(make):
     engine, stream_id = sending(make, {INITIAL_WINDOW_SIZE: 100})
     engine.send_data(stream_id, bytes(200))
     assert data_sizes(engine) == [100]
-    told(engine, settings({INITIAL_WINDOW_SIZE: 40}))
+    told(engine, settings_of({INITIAL_WINDOW_SIZE: 40}))
     told(engine, window_update(stream_id, 60))
     assert data_sizes(engine) == []
     told(engine, window_update(stream_id, 1))
@@ -135,9 +135,9 @@ def test_credit_may_become_negative_and_has_to_be_paid_first(make):
 def test_a_window_that_shrinks_stops_a_stream_that_was_about_to_send(make):
     engine, stream_id = sending(make)
     engine.send_data(stream_id, bytes(10))
-    told(engine, settings({INITIAL_WINDOW_SIZE: 0}))
+    told(engine, settings_of({INITIAL_WINDOW_SIZE: 0}))
     assert data_sizes(engine) == []
-    told(engine, settings({INITIAL_WINDOW_SIZE: 5}))
+    told(engine, settings_of({INITIAL_WINDOW_SIZE: 5}))
     assert data_sizes(engine) == [5]
 
 
@@ -165,7 +165,7 @@ def test_a_response_takes_from_the_credit_of_the_connection():
 def test_an_empty_response_leaves_without_credit():
     engine = server({INITIAL_WINDOW_SIZE: 100})
     stream_id = begin(engine, end_stream=True)
-    told(engine, settings({INITIAL_WINDOW_SIZE: 0}))
+    told(engine, settings_of({INITIAL_WINDOW_SIZE: 0}))
     engine.respond(stream_id, RESPONSE_HEADERS, b"", TRAILERS)
     assert (sent(engine)[-1].flags, engine.queued_body_size()) == (WHOLE, 0)
 
@@ -216,7 +216,7 @@ def test_the_credit_of_the_connection_may_not_exceed_the_largest(make):
 def test_a_new_window_may_not_lift_the_credit_of_a_stream_above_the_largest(make):
     engine, stream_id = receiving(make)
     told(engine, window_update(stream_id, LARGEST - DEFAULT))
-    assert fault(engine, settings({INITIAL_WINDOW_SIZE: DEFAULT + 1})) == ErrorCode.FLOW_CONTROL_ERROR
+    assert fault(engine, settings_of({INITIAL_WINDOW_SIZE: DEFAULT + 1})) == ErrorCode.FLOW_CONTROL_ERROR
 
 
 # --- what we let the peer send ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from http2_lab import (
     new_server,
     sent,
     server,
-    settings,
+    settings_of,
     told,
 )
 
@@ -89,19 +89,19 @@ def test_the_default_window_of_the_connection_is_not_said():
 
 def test_settings_behind_the_preface_are_acknowledged():
     engine = new_server()
-    assert told(engine, PREFACE + settings({MAX_CONCURRENT_STREAMS: 5})) == [(SETTINGS,)]
+    assert told(engine, PREFACE + settings_of({MAX_CONCURRENT_STREAMS: 5})) == [(SETTINGS,)]
     assert sent(engine) == [ACKNOWLEDGED]
 
 
 def test_settings_of_a_server_are_acknowledged():
     engine = new_client()
-    assert told(engine, settings()) == [(SETTINGS,)]
+    assert told(engine, settings_of()) == [(SETTINGS,)]
     assert sent(engine) == [ACKNOWLEDGED]
 
 
 def test_a_greeting_may_come_byte_by_byte():
     engine = new_server()
-    data = PREFACE + settings({INITIAL_WINDOW_SIZE: 10})
+    data = PREFACE + settings_of({INITIAL_WINDOW_SIZE: 10})
     events = [event for at in range(len(data)) for event in told(engine, data[at : at + 1])]
     assert events == [(SETTINGS,)]
 
@@ -109,7 +109,7 @@ def test_a_greeting_may_come_byte_by_byte():
 @pytest.mark.parametrize("at", range(len(PREFACE)))
 def test_a_preface_that_is_wrong_anywhere_ends_the_connection(at):
     wrong = PREFACE[:at] + bytes((PREFACE[at] ^ 1,)) + PREFACE[at + 1 :]
-    assert fault(new_server(), wrong + settings()) == ErrorCode.PROTOCOL_ERROR
+    assert fault(new_server(), wrong + settings_of()) == ErrorCode.PROTOCOL_ERROR
 
 
 def test_a_wrong_preface_is_not_waited_for():
@@ -132,7 +132,7 @@ def test_a_server_that_speaks_http_1_ends_the_connection():
 
 def test_a_client_need_not_wait_for_the_servers_settings():
     engine = new_server()
-    events = told(engine, PREFACE + settings() + headers(1))
+    events = told(engine, PREFACE + settings_of() + headers(1))
     assert events == [(SETTINGS,), (REQUEST, 1, REQUEST_HEADERS, False)]
 
 
@@ -169,18 +169,18 @@ def test_settings_of_a_stream_end_the_connection(engine):
 
 
 def test_empty_settings_are_acknowledged(engine):
-    assert told(engine, settings()) == [(SETTINGS,)]
+    assert told(engine, settings_of()) == [(SETTINGS,)]
     assert sent(engine) == [ACKNOWLEDGED]
 
 
 def test_each_settings_are_acknowledged_once(engine):
-    told(engine, settings({INITIAL_WINDOW_SIZE: 10}) + settings({MAX_FRAME_SIZE: 20_000}))
+    told(engine, settings_of({INITIAL_WINDOW_SIZE: 10}) + settings_of({MAX_FRAME_SIZE: 20_000}))
     assert sent(engine) == [ACKNOWLEDGED, ACKNOWLEDGED]
 
 
 @pytest.mark.parametrize("unknown", [0, 0x7, 0x8, 0x9, 0xFFFF])
 def test_an_unknown_setting_is_ignored(engine, unknown):
-    assert told(engine, settings({unknown: LARGEST})) == [(SETTINGS,)]
+    assert told(engine, settings_of({unknown: LARGEST})) == [(SETTINGS,)]
 
 
 def test_flags_that_settings_do_not_have_are_ignored(engine):
@@ -190,46 +190,46 @@ def test_flags_that_settings_do_not_have_are_ignored(engine):
 
 @pytest.mark.parametrize("value", [2, 1 << 31])
 def test_enable_push_is_0_or_1(engine, value):
-    assert fault(engine, settings({ENABLE_PUSH: value})) == ErrorCode.PROTOCOL_ERROR
+    assert fault(engine, settings_of({ENABLE_PUSH: value})) == ErrorCode.PROTOCOL_ERROR
 
 
 def test_a_client_may_say_that_it_takes_pushes():
-    assert told(server(), settings({ENABLE_PUSH: 1})) == [(SETTINGS,)]
+    assert told(server(), settings_of({ENABLE_PUSH: 1})) == [(SETTINGS,)]
 
 
 def test_a_server_may_not_say_that_it_takes_pushes():
-    assert fault(client(), settings({ENABLE_PUSH: 1})) == ErrorCode.PROTOCOL_ERROR
-    assert told(client(), settings({ENABLE_PUSH: 0})) == [(SETTINGS,)]
+    assert fault(client(), settings_of({ENABLE_PUSH: 1})) == ErrorCode.PROTOCOL_ERROR
+    assert told(client(), settings_of({ENABLE_PUSH: 0})) == [(SETTINGS,)]
 
 
 @pytest.mark.parametrize("value", [LARGEST + 1, (1 << 32) - 1])
 def test_a_window_above_the_largest_ends_the_connection(engine, value):
-    assert fault(engine, settings({INITIAL_WINDOW_SIZE: value})) == ErrorCode.FLOW_CONTROL_ERROR
+    assert fault(engine, settings_of({INITIAL_WINDOW_SIZE: value})) == ErrorCode.FLOW_CONTROL_ERROR
 
 
 def test_the_largest_window_is_taken(engine):
-    assert told(engine, settings({INITIAL_WINDOW_SIZE: LARGEST})) == [(SETTINGS,)]
+    assert told(engine, settings_of({INITIAL_WINDOW_SIZE: LARGEST})) == [(SETTINGS,)]
 
 
 @pytest.mark.parametrize("value", [0, 16_383, 1 << 24])
 def test_a_frame_size_out_of_its_range_ends_the_connection(engine, value):
-    assert fault(engine, settings({MAX_FRAME_SIZE: value})) == ErrorCode.PROTOCOL_ERROR
+    assert fault(engine, settings_of({MAX_FRAME_SIZE: value})) == ErrorCode.PROTOCOL_ERROR
 
 
 @pytest.mark.parametrize("value", [16_384, (1 << 24) - 1])
 def test_a_frame_size_in_its_range_is_taken(engine, value):
-    assert told(engine, settings({MAX_FRAME_SIZE: value})) == [(SETTINGS,)]
+    assert told(engine, settings_of({MAX_FRAME_SIZE: value})) == [(SETTINGS,)]
 
 
 @pytest.mark.parametrize("setting", [HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_SIZE])
 @pytest.mark.parametrize("value", [0, (1 << 32) - 1])
 def test_other_settings_may_have_any_value(engine, setting, value):
-    assert told(engine, settings({setting: value})) == [(SETTINGS,)]
+    assert told(engine, settings_of({setting: value})) == [(SETTINGS,)]
 
 
 def test_of_a_setting_that_comes_twice_the_last_one_holds():
     engine = client()
-    twice = settings({MAX_CONCURRENT_STREAMS: 0})[9:] + settings({MAX_CONCURRENT_STREAMS: 1})[9:]
+    twice = settings_of({MAX_CONCURRENT_STREAMS: 0})[9:] + settings_of({MAX_CONCURRENT_STREAMS: 1})[9:]
     told(engine, frame(raw_http2.SETTINGS, 0, 0, twice))
     assert engine.send_request(REQUEST_HEADERS) == 1
     with pytest.raises(TooManyStreams):
@@ -239,7 +239,7 @@ def test_of_a_setting_that_comes_twice_the_last_one_holds():
 def test_of_a_window_that_comes_twice_the_last_one_holds():
     engine = server()
     stream_id = begin(engine)
-    twice = settings({INITIAL_WINDOW_SIZE: 100})[9:] + settings({INITIAL_WINDOW_SIZE: 3})[9:]
+    twice = settings_of({INITIAL_WINDOW_SIZE: 100})[9:] + settings_of({INITIAL_WINDOW_SIZE: 3})[9:]
     told(engine, frame(raw_http2.SETTINGS, 0, 0, twice))
     engine.send_data(stream_id, b"12345")
     engine.data_to_send(EVERYTHING)

@@ -17,7 +17,7 @@ from http2_lab import (
     reset,
     sent,
     server,
-    settings,
+    settings_of,
     told,
     window_update,
 )
@@ -114,7 +114,7 @@ def test_a_block_is_one_frame_where_the_peer_takes_it():
 
 def test_a_table_size_that_the_peer_sets_begins_the_next_block():
     engine = client()
-    told(engine, settings({HEADER_TABLE_SIZE: 0}))
+    told(engine, settings_of({HEADER_TABLE_SIZE: 0}))
     engine.data_to_send(EVERYTHING)
     engine.send_request(REQUEST_HEADERS)
     (only,) = sent(engine)
@@ -128,7 +128,7 @@ def test_a_table_that_was_emptied_in_between_is_not_referred_to():
     for _ in range(3):
         engine.send_request(fields)
         assert decoder.decode(sent(engine)[0].payload) == fields
-    told(engine, frame(4, 0, 0, settings({HEADER_TABLE_SIZE: 0})[9:] + settings({HEADER_TABLE_SIZE: 4096})[9:]))
+    told(engine, frame(4, 0, 0, settings_of({HEADER_TABLE_SIZE: 0})[9:] + settings_of({HEADER_TABLE_SIZE: 4096})[9:]))
     engine.data_to_send(EVERYTHING)
     engine.send_request(fields)
     (block,) = [frame.payload for frame in sent(engine)]

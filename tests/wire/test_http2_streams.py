@@ -21,7 +21,7 @@ from http2_lab import (
     resets,
     sent,
     server,
-    settings,
+    settings_of,
     told,
     warm,
     window_update,
@@ -414,7 +414,7 @@ def test_a_client_keeps_to_the_servers_limit():
 def test_a_server_may_lower_its_limit_below_the_streams_that_are_open():
     engine = client()
     first, second = begin(engine), begin(engine)
-    told(engine, settings({MAX_CONCURRENT_STREAMS: 1}))
+    told(engine, settings_of({MAX_CONCURRENT_STREAMS: 1}))
     told(engine, reset(first))
     with pytest.raises(TooManyStreams):
         engine.send_request(REQUEST_HEADERS)
