@@ -209,16 +209,17 @@ class Connection(asyncio.Protocol):
     def send_now(self, stream_id: int, data: bytes) -> None:
         """`send_data`, written at once; of a stream that goes on."""
         transport, http2 = self.transport, self.http2
+        if transport is None or self._paused:
+            self.send_data(stream_id, data)
+            return
         try:
-            http2.send_data(stream_id, data)
+            written = http2.send_at_once(stream_id, data, WRITE_SIZE)
         except StreamGone:
             return
-        if transport is not None and not self._paused:
-            # A stream that goes on has nothing to say to this. Others, whose parts leave with it, have a flush due.
-            self._wrote_early = self._wrote_early or self._flush_due
-            written = http2.data_to_send(WRITE_SIZE)
-            if written:
-                transport.write(written)
+        # A stream that goes on has nothing to say to this. Others, whose parts leave with it, have a flush due.
+        self._wrote_early = self._wrote_early or self._flush_due
+        if written:
+            transport.write(written)
         # What was sent may have ended the last call, for which closing waits.
         if not self._flush_due and (self._draining or http2.want_write):
             self._schedule_flush()

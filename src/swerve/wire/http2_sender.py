@@ -5,7 +5,7 @@ from __future__ import annotations
 from swerve.wire import events as told
 from swerve.wire import frames
 from swerve.wire.events import Event
-from swerve.wire.frames import DEFAULT_WINDOW, ErrorCode, headers_frames
+from swerve.wire.frames import DATA, DEFAULT_WINDOW, ErrorCode, head, headers_frames
 from swerve.wire.hpack import Encoder, HeaderListTooLarge
 from swerve.wire.limits import Http2Limits
 from swerve.wire.metadata import Headers, size_of
@@ -180,6 +180,26 @@ class Sender:
             self._outbox.add(stream, data)
         if end_stream:
             self._end(stream, None)
+
+    def send_at_once(self, stream_id: int, data: bytes, amount: int) -> bytes:
+        """`send_data`, then `data_to_send`.
+
+        Raises:
+            StreamGone: this side of the stream has ended.
+        """
+        stream = self._unended(stream_id)
+        outbox = self._outbox
+        size = len(data)
+        if outbox.queued or size > stream.window or size > outbox.window or size > outbox.frame_size:
+            outbox.add(stream, data)
+            return self.data_to_send(amount)
+        stream.window -= size
+        outbox.window -= size
+        frame = head(size, DATA, 0, stream_id) + data
+        if not outbox.frames:
+            return frame
+        outbox.frames.append(frame)
+        return self.data_to_send(amount)
 
     def send_trailers(self, stream_id: int, headers: Headers) -> None:
         """End the stream with trailers, after its body.
