@@ -87,6 +87,24 @@ def test_a_request_that_is_known_and_comes_at_once_is_told_whole():
     assert told(engine, data) == [(WHOLE_REQUEST, stream_id, REQUEST_HEADERS, b"ab")]
 
 
+def test_a_known_request_that_says_how_long_its_body_is_is_told_whole():
+    fields = (*REQUEST_HEADERS, (b"content-length", b"2"))
+    engine = warm(server(), fields)
+    stream_id = next_id(engine)
+    data = headers(stream_id, fields) + frame(DATA, END_STREAM, stream_id, b"ab")
+    assert told(engine, data) == [(WHOLE_REQUEST, stream_id, fields, b"ab")]
+
+
+@pytest.mark.parametrize("body", [b"", b"a", b"abc"])
+def test_a_known_request_whose_body_is_not_so_long_as_it_says_is_reset(body):
+    fields = (*REQUEST_HEADERS, (b"content-length", b"2"))
+    engine = warm(server(), fields)
+    stream_id = next_id(engine)
+    events = told(engine, headers(stream_id, fields) + frame(DATA, END_STREAM, stream_id, body))
+    assert events[0] == (REQUEST, stream_id, fields, False)
+    assert events[-1] == (CLOSED, stream_id, ErrorCode.PROTOCOL_ERROR)
+
+
 def test_requests_that_come_together_are_told_in_their_order():
     engine = warm(server())
     first = next_id(engine)

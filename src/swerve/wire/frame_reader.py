@@ -30,7 +30,10 @@ from swerve.wire.limits import Http2Limits
 # A part of DATA that is still coming is handed on when it has so many bytes.
 _PART = 4096
 _PRIORITY_SIZE = 5
-_PLAIN_HEADERS = END_HEADERS | END_STREAM
+# Kinds and flags of the frames that need no closer look.
+_LAST_DATA = DATA << 8 | END_STREAM
+_HEADERS = HEADERS << 8 | END_HEADERS
+_LAST_HEADERS = _HEADERS | END_STREAM
 
 
 class ConnectionFault(Exception):
@@ -45,7 +48,7 @@ class ConnectionFault(Exception):
 class FrameTaker(Protocol):
     """Who takes the frames. Each method may raise ConnectionFault."""
 
-    def take_data(self, stream_id: int, data: bytes, end_stream: bool, padding: int) -> None:
+    def take_data(self, stream_id: int, data: bytes, end_stream: bool, padding: int = 0) -> None:
         """DATA, or part of one. `padding` bytes came beside `data`."""
 
     def take_headers(self, stream_id: int, block: bytes, end_stream: bool) -> None:
@@ -67,7 +70,7 @@ class FrameReader:
         self._greeting: bytes | None = PREFACE if server else b""
         # Bytes of an incomplete frame.
         self._rest = b""
-        # DATA that is handed on in parts: its stream, the bytes that are still to come, its flags.
+        # DATA that is handed on in parts: its stream, the bytes that are still to come, its kind and flags.
         self._part: tuple[int, int, int] | None = None
         # A header block that is to be continued: its stream, its flags, what has come.
         self._block: tuple[int, int, list[bytes]] | None = None
@@ -90,27 +93,33 @@ class FrameReader:
                 self._rest = data
                 return
         size, limit = len(data), self._frame_limit
-        while size - position >= HEAD_SIZE:
-            word, flags, stream_id = read_head(data, position)
-            length, kind, stream_id = word >> 8, word & 0xFF, stream_id & LARGEST
+        # Where the last frame begins that can be there.
+        last = size - HEAD_SIZE
+        interrupts = self._block is not None
+        while position <= last:
+            high, length, what, stream_id = read_head(data, position)
             start = position + HEAD_SIZE
-            end = start + length
+            if high or stream_id > LARGEST:
+                length |= high << 16
+                stream_id &= LARGEST
             if length > limit:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame has {length} bytes, and {limit} are taken")
-            if self._block is not None and kind != CONTINUATION:
+            if interrupts and what >> 8 != CONTINUATION:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
+            end = start + length
             if end > size:
-                if kind == DATA and not flags & PADDED and size - start >= _PART:
-                    self._part = (stream_id, length, flags)
+                if what <= _LAST_DATA and size - start >= _PART:
+                    self._part = (stream_id, length, what)
                     position = self._read_part(data, start, taker)
                 break
             position = end
-            if kind == DATA and not flags & PADDED:
-                taker.take_data(stream_id, data[start:end], flags & END_STREAM != 0, 0)
-            elif kind == HEADERS and flags | END_STREAM == _PLAIN_HEADERS:
-                taker.take_headers(stream_id, data[start:end], flags & END_STREAM != 0)
+            if what <= _LAST_DATA:
+                taker.take_data(stream_id, data[start:end], what == _LAST_DATA)
+            elif what in (_HEADERS, _LAST_HEADERS):
+                taker.take_headers(stream_id, data[start:end], what == _LAST_HEADERS)
             else:
-                self._read_other(kind, flags, stream_id, data[start:end], taker)
+                self._read_other(what >> 8, what & 0xFF, stream_id, data[start:end], taker)
+                interrupts = self._block is not None
         self._rest = data[position:]
 
     def _read_greeting(self, data: bytes) -> int:
@@ -122,8 +131,8 @@ class FrameReader:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the connection does not begin as HTTP/2 does")
         if len(data) < size + HEAD_SIZE:
             return 0
-        word, flags, _ = read_head(data, size)
-        if word & 0xFF != SETTINGS or flags & ACK:
+        _, _, what, _ = read_head(data, size)
+        if what >> 8 != SETTINGS or what & ACK:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         self._greeting = None
         return size
@@ -131,11 +140,11 @@ class FrameReader:
     def _read_part(self, data: bytes, start: int, taker: FrameTaker) -> int:
         """Hand on what has come of the DATA under way. Returns where it ends in `data`."""
         assert self._part is not None
-        stream_id, left, flags = self._part
+        stream_id, left, what = self._part
         end = min(start + left, len(data))
         left -= end - start
-        self._part = (stream_id, left, flags) if left else None
-        taker.take_data(stream_id, data[start:end], not left and flags & END_STREAM != 0, 0)
+        self._part = (stream_id, left, what) if left else None
+        taker.take_data(stream_id, data[start:end], not left and what == _LAST_DATA)
         return end
 
     def _read_other(self, kind: int, flags: int, stream_id: int, payload: bytes, taker: FrameTaker) -> None:

@@ -50,9 +50,9 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 0xB
 
 
-# A frame's head: the payload's length in 24 bits and the kind in 8, the flags, the stream.
+# A frame's head: the length's upper 8 bits and lower 16, the kind with the flags, the stream.
 HEAD_SIZE = 9
-_HEAD = struct.Struct(">LBL")
+_HEAD = struct.Struct(">BHHL")
 read_head = _HEAD.unpack_from
 _pack_head = _HEAD.pack
 _SETTING = struct.Struct(">HL")
@@ -62,7 +62,7 @@ _TWO_NUMBERS = struct.Struct(">LL")
 
 def head(length: int, kind: int, flags: int, stream_id: int) -> bytes:
     """The head of a frame whose payload has `length` bytes."""
-    return _pack_head(length << 8 | kind, flags, stream_id)
+    return _pack_head(length >> 16, length & 0xFFFF, kind << 8 | flags, stream_id)
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:

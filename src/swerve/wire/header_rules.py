@@ -80,9 +80,9 @@ def _fault(headers: Headers, pseudo: frozenset[bytes]) -> str:
     return ""
 
 
-def content_length(headers: Headers) -> int | None:
-    """The length that a good header list announces for its body."""
+def content_length(headers: Headers) -> int:
+    """The length that a good header list announces for its body; -1 when it announces none."""
     for name, value in headers:
         if name == b"content-length":
             return int(value)
-    return None
+    return -1

@@ -26,7 +26,7 @@ from swerve.wire.hpack import Decoder, HeaderListTooLarge, HpackError
 from swerve.wire.http2_sender import Http2Error, Sender, StreamGone, TooManyStreams
 from swerve.wire.limits import Http2Limits
 from swerve.wire.metadata import Headers
-from swerve.wire.outbox import ANSWERED, LOCAL_DONE, MEASURED, REMOTE_DONE, Stream
+from swerve.wire.outbox import ANSWERED, LOCAL_DONE, REMOTE_DONE, Stream
 
 __all__ = ["Http2", "Http2Error", "StreamGone", "TooManyStreams"]
 
@@ -66,9 +66,9 @@ class Http2(Sender):
         # The last headers of a request or a response that were found good, and what they say of the body's length:
         # mostly the next ones are the same object.
         self._good_headers: Headers | None = None
-        self._good_length: int | None = None
+        self._good_length = -1
         # Of a stream's state, what says whether DATA may come that needs no closer look.
-        self._data_mask = REMOTE_DONE | MEASURED if server else REMOTE_DONE | MEASURED | ANSWERED
+        self._data_mask = REMOTE_DONE if server else REMOTE_DONE | ANSWERED
         self._data_state = 0 if server else ANSWERED
 
     def receive(self, data: bytes) -> None:
@@ -86,7 +86,7 @@ class Http2(Sender):
             self.go_away(fault.code, fault.why.encode())
             raise Http2Error(fault.why) from None
 
-    def take_data(self, stream_id: int, data: bytes, end_stream: bool, padding: int) -> None:
+    def take_data(self, stream_id: int, data: bytes, end_stream: bool, padding: int = 0) -> None:
         """Part of `FrameTaker`."""
         stream = self._streams.get(stream_id)
         size = len(data)
@@ -99,6 +99,11 @@ class Http2(Sender):
         ):
             self._take_odd_data(stream, stream_id, data, end_stream, padding)
             return
+        if stream.expected >= 0:
+            if stream.misses(size, end_stream):
+                self._take_odd_data(stream, stream_id, data, end_stream, padding)
+                return
+            stream.expected -= size
         self._room -= size
         stream.room -= size
         events = self._events
@@ -119,7 +124,7 @@ class Http2(Sender):
     def _take_odd_data(
         self, stream: Stream | None, stream_id: int, data: bytes, end_stream: bool, padding: int
     ) -> None:
-        """DATA that is padded, that has to have a certain length, or that may not be."""
+        """DATA that is padded, or that may not be."""
         size = len(data) + padding
         self._room -= size
         if self._room < 0:
@@ -133,10 +138,12 @@ class Http2(Sender):
             fault = ErrorCode.STREAM_CLOSED
         elif size > stream.room:
             fault = ErrorCode.FLOW_CONTROL_ERROR
-        elif stream.state & self._data_mask & ~MEASURED != self._data_state or stream.misses(len(data), end_stream):
+        elif stream.state & self._data_mask != self._data_state or stream.misses(len(data), end_stream):
             fault = ErrorCode.PROTOCOL_ERROR
         else:
             stream.room -= size
+            if stream.expected >= 0:
+                stream.expected -= len(data)
             stream.told_at = -1
             self._events.append((BODY, stream_id, data, end_stream))
             if end_stream:
@@ -157,7 +164,6 @@ class Http2(Sender):
             or not stream_id & 1
             or len(self._streams) >= self._may_open
             or end_stream
-            or self._good_length is not None
         ):
             self._take_other_headers(stream_id, headers, end_stream)
             return
@@ -165,7 +171,7 @@ class Http2(Sender):
         self._last_id = stream_id
         events = self._events
         self._streams[stream_id] = Stream(
-            stream_id, self._initial_window, self._stream_room, 0, self._events_taken + len(events)
+            stream_id, self._initial_window, self._stream_room, 0, self._events_taken + len(events), self._good_length
         )
         events.append((REQUEST, stream_id, headers, False))
 
@@ -194,13 +200,13 @@ class Http2(Sender):
         if len(self._streams) >= self._may_open:
             self._answer(frames.reset(stream_id, ErrorCode.REFUSED_STREAM))
             return
-        stream = Stream(stream_id, self._initial_window, self._stream_room, REMOTE_DONE if end_stream else 0)
+        stream = Stream(stream_id, self._initial_window, self._stream_room, expected=self._good_length)
         self._streams[stream_id] = stream
-        if end_stream and self._good_length:
-            self._punish(stream, ErrorCode.PROTOCOL_ERROR)
-            return
-        if self._good_length is not None:
-            stream.measure(self._good_length)
+        if end_stream:
+            if stream.misses(0, True):
+                self._punish(stream, ErrorCode.PROTOCOL_ERROR)
+                return
+            stream.state = REMOTE_DONE
         self._events.append((REQUEST, stream_id, headers, end_stream))
 
     def _decode(self, block: bytes) -> Headers:
@@ -236,12 +242,11 @@ class Http2(Sender):
             if end_stream:
                 self._punish(stream, ErrorCode.PROTOCOL_ERROR)
             return
-        if end_stream and self._good_length:
+        stream.expected = self._good_length
+        if end_stream and stream.misses(0, True):
             self._punish(stream, ErrorCode.PROTOCOL_ERROR)
             return
         stream.state |= ANSWERED
-        if self._good_length is not None:
-            stream.measure(self._good_length)
         self._events.append((told.RESPONSE, stream.id, headers, end_stream))
         if end_stream:
             self._end_remote(stream)

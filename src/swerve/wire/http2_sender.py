@@ -153,7 +153,7 @@ class Sender:
         if len(self._streams) >= self._most_streams:
             raise TooManyStreams(f"The peer takes no more than {self._most_streams} streams at a time.")
         self._last_id = stream_id
-        stream = self._streams[stream_id] = Stream(stream_id, self._initial_window, self._stream_room, 0)
+        stream = self._streams[stream_id] = Stream(stream_id, self._initial_window, self._stream_room)
         self._send_headers(stream, headers, end_stream)
         return stream_id
 

@@ -13,7 +13,6 @@ LOCAL_DONE = 0x1  # this side has ended it
 REMOTE_DONE = 0x2  # the peer has
 ANSWERED = 0x4  # the response's headers have been sent (server role), or have come (client role)
 ENDING = 0x8  # all that this side has to say is said, though perhaps not sent
-MEASURED = 0x10  # the peer said how long its body is
 OVER = LOCAL_DONE | REMOTE_DONE
 
 
@@ -32,30 +31,24 @@ class Stream:
 
     __slots__ = ("body", "consumed", "expected", "id", "room", "state", "told_at", "window")
 
-    def __init__(self, stream_id: int, window: int, room: int, state: int, told_at: int = -1) -> None:
+    def __init__(
+        self, stream_id: int, window: int, room: int, state: int = 0, told_at: int = -1, expected: int = -1
+    ) -> None:
         self.id = stream_id
         self.window = window
         self.room = room
         self.state = state
         # Which of the events that wait to be taken told of its beginning.
         self.told_at = told_at
+        # Bytes of the peer's body that are still to come; negative where it has not said.
+        self.expected = expected
         # Bytes that were consumed here, and that the peer has not been given credit for.
         self.consumed = 0
-        # Bytes of the peer's body that are still to come, where it is MEASURED.
-        self.expected = 0
         self.body: Body | None = None
 
-    def measure(self, length: int) -> None:
-        """The peer said that its body has `length` bytes."""
-        self.state |= MEASURED
-        self.expected = length
-
     def misses(self, size: int, ends: bool) -> bool:
-        """Count `size` bytes of the peer's body: whether they are more than it said, or the last ones and too few."""
-        if not self.state & MEASURED:
-            return False
-        self.expected -= size
-        return self.expected < 0 or (ends and self.expected > 0)
+        """Whether `size` more bytes are more than the peer said its body has, or the last ones and too few."""
+        return 0 <= self.expected != size and (ends or size > self.expected)
 
 
 class Outbox:
