@@ -53,6 +53,10 @@ CALLS_PER_WRITE = 8
 _ANSWERS_PER_WRITE = 16
 
 
+def _no_requests(connection: Connection, stream_id: int, headers: Headers, end_stream: bool) -> None:
+    raise AssertionError("a server opens no streams")
+
+
 class Connection(asyncio.Protocol):
     """An HTTP/2 connection. All methods are called on its event loop's thread."""
 
@@ -77,7 +81,8 @@ class Connection(asyncio.Protocol):
         # False once no new stream may be opened here: GOAWAY was received, or the connection is closing.
         self.usable = True
         self.loop = loop
-        self._accept = accept
+        self._is_server = accept is not None
+        self._accept = accept or _no_requests
         self._on_made = on_made
         self._on_lost = on_lost
         # For limits on connections (`net.sweeper`): the peer's SETTINGS have come, it has sent something, and the last
@@ -368,7 +373,7 @@ class Connection(asyncio.Protocol):
     def _dispatch(self) -> bool:
         """Hand the engine's events to their handlers; True when there were any. Written out: it runs for each frame."""
         streams = self.streams
-        accept = cast(Acceptor, self._accept)  # a client gets no requests
+        accept = self._accept
         unacknowledged = 0
         events = self.http2.events()
         for event in events:
@@ -444,7 +449,7 @@ class Connection(asyncio.Protocol):
             if self._last_call is not None:
                 self._last_call.ping_acknowledged(event[1])
         elif kind == RESET:
-            if self._accept is not None and self._reset_guard.strike(self.loop.time):
+            if self._is_server and self._reset_guard.strike(self.loop.time):
                 self._hang_up(b"too_many_resets")
         elif kind == GOAWAY:
             self._strike()
@@ -489,7 +494,7 @@ class Connection(asyncio.Protocol):
         """Ask the peer to open no more streams; the connection closes when the last one ends."""
         if self._closed or self._draining or self._last_call is not None:
             return
-        if self._accept is None:
+        if not self._is_server:
             self._stop_using()
             self._draining = True
             self.flush()
