@@ -72,7 +72,7 @@ class CallSeries(Protocol):
 
 
 class CallObserver(Protocol):
-    """Where the series of calls are."""
+    """Has the series of each RPC of an application."""
 
     def series(self, app: str, path: bytes) -> CallSeries: ...
 
@@ -149,7 +149,7 @@ class ForwardedCall:
         self._target = target
         self._series = series
         self._started_at = time.monotonic()
-        # Set with the two that say when, and what is said then.
+        # Set where there is a deadline, with it and with what its expiry says.
         self._timers: TimerWheel | None = None
         self._replica: Replica | None = None
         self._leg: _ReplicaLeg | None = None
@@ -189,7 +189,7 @@ class ForwardedCall:
         timers.add(self._deadline, self)
 
     def open(self, end_stream: bool) -> None:
-        """The request's headers have come, and are all that `incomplete` calls wait for."""
+        """Go on: the request's headers have come, and no more of it is waited for."""
         self._request_ended = end_stream
         self._submit()
 
@@ -430,7 +430,9 @@ class ForwardedCall:
         if trailers is None:
             self._pass_on_part(headers, body)
             return
-        self._leave_bundle()
+        replica, self._replica, self._bundles = self._replica, None, None
+        assert replica is not None
+        self._target.release(replica, self)
         if body is None:
             self._end(trailers)
             return
