@@ -526,6 +526,35 @@ def test_an_idle_connection_that_is_drained_closes(pair):
     assert pair.client.closed
 
 
+def test_answers_that_a_paused_transport_holds_up_are_written_before_a_drained_server_closes():
+    pair = Pair(high=100)
+    call = pair.call(end_stream=True)
+    pair.run()
+    pair.server.drain()
+    pair.run()
+    pair.loop.pass_time(1)
+    pair.server.pause_writing()
+    answer(pair.served[0])
+    pair.loop.turn()
+    assert not pair.server.closed
+    pair.server.resume_writing()
+    pair.run()
+    assert (call.trailers, call.closed) == (TRAILERS, [0])
+    assert pair.server.closed
+
+
+def test_a_connection_that_is_closed_writes_what_is_said_though_its_transport_is_paused(pair):
+    calls = [pair.call(end_stream=True) for _ in range(2)]
+    pair.run()
+    pair.server.pause_writing()
+    answer(pair.served[0])
+    pair.server.http2.go_away(ErrorCode.ENHANCE_YOUR_CALM, b"why")
+    pair.server.close()
+    assert b"why" in pair.down.buffer
+    pair.run()
+    assert [call.closed for call in calls] == [[0], [CONNECTION_LOST]]
+
+
 # --- floods ----------------------------------------------------------------------------------------------------------
 
 

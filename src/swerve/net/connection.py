@@ -340,7 +340,8 @@ class Connection(asyncio.Protocol):
             # else's flush.
             progress = progress and not self._paused and (self.http2.want_write or not backlog.empty)
         self._flush_due = False
-        if self._draining and self.idle:
+        # The last call is over when its end is queued, which may wait for the transport.
+        if self._draining and self.idle and not self.http2.want_write:
             self.close()
 
     @property
@@ -518,6 +519,9 @@ class Connection(asyncio.Protocol):
             return
         self._draining = False
         self._write()
+        if self._paused and self.transport is not None:
+            # Answers are in memory already, and few; bodies may be many.
+            self.transport.write(self.http2.data_to_send(0))
         self._fail(error_code)
 
     def _fail(self, error_code: int = CONNECTION_LOST, *, peer_gone: bool = False) -> None:
