@@ -205,17 +205,20 @@ class HttpCall:
 
     def consumed(self, amount: int, leg: _ReplicaLeg) -> None:
         """`amount` bytes have come. The replica gets credit when the reader has taken what they completed."""
-        if self._received:
+        if self._received and self._status is None:
             self._owed += amount
         else:
             leg.acknowledge(amount)
 
-    def leg_ended(self, replica: Replica, status: Status, *, refused: bool) -> None:
-        if refused and self._kept is not None and self._status is None:
+    def leg_ended(self, leg: _ReplicaLeg, status: Status) -> None:
+        if leg.refused and self._kept is not None and self._status is None:
             self._leg = None
-            self.target.refused(replica, self)
+            self.target.refused(leg.replica, self)
             return
-        self.target.release(replica, self)
+        # Nothing more comes to be held back, and other calls need the connection's window.
+        owed, self._owed = self._owed, 0
+        leg.acknowledge(owed)
+        self.target.release(leg.replica, self)
         self._finish(status)
 
     def _finish(self, status: Status) -> None:
@@ -232,12 +235,12 @@ class HttpCall:
 class _ReplicaLeg(ClientCall):
     """The call as the connection to one replica sees it; one an attempt."""
 
-    __slots__ = ("_call", "_replica")
+    __slots__ = ("_call", "replica")
 
     def __init__(self, call: HttpCall, replica: Replica) -> None:
         super().__init__()
         self._call = call
-        self._replica = replica
+        self.replica = replica
 
     def open(self, connection: Connection, headers: Headers) -> None:
         """Begin the call.
@@ -272,7 +275,7 @@ class _ReplicaLeg(ClientCall):
         super().on_closed(error_code)
 
     def ended(self, status: Status, trailers: Headers) -> None:
-        self._call.leg_ended(self._replica, status, refused=self.refused)
+        self._call.leg_ended(self, status)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:
