@@ -12,6 +12,7 @@ from http2_lab import (
     begin,
     client,
     fault,
+    number,
     reset,
     resets,
     sent,
@@ -254,11 +255,25 @@ def test_more_data_than_the_connection_has_credit_for_ends_it(make):
     assert fault(engine, frame(DATA, 0, second, b"x")) == ErrorCode.FLOW_CONTROL_ERROR
 
 
-def test_padding_counts(make):
+def test_padding_counts_and_is_given_back_at_once(make):
+    """Not when half a window has come together: a window full of data fits beside any padding."""
     engine, stream_id = receiving(make, **SMALL)
     fill(engine, stream_id, 99_995)
     assert told(engine, frame(DATA, PADDED, stream_id, b"\x02ab\0\0")) == [(BODY, stream_id, b"ab", False)]
+    assert sent(engine) == [(WINDOW_UPDATE, 0, stream_id, number(3))]
+    fill(engine, stream_id, 3)
     assert not engine.may_receive(stream_id)
+
+
+def test_padding_that_ends_a_stream_is_credit_of_the_connection(make):
+    engine, stream_id = receiving(make, stream_window=100_000, connection_window=10)
+    told(engine, frame(DATA, PADDED | END_STREAM, stream_id, b"\x04" + bytes(4)))
+    assert sent(engine) == [(WINDOW_UPDATE, 0, 0, number(5))]
+
+
+def test_padding_whose_credit_is_not_read_ends_the_connection(make):
+    engine, stream_id = receiving(make)
+    assert fault(engine, frame(DATA, PADDED, stream_id, bytes(1)) * 10_001) == ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_padding_beyond_the_credit_breaks_its_stream_off(make):

@@ -148,8 +148,11 @@ class Http2(Sender):
             self._events.append((BODY, stream_id, data, end_stream))
             if end_stream:
                 self._end_remote(stream)
-            if padding:
-                self.acknowledge(padding, stream_id)
+            elif padding:
+                # At once: who waits for a window full of data would wait for ever.
+                stream.room += padding
+                self._answer(frames.window_update(stream_id, padding))
+            self.acknowledge(padding, 0)
             return
         self._punish(stream, fault)
         self.acknowledge(size, stream_id)
