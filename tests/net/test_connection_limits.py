@@ -254,6 +254,32 @@ def test_a_response_that_is_not_read_is_ended_and_its_bytes_are_credited():
     assert not pair.server.closed
 
 
+def test_a_whole_response_without_credit_is_ended_when_nobody_reads_it():
+    pair = Swept(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=0), stall_timeout_s=10)
+    unread = pair.call(end_stream=True, credit=False)
+    pair.run()
+    (stuck,) = pair.served
+    stuck.connection.respond(stuck.stream_id, ((b":status", b"200"),), bytes(10_000), ((b"grpc-status", b"0"),))
+    pair.seconds(9)
+    assert not stuck.closed
+    pair.seconds(4)
+    assert stuck.closed == unread.closed == [ErrorCode.ENHANCE_YOUR_CALM]
+    assert pair.server.http2.queued_body_size() == 0
+
+
+def test_a_whole_response_that_is_read_slowly_goes_on():
+    pair = Swept(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=PROGRESS), stall_timeout_s=3)
+    call = pair.call(end_stream=True, credit=False)
+    pair.run()
+    (served,) = pair.served
+    served.connection.respond(served.stream_id, ((b":status", b"200"),), bytes(500_000), ((b"grpc-status", b"0"),))
+    for _ in range(10):
+        call.pay()
+        pair.seconds(2)
+    assert not served.closed
+    assert len(call.data) == 10 * PROGRESS
+
+
 def test_a_connection_that_is_not_read_is_closed():
     pair = Swept(high=10_000, stall_timeout_s=10)
     call = pair.call()

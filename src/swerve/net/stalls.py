@@ -26,7 +26,7 @@ class StallWatch(Generic[Key]):
         """The keys of which less than `PROGRESS` bytes went within `timeout_s`.
 
         `waiting` has all that waits now: how many bytes are left, and an object that stands for just these bytes. While
-        it is the same one, none were added.
+        it is the same one, what is added does not count as movement.
         """
         marks: dict[Key, tuple[int, object, float]] = {}
         stalled = []

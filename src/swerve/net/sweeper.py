@@ -135,9 +135,10 @@ class Sweeper:
 def _waiting(connection: Connection) -> dict[int, tuple[int, object]]:
     """What waits for the peer to take it, as `StallWatch` wants it: by stream, and under 0 for a connection to which
     nothing can be written."""
-    waiting: dict[int, tuple[int, object]] = {}
+    waiting = connection.http2.queued_bodies()
     if connection._paused and connection.transport is not None:
         waiting[0] = (connection.transport.get_write_buffer_size(), connection._pause)
+    # Of these it is known when bytes were added.
     backlog = connection.backlog
     for stream_id, these in (*backlog.callbacks.items(), *backlog.owed.items()):
         waiting[stream_id] = (connection.unsent(stream_id), these)

@@ -133,6 +133,12 @@ class Sender:
         stream = self._streams.get(stream_id)
         return 0 if stream is None or stream.body is None else stream.body.size
 
+    def queued_bodies(self) -> dict[int, tuple[int, object]]:
+        """By stream, the bytes of its body that wait, and an object that is the same until all of them have left."""
+        if not self._outbox.queued:
+            return {}
+        return {stream.id: (stream.body.size, stream.body) for stream in self._streams.values() if stream.body}
+
     def may_receive(self, stream_id: int) -> bool:
         """Whether the peer has credit on the stream."""
         stream = self._streams.get(stream_id)
