@@ -24,6 +24,8 @@ from http2_lab import (
 
 from swerve.wire.events import BODY, CLOSED, IGNORED
 from swerve.wire.frames import ErrorCode
+from swerve.wire.http2 import Http2
+from swerve.wire.limits import PRIVATE_LIMITS, Http2Limits
 from tests.net.raw_http2 import DATA, END_STREAM, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame
 
 LARGEST = (1 << 31) - 1
@@ -314,6 +316,23 @@ def test_credit_of_the_connection_comes_back_when_half_of_it_has_been_consumed(m
         (WINDOW_UPDATE, 0, 0, (80_000).to_bytes(4, "big")),
         (WINDOW_UPDATE, 0, stream_id, (80_000).to_bytes(4, "big")),
     ]
+
+
+@pytest.mark.parametrize("limits", [Http2Limits(), PRIVATE_LIMITS], ids=["public", "private"])
+def test_a_large_window_of_the_connection_is_never_short_of_more_than_a_little(limits):
+    """What is owed to the peer is missing: half of a large window would be more than what others need."""
+    sender, receiver = Http2(server=False, limits=limits), Http2(server=True, limits=limits)
+    for _ in range(2):
+        receiver.receive(sender.data_to_send(0))
+        sender.receive(receiver.data_to_send(0))
+    assert sender._outbox.window == limits.connection_window
+    assert not receiver.acknowledge((16 << 20) - 1, 1)
+    assert receiver.acknowledge(1, 1)
+
+
+def test_the_windows_of_all_streams_fit_into_the_connections():
+    limits = Http2Limits()
+    assert limits.max_concurrent_streams * limits.stream_window <= limits.connection_window - (16 << 20)
 
 
 def test_a_stream_that_the_peer_has_ended_gets_no_credit():

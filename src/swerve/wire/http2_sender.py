@@ -11,6 +11,8 @@ from swerve.wire.limits import Http2Limits
 from swerve.wire.metadata import Headers, size_of
 from swerve.wire.outbox import ANSWERED, ENDING, LOCAL_DONE, OVER, REMOTE_DONE, Outbox, Stream
 
+# The connection gives credit back in steps no larger: what is not given back yet is missing from a window.
+_LARGEST_CREDIT_STEP = 16 * 1024 * 1024
 # A stream of which no response's headers may be sent.
 _BEGUN = ANSWERED | ENDING
 
@@ -78,7 +80,7 @@ class Sender:
         self._room = max(limits.connection_window, DEFAULT_WINDOW)
         self._stream_room = max(limits.stream_window, DEFAULT_WINDOW)
         self._consumed = 0
-        self._credit_step = max(1, limits.connection_window // 2)
+        self._credit_step = max(1, min(limits.connection_window // 2, _LARGEST_CREDIT_STEP))
         self._stream_credit_step = max(1, limits.stream_window // 2)
         # How many streams the peer takes, and what may be sent on one at its start.
         self._most_streams = frames.LARGEST

@@ -12,8 +12,9 @@ class Http2Limits:
     max_concurrent_streams: int = 1000
     # Bounds the bytes of one call that wait in this process, whatever the size of its messages.
     stream_window: int = 1 << 20
-    # Bounds the same over all calls of the connection. It is more than the windows of all streams, for with less, calls
-    # whose bytes wait here would take the credit that calls need which run, and neither could end.
+    # Bounds the same over all calls of the connection. It is more than the windows of all streams, and what may be
+    # missing from it: with less, calls whose bytes wait here would take the credit that calls need which run, and
+    # neither could end.
     connection_window: int = 1 << 30
     # Bytes of one header list by RFC 9113's measure (section 6.5.2). A peer that sends more loses the connection, so it
     # stands well above the limit that is kept per call.
@@ -35,6 +36,9 @@ PRIVATE_HEADER_LIST_SIZE = 1 << 20
 # client is held to its limits at the public port.
 PRIVATE_LIMITS = Http2Limits(
     max_concurrent_streams=100_000,
+    # The protocol's largest. It is less than the windows of all streams: some 2000 large answers may wait for their
+    # readers at a time before others on the link wait for them.
+    connection_window=(1 << 31) - 1,
     max_header_list_size=PRIVATE_HEADER_LIST_SIZE,
     max_frame_size=256 * 1024,
     max_resets_per_s=10_000_000,
