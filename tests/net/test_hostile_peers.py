@@ -172,6 +172,20 @@ def test_a_peer_that_does_not_speak_http2_is_hung_up_on(server, bystander, peers
     bystander()
 
 
+def test_a_peer_is_told_why_it_is_hung_up_on_whatever_else_it_has_sent(server, bystander, peers):
+    """What is not read any more must not have the socket thrown away with the GOAWAY in it."""
+    peer = Peer(server)
+    peers.append(peer)
+    peer.greet()
+    peer.send(frame(PING, 0, 0, b"short") + bytes(MIB))
+    received = b""
+    with contextlib.suppress(OSError):
+        while data := peer.socket.recv(MIB):
+            received += data
+    assert b"a frame of kind 6 has 5 bytes" in received
+    bystander()
+
+
 @pytest.mark.parametrize("said", [b"", PREFACE[:10], PREFACE, PREFACE + frame(SETTINGS, 0, 0, b"\0" * 6)[:8]])
 def test_a_peer_that_does_not_finish_its_greeting_is_hung_up_on(server, bystander, peers, said):
     peer = Peer(server)
