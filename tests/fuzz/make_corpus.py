@@ -23,11 +23,16 @@ from tests.net.raw_http2 import (
     SETTINGS,
     WINDOW_UPDATE,
     block,
+    field,
 )
 
 CORPUS = Path(__file__).parent / "corpus"
 # The first byte of the target's input (`targets.connection`): whole, byte by byte, in 9s; greeting, slow, unread.
 WHOLE, BYTES, NINES, GREETS, SLOW, UNREAD = 0, 1, 2, 4, 8, 16
+
+PADDED = 0x8
+# Of the kind of a frame (`targets.frames_from`).
+LONG = 0x80
 
 CONFIG = """\
 proxy_location: HeadOnly
@@ -57,6 +62,11 @@ def _request(stream_id: int, *extra: tuple[bytes, bytes], flags: int = END_HEADE
     return raw_http2.frame(HEADERS, flags, stream_id, block(b"/t/Echo", (b"content-type", b"application/grpc"), *extra))
 
 
+def _frames(*frames: tuple[int, int, int, bytes]) -> bytes:
+    """As `targets.frames_from` reads them."""
+    return b"".join(bytes((kind, flags, stream, len(payload))) + payload for kind, flags, stream, payload in frames)
+
+
 def _laugh(name: int) -> bytes:
     """A YAML list of nine aliases of the one before."""
     return b"%c: &%c [%s]\n" % (name, name, b",".join([b"*%c" % (name - 1)] * 9))
@@ -66,6 +76,13 @@ def seeds() -> dict[str, dict[str, bytes]]:
     """Inputs by target and name."""
     echo = _request(1) + raw_http2.frame(DATA, END_STREAM, 1, frame(b"hello"))
     headers = block(b"/t/Echo", (b"grpc-timeout", b"1S"), (b"key-bin", b"AAEC"))
+    fields = block(b"/t")
+    begin = HEADERS, END_HEADERS, 1, fields
+    again = [
+        one
+        for stream_id in (1, 3, 5)
+        for one in ((HEADERS, END_HEADERS, stream_id, fields), (RST_STREAM, 0, stream_id, bytes(4)))
+    ]
     control = (
         raw_http2.frame(PING, 0, 0, b"12345678")
         + raw_http2.frame(WINDOW_UPDATE, 0, 0, b"\0\1\0\0")
@@ -91,6 +108,33 @@ def seeds() -> dict[str, dict[str, bytes]]:
             + _request(1, (b"grpc-encoding", b"gzip"))
             + raw_http2.frame(DATA, END_STREAM, 1, frame_compressed(b"hello", GZIP)),
             "http1": bytes([WHOLE]) + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        },
+        "http2": {
+            "request": b"\x09" + _frames(begin, (DATA, 0, 1, b"ab"), (DATA, END_STREAM, 1, b"cd")),
+            "known": b"\x09" + _frames(*again, (HEADERS, END_HEADERS, 7, fields), (DATA, END_STREAM, 7, b"whole")),
+            "padded": b"\x05" + _frames(begin, (DATA, PADDED, 1, b"\x02ab\0\0"), (RST_STREAM, 0, 1, b"\0\0\0\x08")),
+            "long": b"\x07" + _frames(begin, (DATA | LONG, 0, 1, bytes(255)), (DATA | LONG, END_STREAM, 1, bytes(200))),
+            "measured": b"\x03"
+            + _frames((HEADERS, END_HEADERS, 1, fields + field(b"content-length", b"2")), (DATA, END_STREAM, 1, b"ab")),
+            "continued": b"\x01" + _frames((HEADERS, 0, 1, fields[:9]), (CONTINUATION, END_HEADERS, 1, fields[9:])),
+            "control": b"\x01"
+            + _frames(
+                begin,
+                (SETTINGS, 0, 0, b"\0\4\0\0\0\0" + b"\0\5\0\0\x80\0" + b"\0\1\0\0\0\0"),
+                (DATA, 0, 1, b"waits"),
+                (WINDOW_UPDATE, 0, 1, b"\0\0\0\x03"),
+                (PING, 0, 0, b"12345678"),
+                (SETTINGS, 0, 0, b"\0\4\0\1\0\0"),
+                (GOAWAY, 0, 0, bytes(8)),
+            ),
+            "trailers": b"\x01" + _frames(begin, (HEADERS, END_HEADERS | END_STREAM, 1, b"\x10\x01a\x01b")),
+            "response": b"\x08"
+            + _frames(
+                (HEADERS, END_HEADERS, 1, b"\x08\x03100"),
+                (HEADERS, END_HEADERS, 1, b"\x88"),
+                (DATA, 0, 1, b"ab"),
+                (HEADERS, END_HEADERS | END_STREAM, 1, b"\x40\x01a\x01b"),
+            ),
         },
         "messages": {
             "two": b"\x08" + frame(b"hello") + frame(b""),

@@ -17,11 +17,13 @@ from swerve.net.streams import Headers
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.proxy.request_ids import is_usable
 from swerve.schema import ConfigError, parse_config
-from swerve.wire import bundle, deadline, metadata, status
+from swerve.wire import bundle, deadline, events, metadata, status
+from swerve.wire.http2 import Http2, Http2Error, StreamGone, TooManyStreams
 from swerve.wire.limits import Http2Limits
 from swerve.wire.message import DEFLATE, GZIP, IDENTITY, MessageReader, check_encoding
 from swerve.wire.status import OK, RpcError, Status
-from tests.net.net_support import ManualLoop, Transport
+from tests.net import raw_http2
+from tests.net.net_support import REQUEST, RESPONSE, TRAILERS, ManualLoop, Transport
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 MAX_MESSAGE = 4096
@@ -130,6 +132,115 @@ def connection(data: bytes) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The HTTP/2 engine
+
+
+ENGINE_LIMITS = Http2Limits(
+    max_concurrent_streams=4, stream_window=70_000, connection_window=100_000, max_header_list_size=4096
+)
+
+
+class _User:
+    """Answers what an engine tells, and keeps to what it asks of whoever uses it."""
+
+    def __init__(self, engine: Http2) -> None:
+        self.engine = engine
+        self.open: set[int] = set()
+
+    def request(self) -> None:
+        with contextlib.suppress(TooManyStreams):
+            self.open.add(self.engine.send_request(REQUEST))
+
+    def hear(self) -> None:
+        for event in self.engine.events():
+            with contextlib.suppress(StreamGone):
+                self._answer(event)
+
+    def _answer(self, event: events.Event) -> None:
+        engine = self.engine
+        match event:
+            case (events.REQUEST, stream_id, _, _):
+                assert stream_id not in self.open
+                self.open.add(stream_id)
+                engine.send_response(stream_id, RESPONSE)
+            case (events.WHOLE_REQUEST, stream_id, _, data):
+                assert stream_id not in self.open
+                self.open.add(stream_id)
+                engine.acknowledge(len(data), stream_id)
+                if engine.respond(stream_id, RESPONSE, data, TRAILERS):
+                    self.open.remove(stream_id)
+            case (events.BODY, stream_id, data, end_stream):
+                assert stream_id in self.open
+                engine.acknowledge(len(data), stream_id)
+                engine.send_data(stream_id, data, end_stream=end_stream)
+            case (events.TRAILERS, stream_id, headers):
+                assert stream_id in self.open
+                engine.send_trailers(stream_id, headers)
+            case (events.CLOSED, stream_id, _):
+                # Some were broken off before they were told.
+                self.open.discard(stream_id)
+
+    def write(self, amount: int) -> list[int]:
+        """The kinds of the frames that are written, which are whole."""
+        wants = self.engine.want_write
+        data = self.engine.data_to_send(amount)
+        assert bool(data) == wants
+        self.hear()
+        kinds = []
+        while data:
+            size = int.from_bytes(data[:3], "big")
+            assert len(data) >= 9 + size
+            kinds.append(data[3])
+            data = data[9 + size :]
+        return kinds
+
+
+def frames_from(data: bytes) -> bytes:
+    """Frames with right heads: of each a byte says the kind, then the flags, the stream, how long it is, and what is in
+    it follows. The kind's highest bit makes it a long one."""
+    found = []
+    while len(data) >= 4:
+        kind, flags, stream_id, size = data[:4]
+        payload, data = data[4 : 4 + size], data[4 + size :]
+        found.append(raw_http2.frame(kind & 0x7F, flags, stream_id, payload * 64 if kind & 0x80 else payload))
+    return b"".join(found)
+
+
+def http2(data: bytes) -> None:
+    """Frames with anything in them. The first byte says for which role, in which pieces, and how much is written."""
+    how, data = (data[0], data[1:]) if data else (0, data)
+    is_server = bool(how & 1)
+    size, amount = (1 << 20, 1, 9, 5000)[how >> 1 & 3], 1 << 20 if how & 8 else 100
+    engine = Http2(server=is_server, limits=ENGINE_LIMITS)
+    user = _User(engine)
+    engine.data_to_send(1)
+    data = (PREFACE if is_server else PREFACE[24:]) + frames_from(data)
+    for at in range(0, len(data), size):
+        if not is_server and at % 1000 == 0:
+            user.request()
+        try:
+            engine.receive(data[at : at + size])
+        except Http2Error:
+            user.hear()
+            assert raw_http2.GOAWAY in user.write(amount)
+            break
+        user.hear()
+        user.write(amount)
+        reader = engine._reader
+        assert len(reader._rest) < 9 + 16 * 1024
+        assert len(engine._streams) <= ENGINE_LIMITS.max_concurrent_streams or not is_server
+        assert engine._streams.keys() == user.open
+    for stream_id in user.open.copy():
+        engine.reset_stream(stream_id)
+    user.hear()
+    assert not user.open
+    assert not engine._streams
+    assert not engine.queued_body_size()
+    user.write(amount)
+    assert not engine.want_write
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Messages and fields
 
 
@@ -214,6 +325,7 @@ def config(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "connection": connection,
+    "http2": http2,
     "messages": messages,
     "fields": fields,
     "config": config,
