@@ -4,6 +4,7 @@ import pytest
 
 from swerve.wire import hpack, huffman
 from swerve.wire.hpack import Decoder, Encoder, HeaderListTooLarge, HpackError
+from swerve.wire.metadata import size_of
 
 PLENTY = 1 << 20
 
@@ -297,12 +298,31 @@ def test_blocks_that_come_once_push_no_remembered_one_out():
 
 def test_the_memory_of_blocks_is_bounded():
     receiver = decoder()
-    first = receiver.decode(b"\x82" * 2000)
-    for length in range(1, 200):
-        receiver.decode(b"\x82" * length)
-    assert receiver.decode(b"\x82" * 2000) is not first
-    large = receiver.decode(b"\x82" * 4000)
-    assert receiver.decode(b"\x82" * 4000) is not large
+    blocks = [b"\x82" * 90 + b"\x00\x01n\x02%02d" % number for number in range(64)]
+    for block in blocks:
+        receiver.decode(block)
+        receiver.decode(block)
+    known = receiver.known_blocks
+    assert len(known) > 1
+    assert sum(len(block) + size_of(headers) for block, headers in known.items()) <= hpack._MAX_ALL_KNOWN
+
+
+def test_many_small_blocks_are_remembered():
+    receiver = decoder()
+    blocks = [b"\x82" * 10 + b"\x00\x01n\x02%02d" % number for number in range(50)]
+    for block in blocks:
+        receiver.decode(block)
+        receiver.decode(block)
+    assert list(receiver.known_blocks) == blocks
+
+
+@pytest.mark.parametrize("block", [b"\x82" * 100, b"\x00\x01n\x7f\x81\x1f" + bytes(4096)], ids=["short", "long"])
+def test_a_large_list_is_not_remembered(block):
+    receiver = decoder()
+    for _ in range(3):
+        receiver.decode(block)
+    assert not receiver.known_blocks
+    assert receiver._start[2] + len(receiver._last_literal) == 0
 
 
 def test_blocks_that_start_alike_and_end_in_other_literals_decode_each_to_its_own():

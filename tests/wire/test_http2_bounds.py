@@ -243,3 +243,27 @@ def test_responses_of_a_client_leave_nothing():
         engine.data_to_send(EVERYTHING)
     assert not engine._streams
     assert not engine._outbox.finished
+
+
+def test_the_headers_that_an_idle_connection_remembers_take_little_memory():
+    engine = server()
+    tiny = [(b"%02d" % (number % 100), b"xy") for number in range(250)]
+    requests = [
+        block((*REQUEST_HEADERS, (b"n", b"%03d" % number), *tiny[:count]))
+        for count in (50, 250)
+        for number in range(64)
+    ]
+    requests.append(block((*REQUEST_HEADERS, *tiny * 8)))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for request in requests:
+            for _ in range(2):
+                stream_id = next_id(engine)
+                told(engine, frame(HEADERS, WHOLE, stream_id, request) + reset(stream_id))
+                engine.data_to_send(EVERYTHING)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not engine._streams
+    assert after - before < 250_000

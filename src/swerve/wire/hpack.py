@@ -62,9 +62,10 @@ def _entry(field: Field) -> _Entry:
     return field, len(field[0]) + len(field[1]) + _FIELD_OVERHEAD
 
 
-# What a decoder remembers. A hostile peer can make a list some ten times as large as its block.
-_MAX_BLOCKS = 64
-_MAX_BLOCK_SIZE = 2048
+# What a decoder remembers: bytes of one block and its list, and of all of them. Python takes some five times as many
+# for the smallest fields.
+_MAX_KNOWN = 4096
+_MAX_ALL_KNOWN = 32 * 1024
 _MAX_STRINGS = 256
 _MAX_STRING_SIZE = 64
 
@@ -85,6 +86,7 @@ class Decoder:
 
     __slots__ = (
         "_capacity",
+        "_known_size",
         "_last_literal",
         "_max_list_size",
         "_max_table_size",
@@ -104,6 +106,7 @@ class Decoder:
         self._table = _STATIC_ENTRIES.copy()
         # Blocks that mean the same until the table changes.
         self.known_blocks: dict[bytes, Headers] = {}
+        self._known_size = 0
         self._last_literal = b""
         self._start = _NO_START
         # Strings by their Huffman code.
@@ -195,12 +198,15 @@ class Decoder:
         if position != end:
             raise HpackError("a block is cut off")
         headers = tuple(fields)
-        if inserted or size_updates or end > _MAX_BLOCK_SIZE:
+        size = end + list_size
+        if inserted or size_updates or size > _MAX_KNOWN:
             return headers
         # Literals stand mostly for what differs from call to call. Where they do not, as tokens, the block comes twice.
         if first_literal < 0 or block == self._last_literal:
-            if len(self.known_blocks) >= _MAX_BLOCKS:
+            self._known_size += size
+            if self._known_size > _MAX_ALL_KNOWN:
                 self.known_blocks.clear()
+                self._known_size = size
             self.known_blocks[block] = headers
         else:
             self._last_literal = block
@@ -210,6 +216,7 @@ class Decoder:
 
     def _forget_blocks(self) -> None:
         self.known_blocks.clear()
+        self._known_size = 0
         self._start = _NO_START
 
     def _insert(self, entry: _Entry) -> None:

@@ -32,6 +32,8 @@ __all__ = ["Http2", "Http2Error", "StreamGone", "TooManyStreams"]
 
 # Answers to the peer's frames that may wait to be sent: one that does not read them asks for more.
 _MAX_ANSWERS = 10_000
+# The largest block of headers that are kept to be known again.
+_MAX_GOOD_BLOCK = 2048
 # The largest frames that are sent, whatever the peer takes: other streams wait for the end of each.
 _MAX_SENT_FRAME = 256 * 1024
 # Kinds of frames that have one size, and those that name no stream.
@@ -169,6 +171,8 @@ class Http2(Sender):
             or end_stream
         ):
             self._take_other_headers(stream_id, headers, end_stream)
+            if len(block) > _MAX_GOOD_BLOCK:
+                self._good_headers = None
             return
         # A request as the last one.
         self._last_id = stream_id
