@@ -13,6 +13,7 @@ from http2_lab import (
     WHOLE,
     begin,
     client,
+    frames_in,
     new_client,
     reset,
     sent,
@@ -390,3 +391,85 @@ def test_a_large_part_is_not_copied_for_each_frame(make):
     (rest,) = engine._streams[stream_id].body.parts
     assert rest.obj is body
     assert b"".join(frame.payload for frame in sent(engine)) == body[FRAME:]
+
+
+# --- a part that leaves at once --------------------------------------------------------------------------------------
+
+
+def at_once(engine, stream_id, data):
+    return list(frames_in(engine.send_at_once(stream_id, data, EVERYTHING)))
+
+
+def test_a_part_may_leave_at_once(make):
+    engine = make()
+    stream_id = sending(engine)
+    assert at_once(engine, stream_id, b"one") == [(DATA, 0, stream_id, b"one")]
+    assert not engine.want_write
+
+
+def test_a_part_that_leaves_at_once_follows_frames_that_wait(make):
+    engine = make()
+    stream_id = sending(engine)
+    engine.ping(bytes(8))
+    assert [frame.kind for frame in at_once(engine, stream_id, b"one")] == [PING, DATA]
+
+
+def test_a_part_that_leaves_at_once_follows_the_body_before_it(make):
+    engine = make()
+    stream_id = sending(engine)
+    engine.send_data(stream_id, b"one,")
+    assert at_once(engine, stream_id, b"two") == [(DATA, 0, stream_id, b"one,two")]
+
+
+@pytest.mark.parametrize("values", [{INITIAL_WINDOW_SIZE: 3}, {}], ids=["stream", "connection"])
+def test_a_part_without_credit_does_not_leave_at_once(make, values):
+    engine = make(values)
+    stream_id = sending(engine)
+    size = values.get(INITIAL_WINDOW_SIZE, 65_535)
+    told(engine, window_update(stream_id, 1) if not values else window_update(0, 1))
+    assert sum(len(frame.payload) for frame in at_once(engine, stream_id, bytes(size + 1))) == size
+    assert engine.queued_body_size(stream_id) == 1
+
+
+def test_what_leaves_at_once_takes_from_the_credit(make):
+    engine = make({INITIAL_WINDOW_SIZE: 5})
+    stream_id = sending(engine)
+    at_once(engine, stream_id, b"123")
+    assert at_once(engine, stream_id, b"456") == [(DATA, 0, stream_id, b"45")]
+
+
+def test_a_large_part_leaves_at_once_in_several_frames(make):
+    engine = make()
+    stream_id = sending(engine)
+    assert [len(frame.payload) for frame in at_once(engine, stream_id, bytes(FRAME + 1))] == [FRAME, 1]
+
+
+def test_a_part_without_bytes_may_be_sent_at_once(make):
+    engine = make({INITIAL_WINDOW_SIZE: 1})
+    stream_id, other = sending(engine), sending(engine)
+    engine.send_data(other, b"12")
+    at_once(engine, stream_id, b"")
+    assert engine.queued_body_size(stream_id) == 0
+    engine.end_stream(stream_id)
+    assert sent(engine) == [(DATA, END_STREAM, stream_id, b"")]
+
+
+def test_nothing_is_sent_at_once_after_the_end(make):
+    engine = make()
+    stream_id = sending(engine)
+    engine.end_stream(stream_id)
+    with pytest.raises(StreamGone):
+        engine.send_at_once(stream_id, b"x", EVERYTHING)
+
+
+def test_the_bodies_that_wait_are_told_with_what_stands_for_them(make):
+    engine = make({INITIAL_WINDOW_SIZE: 3})
+    first, second = sending(engine), sending(engine)
+    assert engine.queued_bodies() == {}
+    engine.send_data(first, b"12345")
+    engine.send_data(second, b"123456")
+    before = engine.queued_bodies()
+    engine.data_to_send(EVERYTHING)
+    after = engine.queued_bodies()
+    assert {stream_id: size for stream_id, (size, _) in after.items()} == {first: 2, second: 3}
+    assert all(after[stream_id][1] is before[stream_id][1] for stream_id in (first, second))

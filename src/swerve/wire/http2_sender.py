@@ -198,8 +198,8 @@ class Sender:
         stream = self._unended(stream_id)
         outbox = self._outbox
         size = len(data)
-        if outbox.queued or size > stream.window or size > outbox.window or size > outbox.frame_size:
-            outbox.add(stream, data)
+        if outbox.queued or not 0 < size <= stream.window or size > outbox.window or size > outbox.frame_size:
+            self.send_data(stream_id, data)
             return self.data_to_send(amount)
         stream.window -= size
         outbox.window -= size
