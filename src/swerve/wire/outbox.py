@@ -16,14 +16,37 @@ ENDING = 0x8  # all that this side has to say is said, though perhaps not sent
 OVER = LOCAL_DONE | REMOTE_DONE
 
 
-class Body:
-    """What waits of one stream's body: some bytes at least, then what ends it: trailers, or None for a bare end."""
+# Parts of a body that are smaller than this on average are joined before frames are cut from them.
+_SMALL = 1024
 
-    __slots__ = ("parts", "size")
+
+class Body:
+    """What waits of one stream's body, some bytes at least, and what ends it: trailers, or None for a bare end."""
+
+    __slots__ = ("ends", "parts", "size", "trailers")
 
     def __init__(self) -> None:
-        self.parts: deque[bytes | memoryview | Headers | None] = deque()
+        self.parts: deque[bytes | memoryview] = deque()
         self.size = 0
+        self.ends = False
+        self.trailers: Headers | None = None
+
+    def cut(self, amount: int) -> list[bytes | memoryview]:
+        """The first `amount` bytes, which are not all."""
+        parts = self.parts
+        if self.size < len(parts) * _SMALL:
+            parts = self.parts = deque((b"".join(parts),))
+        pieces = []
+        while amount:
+            part = parts.popleft()
+            if len(part) > amount:
+                # A view: what is left of a large part is not copied for each frame.
+                view = memoryview(part)
+                parts.appendleft(view[amount:])
+                part = view[:amount]
+            pieces.append(part)
+            amount -= len(part)
+        return pieces
 
 
 class Stream:
@@ -90,10 +113,11 @@ class Outbox:
     def end(self, stream: Stream, trailers: Headers | None) -> None:
         """End the stream after what was added, with trailers or without."""
         stream.state |= ENDING
-        if stream.body is not None:
-            stream.body.parts.append(trailers)
-        else:
+        body = stream.body
+        if body is None:
             self._finish(stream, trailers)
+        else:
+            body.ends, body.trailers = True, trailers
 
     def _finish(self, stream: Stream, trailers: Headers | None) -> None:
         if trailers is None:
@@ -137,35 +161,22 @@ class Outbox:
         """Make one frame of the stream's body, and its end if nothing else is left. Returns the frame's size."""
         body, frames = stream.body, self.frames
         assert body is not None
-        parts = body.parts
-        amount = left = min(body.size, stream.window, self.window, self.frame_size)
-        position = len(frames)
-        frames.append(b"")
-        while left:
-            part = parts.popleft()
-            assert isinstance(part, bytes | memoryview)
-            if len(part) > left:
-                # A view: what is left of a large part is not copied for each frame.
-                part = memoryview(part)
-                parts.appendleft(part[left:])
-                part = part[:left]
-            frames.append(part)
-            left -= len(part)
-        body.size -= amount
+        amount = min(body.size, stream.window, self.window, self.frame_size)
         self.queued -= amount
         self.window -= amount
         stream.window -= amount
-        flags = 0
-        if not body.size:
-            stream.body = None
-            if parts:
-                trailers = parts[0]
-                assert not isinstance(trailers, bytes | memoryview)
-                if trailers is None:
-                    flags = END_STREAM
-                    stream.state |= LOCAL_DONE
-                    self.finished.append(stream)
-                else:
-                    self._finish(stream, trailers)
-        frames[position] = head(amount, DATA, flags, stream.id)
+        if amount < body.size:
+            frames.append(head(amount, DATA, 0, stream.id))
+            frames += body.cut(amount)
+            body.size -= amount
+            return HEAD_SIZE + amount
+        stream.body = None
+        bare_end = body.ends and body.trailers is None
+        frames.append(head(amount, DATA, END_STREAM if bare_end else 0, stream.id))
+        frames += body.parts
+        if bare_end:
+            stream.state |= LOCAL_DONE
+            self.finished.append(stream)
+        elif body.ends:
+            self._finish(stream, body.trailers)
         return HEAD_SIZE + amount
