@@ -177,7 +177,7 @@ def test_settings_with_thousands_of_windows_take_a_step_for_each_stream_once(mon
 def test_a_frame_that_comes_byte_by_byte_is_kept_once(kind):
     engine = server(max_frame_size=16_384)
     stream_id = begin(engine) if kind == DATA else 1
-    data = frame(kind, END_HEADERS, stream_id, bytes(16_384))
+    data = frame(kind, 0 if kind == DATA else END_HEADERS, stream_id, bytes(16_384))
     for at in range(len(data) - 1):
         engine.receive(data[at : at + 1])
         assert len(engine._reader._rest) <= at + 1
