@@ -94,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._closed = False
         self._abort_timer: asyncio.TimerHandle | None = None
         self._draining = False
+        self._hung_up = False
         self._paused = False
         # Stands for the bytes that wait while the transport is paused.
         self._pause = object()
@@ -462,6 +463,10 @@ class Connection(asyncio.Protocol):
             self._hang_up(why)
 
     def _hang_up(self, why: bytes) -> None:
+        # What came with the frame that was too many may have thousands more.
+        if self._hung_up:
+            return
+        self._hung_up = True
         logger.info("Closing connection of %s: it floods (%s)", self.peer or "peer", why.decode())
         self.http2.go_away(ErrorCode.ENHANCE_YOUR_CALM, why)
         # Some megabytes of it may have arrived, which the event loop would bring in this very turn.
