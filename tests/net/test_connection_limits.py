@@ -12,7 +12,17 @@ from swerve.net.streams import CONNECTION_LOST, HUNG_UP
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.wire.frames import ErrorCode
 from swerve.wire.limits import PRIVATE_LIMITS, Http2Limits
-from tests.net.raw_http2 import ACK, GOAWAY, PING, WINDOW_UPDATE, frame
+from tests.net.raw_http2 import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PING,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
 
 
 class Life:
@@ -368,6 +378,68 @@ def reset_many(pair: Pair, count: int) -> None:
 def test_a_client_that_cancels_too_often_is_closed():
     pair = Pair(limits=Http2Limits(max_resets_per_s=10))
     reset_many(pair, 1000)
+    assert pair.server.closed
+
+
+def malformed(stream_id: int) -> bytes:
+    return frame(HEADERS, END_HEADERS | END_STREAM, stream_id, b"\x82")
+
+
+def test_a_client_whose_requests_are_malformed_too_often_is_closed():
+    pair = Pair(limits=Http2Limits(max_resets_per_s=10))
+    for stream_id in range(1, 199, 2):
+        pair.server.data_received(malformed(stream_id))
+        pair.loop.turn()
+    assert not pair.server.closed
+    for stream_id in range(199, 209, 2):
+        pair.server.data_received(malformed(stream_id))
+        pair.loop.turn()
+    assert pair.server.closed
+    assert pair.served == []
+
+
+def test_a_client_that_opens_too_many_streams_too_often_is_closed():
+    pair = Pair(limits=Http2Limits(max_resets_per_s=10, max_concurrent_streams=1))
+    pair.client.http2._most_streams = 1000
+    for _ in range(110):
+        pair.call()
+    pair.run()
+    assert len(pair.served) == 1
+    assert pair.server.closed
+
+
+def starved(streams: int, **limits) -> Pair:
+    """A server that has an answer for each stream, and a client that takes none of it."""
+    pair = Pair(limits=Http2Limits(**limits), client_limits=Http2Limits(max_concurrent_streams=0, stream_window=0))
+    pair.on_request = lambda served: pair.server.respond(
+        served.stream_id, ((b":status", b"200"),), bytes(10_000), ((b"grpc-status", b"0"),)
+    )
+    for _ in range(streams):
+        pair.call(end_stream=True)
+    pair.run()
+    return pair
+
+
+def credit(streams: int, amount: int) -> bytes:
+    """For as many streams."""
+    updates = (frame(WINDOW_UPDATE, 0, 2 * index + 1, amount.to_bytes(4, "big")) for index in range(streams))
+    return b"".join(updates)
+
+
+@pytest.mark.parametrize(("amount", "closes"), [(1, True), (256, False)])
+def test_a_client_that_takes_its_answers_byte_by_byte_is_closed(amount, closes):
+    pair = starved(100, max_control_frames_per_s=1000)
+    for _ in range(30):
+        pair.server.data_received(credit(100, amount))
+        pair.loop.turn()
+    assert pair.server.closed == closes
+
+
+def test_windows_that_grow_by_a_byte_count_for_each_stream():
+    pair = starved(100, max_control_frames_per_s=1000)
+    for size in range(1, 30):
+        pair.server.data_received(frame(SETTINGS, 0, 0, b"\0\4" + size.to_bytes(4, "big")))
+        pair.loop.turn()
     assert pair.server.closed
 
 

@@ -22,7 +22,7 @@ from http2_lab import (
     window_update,
 )
 
-from swerve.wire.events import BODY, CLOSED, IGNORED
+from swerve.wire.events import BODY, CLOSED, DRIBBLE, IGNORED
 from swerve.wire.frames import ErrorCode
 from swerve.wire.http2 import Http2
 from swerve.wire.limits import PRIVATE_LIMITS, Http2Limits
@@ -121,6 +121,16 @@ def test_a_new_window_holds_for_streams_that_are_opened_later(make):
     stream_id = begin(engine)
     engine.send_data(stream_id, bytes(100))
     assert data_sizes(engine) == [3]
+
+
+def test_credit_for_a_few_bytes_of_a_body_that_waits_is_told_as_such(make):
+    """CVE-2019-9511."""
+    engine, stream_id = sending(make, {INITIAL_WINDOW_SIZE: 0})
+    assert told(engine, window_update(stream_id, 1)) == [(IGNORED,)]
+    engine.send_data(stream_id, bytes(2000))
+    assert (DRIBBLE,) in told(engine, window_update(stream_id, 255))
+    assert told(engine, window_update(stream_id, 256)) == [(IGNORED,)]
+    assert sum(data_sizes(engine)) == 512
 
 
 def test_credit_may_become_negative_and_has_to_be_paid_first(make):

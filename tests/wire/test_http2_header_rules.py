@@ -18,7 +18,7 @@ from http2_lab import (
     warm,
 )
 
-from swerve.wire.events import BODY, CLOSED, IGNORED, REQUEST, RESPONSE
+from swerve.wire.events import BODY, CLOSED, IGNORED, REQUEST, RESET, RESPONSE
 from swerve.wire.frames import ErrorCode
 from tests.net.raw_http2 import DATA, END_HEADERS, END_STREAM, frame
 
@@ -90,9 +90,9 @@ def served(request):
 
 
 def assert_malformed(engine, fields, flags=WHOLE):
-    """The request is refused, and nothing of it is told."""
+    """The request is refused, and no more of it is told."""
     stream_id = next_id(engine)
-    assert told(engine, headers(stream_id, fields, flags)) == []
+    assert told(engine, headers(stream_id, fields, flags)) == [(RESET, stream_id)]
     assert resets(engine, frame(DATA, END_STREAM, stream_id, b"x")) == {stream_id: ErrorCode.PROTOCOL_ERROR}
 
 

@@ -377,7 +377,7 @@ def small(request):
 def test_streams_above_the_limit_are_refused(small):
     first, second = begin(small), begin(small)
     third = next_id(small)
-    assert told(small, headers(third)) == []
+    assert told(small, headers(third)) == [(RESET, third)]
     assert sent(small) == [(RST_STREAM, 0, third, ErrorCode.REFUSED_STREAM.to_bytes(4, "big"))]
     assert told(small, frame(DATA, END_STREAM, third, b"x")) == [(IGNORED,)]
     for stream_id in (first, second):
@@ -415,7 +415,7 @@ def test_a_stream_whose_end_has_not_left_counts(small, how):
             small.reset_stream(first)
     small.events()
     third = next_id(small)
-    assert told(small, headers(third)) == []
+    assert told(small, headers(third)) == [(RESET, third)]
     assert (RST_STREAM, 0, third, ErrorCode.REFUSED_STREAM.to_bytes(4, "big")) in sent(small)
     begin(small)
 

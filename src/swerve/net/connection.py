@@ -26,6 +26,7 @@ from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource,
 from swerve.wire.events import (
     BODY,
     CLOSED,
+    DRIBBLE,
     GOAWAY,
     IGNORED,
     PING,
@@ -441,8 +442,10 @@ class Connection(asyncio.Protocol):
             self._strike(weight=LIGHT)
         elif kind == SETTINGS:
             self.established = True
-            # A change of the window's size takes a step for every stream.
-            self._strike(weight=HEAVY + len(self.streams))
+            # A change of the window's size takes a step for every stream, and may let a frame of each leave.
+            self._strike(weight=HEAVY * (1 + len(self.streams)))
+        elif kind == DRIBBLE:
+            self._strike()
         elif kind == PING:
             # What gRPC clients look for before they ask less often ("gRPC Keepalive").
             self._strike(b"too_many_pings")

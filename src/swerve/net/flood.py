@@ -13,8 +13,9 @@ HEAVY = 10
 
 
 class FloodGuard:
-    """Counts pings, settings, DATA shorter than a message's prefix and, as a tenth each, frames that tell of no call,
-    WINDOW_UPDATE above all. The clock is read once in `limit` of them."""
+    """Counts pings, settings (once more for each stream, whose window they may change), DATA shorter than a message's
+    prefix, credit for a few bytes and, as a tenth each, frames that tell of no call, other WINDOW_UPDATE above all. The
+    clock is read once in `limit` of them."""
 
     __slots__ = ("_limit", "_since", "_strikes")
 
@@ -37,7 +38,8 @@ class FloodGuard:
 
 
 class ResetGuard:
-    """Counts streams that a client opens and resets: `rate` a second are borne, and ten times as many at once."""
+    """Counts streams that a client opens and resets, or that are reset because they are malformed or too many: `rate` a
+    second are borne, and ten times as many at once."""
 
     __slots__ = ("_left", "_rate", "_since")
 
@@ -47,7 +49,7 @@ class ResetGuard:
         self._since = 0.0
 
     def strike(self, clock: Callable[[], float]) -> bool:
-        """Count a reset. True when there were too many."""
+        """Count one. True when there were too many."""
         now = clock()
         self._left = min(10.0 * self._rate, self._left + (now - self._since) * self._rate) - 1
         self._since = now

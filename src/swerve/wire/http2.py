@@ -34,6 +34,8 @@ __all__ = ["Http2", "Http2Error", "StreamGone", "TooManyStreams"]
 _MAX_ANSWERS = 10_000
 # The largest block of headers that are kept to be known again.
 _MAX_GOOD_BLOCK = 2048
+# Credit for fewer bytes of a body that waits costs more than it lets through (CVE-2019-9511).
+_LEAST_CREDIT = 256
 # The largest frames that are sent, whatever the peer takes: other streams wait for the end of each.
 _MAX_SENT_FRAME = 256 * 1024
 # Kinds of frames that have one size, and those that name no stream.
@@ -45,6 +47,7 @@ _SIZES = {
 }
 _OF_CONNECTION = frozenset((frames.SETTINGS, frames.PING, frames.GOAWAY))
 _IGNORED: Event = (told.IGNORED,)
+_DRIBBLE: Event = (told.DRIBBLE,)
 
 
 class Http2(Sender):
@@ -200,12 +203,12 @@ class Http2(Sender):
             return
         if headers is not self._good_headers:
             if fault_of_request(headers):
-                self._answer(frames.reset(stream_id, ErrorCode.PROTOCOL_ERROR))
+                self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
                 return
             self._good_headers = headers
             self._good_length = content_length(headers)
         if len(self._streams) >= self._may_open:
-            self._answer(frames.reset(stream_id, ErrorCode.REFUSED_STREAM))
+            self._refuse(stream_id, ErrorCode.REFUSED_STREAM)
             return
         stream = Stream(stream_id, self._initial_window, self._stream_room, expected=self._good_length)
         self._streams[stream_id] = stream
@@ -215,6 +218,11 @@ class Http2(Sender):
                 return
             stream.state = REMOTE_DONE
         self._events.append((REQUEST, stream_id, headers, end_stream))
+
+    def _refuse(self, stream_id: int, error_code: ErrorCode) -> None:
+        """Answer a request that is told nobody."""
+        self._answer(frames.reset(stream_id, error_code))
+        self._events.append((told.RESET, stream_id))
 
     def _decode(self, block: bytes) -> Headers:
         # Whatever becomes of them, the table has to follow.
@@ -304,6 +312,8 @@ class Http2(Sender):
         elif not increment or stream.window + increment > frames.LARGEST:
             self._punish(stream, ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR)
         else:
+            if increment < _LEAST_CREDIT and stream.body is not None:
+                self._events.append(_DRIBBLE)
             outbox.credit(stream, increment)
 
     def _take_reset(self, stream_id: int, error_code: int) -> None:

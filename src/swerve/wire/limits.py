@@ -21,11 +21,13 @@ class Http2Limits:
     max_header_list_size: int = 256 * 1024
     # Bytes of one frame's payload.
     max_frame_size: int = 16 * 1024
-    # Streams that a client resets, each of which made this side begin a call ("rapid reset", CVE-2023-44487). A burst
-    # of ten times as many is borne: honest clients that cancel a lot make such.
+    # Streams that a client resets, each of which made this side begin a call ("rapid reset", CVE-2023-44487), or that
+    # this side resets because they are malformed, break a rule or are too many. A burst of ten times as many is borne:
+    # honest clients that cancel a lot make such.
     max_resets_per_s: int = 2_000
-    # PING and SETTINGS, and DATA shorter than a message's prefix; ten WINDOW_UPDATE count as one of them. Clients that
-    # measure the path's delay ping once a round trip, at most some thousand times a second on loopback.
+    # PING, SETTINGS (once more for each stream), DATA shorter than a message's prefix, and credit for less than 256
+    # bytes of a body that waits; ten other WINDOW_UPDATE count as one of them. Clients that measure the path's delay
+    # ping once a round trip, at most some thousand times a second on loopback.
     max_control_frames_per_s: int = 10_000
 
 
