@@ -19,6 +19,7 @@ from http2_lab import (
 )
 
 from swerve.wire.events import BODY, CLOSED, IGNORED, REQUEST, RESET, RESPONSE
+from swerve.wire.events import TRAILERS as TOLD_TRAILERS
 from swerve.wire.frames import ErrorCode
 from tests.net.raw_http2 import DATA, END_HEADERS, END_STREAM, frame
 
@@ -48,11 +49,7 @@ BAD_FIELDS = {
     "line feed in a value": (b"name", b"a\nb"),
     "carriage return in a value": (b"name", b"a\rb"),
     "line feed at a value's end": (b"name", b"a\n"),
-    "space before a value": (b"name", b" a"),
-    "space after a value": (b"name", b"a "),
-    "tab before a value": (b"name", b"\ta"),
-    "tab after a value": (b"name", b"a\t"),
-    "space as a value": (b"name", b" "),
+    "NUL beside a space at an edge": (b"name", b" a\x00b"),
     # Section 8.2.2.
     "connection": (b"connection", b"close"),
     "keep-alive": (b"keep-alive", b"timeout=5"),
@@ -78,6 +75,15 @@ GOOD_FIELDS = {
     "te in upper case": (b"te", b"Trailers"),
     "content-length": (b"content-length", b"0"),
 }
+# What stands for a value with spaces at its edges.
+SPACES = {
+    "space before": (b" a", b"a"),
+    "space after": (b"a ", b"a"),
+    "tabs": (b"\ta\t\t", b"a"),
+    "within": (b" a b\tc ", b"a b\tc"),
+    "nothing else": (b" \t ", b""),
+}
+spaces = pytest.mark.parametrize(("sent", "told_as"), SPACES.values(), ids=SPACES)
 
 
 def param(fields):
@@ -112,6 +118,23 @@ def test_a_request_with_a_bad_field_in_the_middle_is_refused(field):
 @param(GOOD_FIELDS)
 def test_a_request_with_a_good_field_is_served(served, field):
     begin(served, (*without(b"te"), field), end_stream=True)
+
+
+@spaces
+def test_spaces_at_the_edges_of_a_requests_values_are_stripped(served, sent, told_as):
+    """grpcio sends what its users give it; gRPC allows to strip them."""
+    for _ in range(3):
+        stream_id = next_id(served)
+        data = headers(stream_id, (*REQUEST_HEADERS, (b"a", sent), (b"b", b"x")))
+        assert told(served, data) == [(REQUEST, stream_id, (*REQUEST_HEADERS, (b"a", told_as), (b"b", b"x")), False)]
+        served.reset_stream(stream_id)
+        told(served, b"")
+
+
+@pytest.mark.parametrize("name", [b":method", b":scheme", b":path", b":authority"])
+@pytest.mark.parametrize("value", [b"%s ", b" %s"])
+def test_spaces_at_the_edges_of_a_pseudo_header_field_are_not(served, name, value):
+    assert_malformed(served, with_value(name, value % dict(PSEUDO)[name]))
 
 
 @pytest.mark.parametrize("name", [b":method", b":scheme", b":path"])
@@ -194,6 +217,17 @@ def test_a_response_with_a_bad_field_breaks_its_stream_off(field):
 def test_a_response_with_a_good_field_is_told(field):
     engine = client()
     answered(engine, begin(engine), (*OK, field))
+
+
+@spaces
+def test_spaces_at_the_edges_of_a_responses_values_are_stripped(sent, told_as):
+    engine = client()
+    stream_id = begin(engine)
+    data = headers(stream_id, (*OK, (b"a", sent))) + headers(stream_id, (*TRAILERS, (b"b", sent)), WHOLE)
+    assert told(engine, data) == [
+        (RESPONSE, stream_id, (*OK, (b"a", told_as)), False),
+        (TOLD_TRAILERS, stream_id, (*TRAILERS, (b"b", told_as))),
+    ]
 
 
 @pytest.mark.parametrize("status", [b"", b"20", b"2000", b"0200", b"099", b"abc", b"20 ", b"+20"])

@@ -6,12 +6,14 @@ A malformed message must not be handed on: what it means could depend on who rea
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from swerve.wire.metadata import Headers
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
 # Over all values, each on a line of its own: control characters, and spaces at an edge.
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|^[ \t]|[ \t]$", re.MULTILINE)
+_EDGE = "a value has spaces at an edge"
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _STATUS = re.compile(rb"[1-9][0-9][0-9]")
 _REQUEST_PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
@@ -23,31 +25,40 @@ _MAX_KNOWN_NAMES = 1024
 _MAX_KNOWN_NAME = 64
 
 
-def fault_of_request(headers: Headers) -> str:
-    """What is wrong with a request's header list; "" when nothing is."""
+def good_request(headers: Headers) -> Headers | None:
+    """A request's header list as it may be handed on; None when it is malformed."""
     fault = _fault(headers, _REQUEST_PSEUDO)
     if fault:
-        return fault
+        return _mended(headers, good_request) if fault is _EDGE else None
     fields = dict(headers)
-    if b":method" not in fields:
-        return "it has no :method"
-    if fields[b":method"] == b"CONNECT":
-        return "CONNECT is not served"
-    if not fields.get(b":path") or b":scheme" not in fields:
-        return "it has no :path or no :scheme"
-    return ""
+    if not fields.get(b":path") or b":scheme" not in fields or fields.get(b":method", b"CONNECT") == b"CONNECT":
+        return None
+    return headers
 
 
-def fault_of_response(headers: Headers) -> str:
+def good_response(headers: Headers) -> Headers | None:
     """The same of a response's header list."""
     if not headers or headers[0][0] != b":status" or not _STATUS.fullmatch(headers[0][1]):
-        return "it does not begin with a :status"
-    return _fault(headers[1:], frozenset())
+        return None
+    fault = _fault(headers[1:], frozenset())
+    if fault:
+        return _mended(headers, good_response) if fault is _EDGE else None
+    return headers
 
 
-def fault_of_trailers(headers: Headers) -> str:
+def good_trailers(headers: Headers) -> Headers | None:
     """The same of what follows a body."""
-    return _fault(headers, frozenset())
+    fault = _fault(headers, frozenset())
+    if fault:
+        return _mended(headers, good_trailers) if fault is _EDGE else None
+    return headers
+
+
+def _mended(headers: Headers, good: Callable[[Headers], Headers | None]) -> Headers | None:
+    """The list without spaces at the edges of values, if it is good then. HTTP/2 allows none, but clients of gRPC send
+    what their users give them, and gRPC lets a server strip them ("gRPC over HTTP2", Custom-Metadata)."""
+    stripped = tuple(field if field[0][:1] == b":" else (field[0], field[1].strip(b" \t")) for field in headers)
+    return None if stripped == headers else good(stripped)
 
 
 def _fault(headers: Headers, pseudo: frozenset[bytes]) -> str:
@@ -75,8 +86,11 @@ def _fault(headers: Headers, pseudo: frozenset[bytes]) -> str:
     if seen and len({name for name, _ in headers[:seen]}) != seen:
         return "a pseudo-header field comes twice"
     values = b"\n".join([value for _, value in headers])
-    if _BAD_VALUE.search(values) or (values.count(b"\n") != len(headers) - 1 and headers):
-        return "a value has characters that it may not have"
+    found = _BAD_VALUE.search(values)
+    if found is not None:
+        return _EDGE if found[0] in b" \t" else "a value has characters that it may not have"
+    if values.count(b"\n") != len(headers) - 1 and headers:
+        return "a value has a line's end"
     return ""
 
 

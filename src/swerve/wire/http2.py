@@ -21,7 +21,7 @@ from swerve.wire import frames
 from swerve.wire.events import BODY, REQUEST, WHOLE_REQUEST, Event
 from swerve.wire.frame_reader import ConnectionFault, FrameReader
 from swerve.wire.frames import ErrorCode
-from swerve.wire.header_rules import content_length, fault_of_request, fault_of_response, fault_of_trailers
+from swerve.wire.header_rules import content_length, good_request, good_response, good_trailers
 from swerve.wire.hpack import Decoder, HeaderListTooLarge, HpackError
 from swerve.wire.http2_sender import Http2Error, Sender, StreamGone, TooManyStreams
 from swerve.wire.limits import Http2Limits
@@ -202,10 +202,11 @@ class Http2(Sender):
             self._events.append(_IGNORED)
             return
         if headers is not self._good_headers:
-            if fault_of_request(headers):
+            good = good_request(headers)
+            if good is None:
                 self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
                 return
-            self._good_headers = headers
+            self._good_headers = headers = good
             self._good_length = content_length(headers)
         if len(self._streams) >= self._may_open:
             self._refuse(stream_id, ErrorCode.REFUSED_STREAM)
@@ -239,18 +240,19 @@ class Http2(Sender):
             self._punish(stream, ErrorCode.STREAM_CLOSED)
         elif not self._is_server and not stream.state & ANSWERED:
             self._take_response(stream, headers, end_stream)
-        elif not end_stream or fault_of_trailers(headers) or stream.misses(0, True):
+        elif not end_stream or (trailers := good_trailers(headers)) is None or stream.misses(0, True):
             self._punish(stream, ErrorCode.PROTOCOL_ERROR)
         else:
-            self._events.append((told.TRAILERS, stream.id, headers))
+            self._events.append((told.TRAILERS, stream.id, trailers))
             self._end_remote(stream)
 
     def _take_response(self, stream: Stream, headers: Headers, end_stream: bool) -> None:
         if headers is not self._good_headers:
-            if fault_of_response(headers):
+            good = good_response(headers)
+            if good is None:
                 self._punish(stream, ErrorCode.PROTOCOL_ERROR)
                 return
-            self._good_headers = headers
+            self._good_headers = headers = good
             self._good_length = content_length(headers)
         if headers[0][1][:1] == b"1":
             # An interim response: the real one follows.
