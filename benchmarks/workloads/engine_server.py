@@ -6,17 +6,19 @@ a measure: what one Python process can do at most, and so a proxy that has the s
 
 import asyncio
 import signal
-import struct
 import sys
 from typing import cast
 
-import ngh2
 import uvloop
 from bench_pb2 import Request
 from handlers import greet
 
-RESPONSE = ((b":status", b"200"), (b"content-type", b"application/grpc"))
-TRAILERS = ((b"grpc-status", b"0"),)
+from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS
+from swerve.wire.events import BODY, WHOLE_REQUEST
+from swerve.wire.http2 import Http2
+from swerve.wire.limits import Http2Limits
+from swerve.wire.message import PREFIX_SIZE, frame
+
 WRITE_SIZE = 1 << 18
 
 
@@ -24,29 +26,31 @@ class Direct(asyncio.Protocol):
     """One client's connection."""
 
     def __init__(self) -> None:
-        self.engine = ngh2.Connection(ngh2.Role.SERVER, ngh2.Configuration())
-        self.engine.initiate_connection({})
+        self.http2 = Http2(server=True, limits=Http2Limits())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        engine = self.engine
-        engine.receive_data(data)
-        for event in engine.events():
-            if type(event) is ngh2.DataReceived:
-                reply = greet(Request.FromString(event.data[5:])).SerializeToString()
-                engine.send_response(event.stream_id, RESPONSE)
-                engine.send_data(event.stream_id, struct.pack(">BI", 0, len(reply)) + reply)
-                engine.send_trailers(event.stream_id, TRAILERS)
+        http2 = self.http2
+        http2.receive(data)
+        for event in http2.events():
+            if event[0] == WHOLE_REQUEST:
+                self.answer(event[1], event[3])
+            elif event[0] == BODY:
+                self.answer(event[1], event[2])
         self.flush()
 
+    def answer(self, stream_id: int, body: bytes) -> None:
+        reply = greet(Request.FromString(body[PREFIX_SIZE:])).SerializeToString()
+        self.http2.acknowledge(len(body), stream_id)
+        self.http2.respond(stream_id, RESPONSE_HEADERS, frame(reply), OK_TRAILERS)
+
     def flush(self) -> None:
-        data = self.engine.data_to_send(WRITE_SIZE)
+        data = self.http2.data_to_send(WRITE_SIZE)
         if data:
             self.transport.write(data)
-        self.engine.events()
 
 
 async def main(address: str) -> None:
