@@ -341,9 +341,20 @@ def test_a_peer_that_floods_with_what_asks_for_nothing_is_closed_and_read_no_fur
     pair = Swept(limits=Http2Limits(max_control_frames_per_s=10))
     pair.run()
     pair.server.data_received(unit * 202)
-    assert pair.down.reading_paused
+    assert pair.down.closed
+
+
+def test_a_flood_is_logged_once_and_what_follows_it_is_not_served(caplog):
+    pair = Pair(limits=Http2Limits(max_control_frames_per_s=10))
+    call = pair.call(end_stream=True)
     pair.loop.turn()
-    assert pair.server.closed
+    request = pair.up.take(1 << 18)
+    with caplog.at_level("INFO", "swerve.net"):
+        pair.server.data_received(LIGHT_FLOODS["GOAWAY"] * 1000 + request)
+    assert len(caplog.records) == 1
+    assert pair.served == []
+    pair.run()
+    assert call.closed == [CONNECTION_LOST]
 
 
 def test_a_reader_may_update_its_windows_ten_times_as_often():

@@ -4,10 +4,12 @@ import pytest
 from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
 
 from swerve.net.backlog import WRITE_SIZE
+from swerve.net.client_call import ClientCall
 from swerve.net.streams import CONNECTION_LOST
 from swerve.wire.frames import ErrorCode
 from swerve.wire.http2 import Http2Error, TooManyStreams
 from swerve.wire.limits import Http2Limits
+from swerve.wire.message import frame
 
 CHUNK = 64 * 1024
 BIG = bytes(range(256)) * (3 << 12)  # 3 MiB
@@ -345,11 +347,15 @@ def test_a_reset_after_an_early_answer_is_written_at_once(pair):
     assert pair.served[0].closed == [0]
 
 
-def test_a_failing_handler_ends_its_stream_and_no_other(pair):
-    class Failing(Recorder):
-        def on_data(self, data, end_stream):
-            raise RuntimeError("a bug")
+class Failing(Recorder):
+    """Takes what comes, then fails."""
 
+    def on_data(self, data, end_stream):
+        self.owed += len(data)
+        raise RuntimeError("a bug")
+
+
+def test_a_failing_handler_ends_its_stream_and_no_other(pair):
     pair.on_request = lambda recorder: answer(recorder, b"body")
     broken = Failing(pair.client)
     broken.stream_id = pair.client.open_stream(REQUEST, broken, end_stream=True)
@@ -358,6 +364,105 @@ def test_a_failing_handler_ends_its_stream_and_no_other(pair):
     assert fine.data == b"body"
     assert len(broken.closed) == 1
     pair.check_settled()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_failing_handler_took_is_credited_once(whole):
+    """By it, when its stream ends."""
+    pair = Pair(accept=lambda connection, stream_id, *_: Failing(connection, stream_id))
+    call = pair.call()
+    pair.client.send_data(call.stream_id, b"body", end_stream=whole)
+    pair.run()
+    assert call.closed == [ErrorCode.INTERNAL_ERROR]
+    pair.check_settled()
+
+
+def test_what_came_with_a_request_that_an_acceptor_failed_at_is_credited():
+    def fail(*request):
+        raise RuntimeError("a bug")
+
+    pair = Pair(accept=fail)
+    call = pair.call()
+    pair.client.send_data(call.stream_id, b"body", end_stream=True)
+    pair.run()
+    assert call.closed == [ErrorCode.INTERNAL_ERROR]
+    pair.check_settled()
+
+
+def test_what_a_failing_call_received_is_credited(pair):
+    class Broken(ClientCall):
+        def message_received(self, message):
+            raise RuntimeError("a bug")
+
+        def ended(self, status, trailers):
+            pass
+
+    pair.on_request = lambda recorder: answer(recorder, frame(b"body"))
+    Broken().begin(pair.client, REQUEST, ())
+    pair.run()
+    pair.check_settled()
+
+
+def test_a_failing_callback_keeps_nobody_else_waiting(pair):
+    """And the connection goes on writing."""
+    call = pair.call(end_stream=True)
+    pair.run()
+    (served,) = pair.served
+    called = []
+
+    def fail():
+        called.append(False)
+        raise RuntimeError("a bug")
+
+    pair.server.send_headers(served.stream_id, RESPONSE)
+    for callback in (fail, lambda: called.append(True)):
+        pair.server.when_drained(served.stream_id, callback)
+    pair.run()
+    assert called == [False, True]
+    pair.server.send_trailers(served.stream_id, TRAILERS)
+    pair.run()
+    assert call.closed == [0]
+
+
+def test_requests_behind_one_whose_handler_closes_the_connection_are_not_served():
+    class Closing(Recorder):
+        def on_data(self, data, end_stream):
+            super().on_data(data, end_stream)
+            self.connection.close()
+
+    served = []
+
+    def accept(connection, stream_id, *_):
+        served.append(Closing(connection, stream_id))
+        return served[-1]
+
+    pair = Pair(accept=accept)
+    first = pair.call()
+    pair.client.send_data(first.stream_id, b"x")
+    pair.client.flush()
+    others = [pair.call(end_stream=True), pair.call()]
+    pair.client.send_data(others[1].stream_id, b"x", end_stream=True)
+    pair.client.flush()
+    pair.run()
+    assert [call.closed for call in served] == [[CONNECTION_LOST]]
+    assert [call.closed for call in (first, *others)] == [[CONNECTION_LOST]] * 3
+    assert pair.server.streams == {}
+
+
+def test_a_request_that_cannot_be_sent_ends_though_there_is_nothing_to_write(pair):
+    """Not with the next traffic: there may be none."""
+    refused = Recorder(pair.client)
+
+    class Next(Recorder):
+        def on_closed(self, error_code):
+            refused.stream_id = pair.client.open_stream((*REQUEST, (b"n", bytes(300_000))), refused)
+
+    first = Next(pair.client)
+    first.stream_id = pair.client.open_stream(REQUEST, first, end_stream=True)
+    pair.run()
+    answer(pair.served[0])
+    pair.run()
+    assert refused.closed == [ErrorCode.INTERNAL_ERROR]
 
 
 def test_a_failing_acceptor_resets_the_request(pair):

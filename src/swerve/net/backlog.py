@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 
 from swerve.net.credit import Owed
 from swerve.wire.http2 import Http2
+
+logger = logging.getLogger("swerve.net")
 
 # Bytes per write.
 WRITE_SIZE = 256 * 1024
@@ -32,8 +35,7 @@ class Backlog:
             self.owed.pay(queued if queued() else None)
         written = [stream_id for stream_id in self.callbacks if not queued(stream_id)]
         for stream_id in written:
-            for callback in self.callbacks.pop(stream_id, ()):
-                callback()
+            _call_all(self.callbacks.pop(stream_id, ()))
         return bool(written)
 
     def drop(self) -> None:
@@ -41,5 +43,13 @@ class Backlog:
         waiting = list(self.callbacks.values())
         self.callbacks.clear()
         for callbacks in waiting:
-            for callback in callbacks:
-                callback()
+            _call_all(callbacks)
+
+
+def _call_all(callbacks: Iterable[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:
+            # One call's failure must not keep the others waiting.
+            logger.exception("Telling a call that its body has left failed")

@@ -130,8 +130,10 @@ class ClientCall:
             self._trailers = headers
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
-        self._receive(data)
-        self.consume(len(data))
+        try:
+            self._receive(data)
+        finally:
+            self.consume(len(data))
 
     def _receive(self, data: bytes) -> None:
         if not self.done:

@@ -95,7 +95,6 @@ class Connection(asyncio.Protocol):
         self._closed = False
         self._abort_timer: asyncio.TimerHandle | None = None
         self._draining = False
-        self._hung_up = False
         self._paused = False
         # Stands for the bytes that wait while the transport is paused.
         self._pause = object()
@@ -142,8 +141,9 @@ class Connection(asyncio.Protocol):
 
     def _flush_if_needed(self) -> None:
         """Most of what is received has nothing to be written: requests wait for replicas, bundles for their turn."""
-        unheard = self._wrote_early or self._draining
-        if unheard or self.http2.want_write or not self.backlog.empty:
+        http2 = self.http2
+        unheard = self._wrote_early or self._draining or http2.untold
+        if unheard or http2.want_write or not self.backlog.empty:
             self.flush()
         else:
             self._flush_due = False
@@ -332,16 +332,18 @@ class Connection(asyncio.Protocol):
         self._wrote_early = False
         backlog = self.backlog
         progress = True
-        while progress:
-            self._flush_due = True
-            progress = self._write()
-            progress |= self._dispatch()
-            if not backlog.empty:
-                progress |= backlog.settle()
-            # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for somebody
-            # else's flush.
-            progress = progress and not self._paused and (self.http2.want_write or not backlog.empty)
-        self._flush_due = False
+        try:
+            while progress:
+                self._flush_due = True
+                progress = self._write()
+                progress |= self._dispatch()
+                if not backlog.empty:
+                    progress |= backlog.settle()
+                # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for
+                # somebody else's flush.
+                progress = progress and not self._paused and (self.http2.want_write or not backlog.empty)
+        finally:
+            self._flush_due = False
         # The last call is over when its end is queued, which may wait for the transport.
         if self._draining and self.idle and not self.http2.want_write:
             self.close()
@@ -356,7 +358,7 @@ class Connection(asyncio.Protocol):
         """True when there was something to write."""
         transport, http2 = self.transport, self.http2
         wrote = False
-        while transport is not None and not self._paused:
+        while transport is not None and not (self._paused or self._closed):
             data = http2.data_to_send(WRITE_SIZE)
             if data:
                 transport.write(data)
@@ -377,15 +379,16 @@ class Connection(asyncio.Protocol):
         """Hand the engine's events to their handlers; True when there were any. Written out: it runs for each frame."""
         streams = self.streams
         accept = self._accept
-        unacknowledged = 0
         events = self.http2.events()
         for event in events:
             kind = event[0]
             try:
                 if kind == WHOLE_REQUEST:
                     _, stream_id, headers, data = event
-                    self._unacknowledged = unacknowledged = self._unacknowledged + len(data)
+                    self._unacknowledged += len(data)
                     self.last_request = stream_id
+                    if self._closed:
+                        break
                     handler = accept(self, stream_id, headers, False)
                     if handler is None:
                         self.acknowledge(stream_id, len(data))
@@ -396,7 +399,7 @@ class Connection(asyncio.Protocol):
                 elif kind == BODY:
                     _, stream_id, data, end_stream = event
                     size = len(data)
-                    self._unacknowledged = unacknowledged = self._unacknowledged + size
+                    self._unacknowledged += size
                     if size < PREFIX_SIZE and not end_stream:
                         self._strike()
                     handler = streams.get(stream_id)
@@ -407,6 +410,8 @@ class Connection(asyncio.Protocol):
                 elif kind == REQUEST:
                     _, stream_id, headers, end_stream = event
                     self.last_request = stream_id
+                    if self._closed:
+                        break
                     handler = accept(self, stream_id, headers, end_stream)
                     if handler is not None and self._over != stream_id:
                         streams[stream_id] = handler
@@ -428,7 +433,7 @@ class Connection(asyncio.Protocol):
             except Exception:
                 # One call's failure must not lose the events of the others.
                 logger.exception("Handling an event of kind %d failed", kind)
-                if kind in (BODY, WHOLE_REQUEST) and self._unacknowledged == unacknowledged:
+                if kind == WHOLE_REQUEST and stream_id not in streams:
                     self.acknowledge(stream_id, len(data))
                 # Also a request that no handler was made for: its client would wait for ever.
                 if kind in (BODY, WHOLE_REQUEST, REQUEST, TRAILERS, RESPONSE):
@@ -466,16 +471,11 @@ class Connection(asyncio.Protocol):
             self._hang_up(why)
 
     def _hang_up(self, why: bytes) -> None:
-        # What came with the frame that was too many may have thousands more.
-        if self._hung_up:
-            return
-        self._hung_up = True
+        if self._closed:
+            return  # thousands more may have come with the frame that was too many
         logger.info("Closing connection of %s: it floods (%s)", self.peer or "peer", why.decode())
         self.http2.go_away(ErrorCode.ENHANCE_YOUR_CALM, why)
-        # Some megabytes of it may have arrived, which the event loop would bring in this very turn.
-        if self.transport is not None and not self._closed:
-            self.transport.pause_reading()
-        self.loop.call_soon(self.close)
+        self.close()
 
     # --- ending ----------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,8 @@ class StreamHandler(Protocol):
         """The response's headers (client role only)."""
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
-        """Part of the body. The handler owes the connection an `acknowledge` of its length."""
+        """Part of the body. The handler owes the connection an `acknowledge` of its length, also when this raises: the
+        stream is reset then, and `on_closed` follows."""
 
     def on_trailers(self, headers: Headers) -> None:
         """The trailers; nothing follows them."""

@@ -128,6 +128,11 @@ class Sender:
         """Whether `data_to_send` would return something."""
         return not self._outbox.empty
 
+    @property
+    def untold(self) -> bool:
+        """Whether `events` would return something."""
+        return bool(self._events)
+
     def queued_body_size(self, stream_id: int | None = None) -> int:
         """Bytes of the stream's body that wait for credit or their turn; of all bodies without a stream."""
         if stream_id is None:
