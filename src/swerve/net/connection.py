@@ -11,7 +11,6 @@ streams did. Two things live here because all roles need them:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import cast
@@ -207,9 +206,12 @@ class Connection(asyncio.Protocol):
 
     def send_data(self, stream_id: int, data: bytes | memoryview, *, end_stream: bool = False) -> None:
         """Send body bytes, when there is credit for them."""
-        # Where the stream is gone, the flush pays what is owed for the data.
-        with contextlib.suppress(StreamGone):
+        try:
             self.http2.send_data(stream_id, data, end_stream=end_stream)
+        except StreamGone:
+            if not self._owed:
+                return
+            # The flush pays what is owed for the data.
         if not self._flush_due:
             self._schedule_flush()
 
