@@ -107,8 +107,8 @@ class gRPCOptions(Options):
     # Connections at a time, in all and of one client address.
     max_connections: PositiveInt = 10_000
     max_connections_per_client: PositiveInt | None = None
-    # Calls of one connection: at a time, and in its life.
-    max_concurrent_streams: PositiveInt = 1000
+    # Calls of one connection: at a time (no HTTP/2 connection has more streams), and in its life.
+    max_concurrent_streams: Annotated[int, Field(gt=0, lt=1 << 31)] = 1000
     max_calls_per_connection: PositiveInt | None = None
     # Seconds until a new connection has sent HTTP/2's preface and settings; TLS's handshake may take as long before.
     handshake_timeout_s: PositiveFloat = 10.0

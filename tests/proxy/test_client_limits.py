@@ -30,6 +30,12 @@ def test_the_options_are_what_the_port_keeps():
     assert client_limits.request_limits(options) == client_limits.RequestLimits(None, 1000)
 
 
+@pytest.mark.parametrize("most", [0, 1 << 31])
+def test_no_more_calls_at_a_time_may_be_asked_for_than_a_connection_can_have(most):
+    with pytest.raises(ValueError, match="max_concurrent_streams"):
+        gRPCOptions(max_concurrent_streams=most)
+
+
 @pytest.fixture
 def files(monkeypatch):
     """What the system lets this process open: the soft and the hard limit."""
