@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+import tracemalloc
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -10,9 +12,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from swerve.exceptions import gRPCStatusError
 from swerve.generated import serve_pb2, serve_pb2_grpc
-from swerve.proxy.interception import InterceptedCall, Interceptors
+from swerve.proxy.interception import InterceptedBuiltin, InterceptedCall, Interceptors
 from swerve.wire.peer import INSECURE, auth_context_of, peer_address
 from swerve.wire.status import StatusCode
+from tests.net.net_support import Recorder
 
 TIMEOUT_S = 20
 TRANSPORT = {key: list(values) for key, values in INSECURE.items()}
@@ -484,3 +487,26 @@ def test_reflection_that_is_switched_off_meanwhile_is_not_found(proxy, channel, 
     proxy.call(waiting.go_on.set)
     error = failure(lambda: list(call))
     assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+@pytest.mark.parametrize("end", ["data", "trailers", "none"])
+def test_tiny_parts_of_a_request_that_waits_take_little_more_than_their_bytes(end):
+    handler = Recorder()
+    connection = SimpleNamespace(streams={}, acknowledge=lambda *_: None)
+    handler.connection = connection
+    waiting = connection.streams[1] = InterceptedBuiltin(connection, 1, lambda: handler, lambda *_: handler)
+    tracemalloc.start()
+    for _ in range(10_000):
+        waiting.on_data(b"12345", False)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 70_000
+    match end:
+        case "data":
+            waiting.on_data(b"", True)
+        case "trailers":
+            waiting.on_trailers(())
+    waiting.admitted(None)
+    assert connection.streams == {1: handler}
+    assert handler.data == b"12345" * 10_000
+    assert (handler.ended, handler.trailers) == (end != "none", () if end == "trailers" else None)

@@ -221,7 +221,17 @@ class InterceptedBuiltin:
     `serve` and `refuse` return what takes its place then.
     """
 
-    __slots__ = ("_connection", "_ended", "_handler", "_interception", "_parts", "_refuse", "_serve", "_stream_id")
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_ended",
+        "_handler",
+        "_interception",
+        "_refuse",
+        "_serve",
+        "_stream_id",
+        "_trailers_came",
+    )
 
     def __init__(
         self,
@@ -236,9 +246,10 @@ class InterceptedBuiltin:
         self._refuse = refuse
         self._handler: StreamHandler | None = None
         self._interception: Interception | None = None
-        self._parts: list[tuple[bytes, bool]] = []
-        # By trailers.
+        # What has come of the request, within the window of its stream: in one piece, however small the frames are.
+        self._body = bytearray()
         self._ended = False
+        self._trailers_came = False
 
     def begin(self, interceptors: Interceptors, call: IncomingCall) -> StreamHandler:
         """Ask the interceptors; returns who handles the stream from now on."""
@@ -259,24 +270,25 @@ class InterceptedBuiltin:
         self._handler = handler
         if self._connection.streams.get(self._stream_id) is self:
             self._connection.streams[self._stream_id] = handler
-        for data, end_stream in self._parts:
-            handler.on_data(data, end_stream)
-        if self._ended:
+        if self._body or self._ended:
+            handler.on_data(bytes(self._body), self._ended)
+        if self._trailers_came:
             handler.on_trailers(())
 
     def on_headers(self, headers: Headers, end_stream: bool) -> None:
         raise AssertionError("a client's stream has no response headers")
 
     def on_data(self, data: bytes, end_stream: bool) -> None:
-        self._parts.append((data, end_stream))
+        self._body += data
+        self._ended = end_stream
 
     def on_trailers(self, headers: Headers) -> None:
-        self._ended = True
+        self._trailers_came = True
 
     def on_closed(self, error_code: int) -> None:
         assert self._interception is not None
         self._interception.cancel()
-        self._connection.acknowledge(self._stream_id, sum(len(data) for data, _ in self._parts))
+        self._connection.acknowledge(self._stream_id, len(self._body))
 
 
 def builtin_acceptor(
