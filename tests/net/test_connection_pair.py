@@ -6,12 +6,14 @@ from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
 from swerve.net.backlog import WRITE_SIZE
 from swerve.net.client_call import ClientCall
 from swerve.net.streams import CONNECTION_LOST
-from swerve.wire.frames import ErrorCode
+from swerve.wire.frames import DEFAULT_FRAME_SIZE, ErrorCode
 from swerve.wire.http2 import Http2Error, TooManyStreams
 from swerve.wire.limits import Http2Limits
 from swerve.wire.message import frame
 
-CHUNK = 64 * 1024
+FRAME = DEFAULT_FRAME_SIZE
+# Where a body ends: at the edges of a frame, and of a write.
+EDGES = [0, FRAME - 1, FRAME, FRAME + 1, WRITE_SIZE - 1, WRITE_SIZE, WRITE_SIZE + 1, 3 * WRITE_SIZE + 5]
 BIG = bytes(range(256)) * (3 << 12)  # 3 MiB
 
 
@@ -67,15 +69,15 @@ def test_a_body_larger_than_every_window_arrives_whole_and_in_order(pair):
     pair.check_settled()
 
 
-@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 5, 0])
-def test_trailers_follow_all_that_was_held_back(pair, size):
+@pytest.mark.parametrize("size", EDGES)
+def test_trailers_follow_all_of_the_body(pair, size):
     pair.on_request = lambda recorder: answer(recorder, bytes(size))
     call = pair.call(end_stream=True)
     pair.run()
     assert (len(call.data), call.trailers, call.closed) == (size, TRAILERS, [0])
 
 
-@pytest.mark.parametrize("size", [10, CHUNK, 2 * CHUNK, 2 * CHUNK + 1])
+@pytest.mark.parametrize("size", EDGES)
 def test_an_early_answer_arrives_whole_before_its_stream_is_reset(pair, size):
     """RFC 9113, section 8.1: the reset must not overtake the response."""
 
@@ -138,7 +140,7 @@ def test_a_body_that_is_alone_leaves_in_large_writes(pair):
     assert len([size for size in writes if size > 100]) <= len(BIG) / WRITE_SIZE + 2
 
 
-def test_small_parts_after_a_held_one_stay_in_order(pair):
+def test_small_parts_after_one_that_waits_stay_in_order(pair):
     def parts(recorder):
         recorder.connection.send_headers(recorder.stream_id, RESPONSE)
         for part in (BIG[:200_000], b"one", b"two", BIG[:70_000], b"three"):
@@ -151,7 +153,7 @@ def test_small_parts_after_a_held_one_stay_in_order(pair):
     assert call.data == BIG[:200_000] + b"onetwo" + BIG[:70_000] + b"three"
 
 
-def test_unsent_counts_what_the_engine_and_the_connection_hold():
+def test_unsent_counts_what_has_not_left():
     pair = Pair(client_limits=Http2Limits(max_concurrent_streams=0, stream_window=1000))
     call = pair.call(end_stream=True, credit=False)
     pair.run()
@@ -243,7 +245,7 @@ def test_forwarded_bytes_are_credited_by_the_write_that_takes_all_of_them():
     front.call(end_stream=True)
     front.run()
     writer = Forgetful(back.client)
-    part = bytes(CHUNK // 4)
+    part = bytes(FRAME)
     count = WRITE_SIZE // len(part) + 1
     back.on_request = lambda recorder: answer(recorder, part * count)
     writer.stream_id = back.client.open_stream(REQUEST, writer, end_stream=True)
@@ -283,7 +285,7 @@ def test_forwarded_bytes_that_have_to_wait_are_credited_when_the_reader_has_gone
     writer.stream_id = back.client.open_stream(REQUEST, writer, end_stream=True)
     back.run()
     owed = back.client._unacknowledged
-    assert owed > CHUNK
+    assert owed > WRITE_SIZE
     stream_id = front.served[0].stream_id
     front.server.reset(stream_id)
     front.run()
@@ -725,7 +727,7 @@ def test_a_connection_whose_stream_ids_have_run_out_is_replaced_and_ends_what_ru
     assert pair.client.closed
 
 
-def test_a_header_list_larger_than_the_peer_takes_ends_its_call_alone(pair):
+def test_a_header_list_too_large_to_send_ends_its_call_alone(pair):
     other = pair.call()
     pair.run()
     call = Recorder(pair.client)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from net_support import RESPONSE, TRAILERS, Pair
 
+from swerve.net.backlog import WRITE_SIZE
 from swerve.net.streams import CONNECTION_LOST
-from swerve.wire.frames import ErrorCode
+from swerve.wire.frames import DEFAULT_FRAME_SIZE, ErrorCode
 from swerve.wire.limits import Http2Limits
 
-CHUNK = 64 * 1024
 SMALL = Http2Limits(max_concurrent_streams=50, stream_window=1 << 16, connection_window=1 << 18)
 SMALL_CLIENT = Http2Limits(max_concurrent_streams=0, stream_window=1 << 16, connection_window=1 << 18)
 
@@ -27,11 +27,11 @@ def no_errors(caplog):
 
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_any_history_of_sends_resets_and_chunks_settles(random):
+def test_any_history_of_sends_and_resets_settles(random):
     pair = Pair(high=50_000, limits=SMALL, client_limits=SMALL_CLIENT)
     pair.credit = False
     calls, answered, ended = [], set(), set()
-    sizes = [0, 1, 10, 5000, CHUNK, CHUNK + 1, 300_000]
+    sizes = [0, 1, 10, 5000, DEFAULT_FRAME_SIZE, DEFAULT_FRAME_SIZE + 1, WRITE_SIZE, 300_000]
     for _ in range(random.randint(1, 120)):
         step = random.randint(0, 9)
         if step == 0 and len(calls) < 40:
@@ -102,8 +102,8 @@ def test_a_connection_cut_anywhere_ends_every_stream_once(random, cut):
 
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_two_thousand_cancels_in_the_middle_of_data_do_not_stall_the_connection(side, no_errors):
-    """The engine loses window at each of them; what it lost is given back while nothing is outstanding."""
-    # Some 16 MiB are lost: many times the window.
+    """The credit of what comes for streams that are over is given back."""
+    # Some 16 MiB come so: many times the window.
     limits = Http2Limits(max_concurrent_streams=100, connection_window=1 << 20)
     pair = Pair(limits=limits, client_limits=limits)
     random_ = random.Random(4)
@@ -141,7 +141,7 @@ def test_two_thousand_cancels_in_the_middle_of_data_do_not_stall_the_connection(
     assert len(pair.served[-1].data) == 50_000_000
 
 
-def test_a_window_lost_while_credit_was_outstanding_is_repaired_when_it_is_paid(no_errors):
+def test_credit_of_cancelled_streams_comes_back_beside_credit_that_is_outstanding(no_errors):
     limits = Http2Limits(max_concurrent_streams=0, connection_window=1 << 17)
     pair = Pair(client_limits=limits)
     pair.on_request = lambda served: (

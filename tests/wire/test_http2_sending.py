@@ -180,6 +180,15 @@ def test_headers_after_a_block_that_was_not_sent_are_understood():
         engine.events()
 
 
+def test_a_response_whose_body_waits_before_its_headers_is_refused():
+    """It would leave in the wrong order, or not at all."""
+    engine = server()
+    stream_id = begin(engine)
+    engine.send_data(stream_id, b"x")
+    with pytest.raises(AssertionError):
+        engine.send_response(stream_id, RESPONSE_HEADERS, end_stream=True)
+
+
 # --- whole responses -------------------------------------------------------------------------------------------------
 
 

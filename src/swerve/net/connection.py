@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def open_stream(self, headers: Headers, handler: StreamHandler, *, end_stream: bool = False) -> int:
-        """Send a request's headers (client role). Returns the stream's id. A header list larger than the peer takes is
+        """Send a request's headers (client role). Returns the stream's id. A header list above this side's own limit is
         not sent: its stream ends with INTERNAL_ERROR.
 
         Raises:

@@ -10,6 +10,7 @@ end on the way; they are ignored, and told as such, for whoever counts them.
 What the caller keeps to:
   - received bytes of bodies are acknowledged once, also those of streams that are over by then (others the engine
     acknowledges itself);
+  - a server sends a response's headers, then its body;
   - header lists to be sent are right (`wire/metadata.py`): they are not checked again;
   - after `receive` and after `data_to_send`, `events` has what was found.
 """

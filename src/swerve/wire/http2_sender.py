@@ -179,6 +179,7 @@ class Sender:
         stream = self._streams.get(stream_id)
         if stream is None or stream.state & _BEGUN:
             raise StreamGone
+        assert stream.body is None, "a response's headers come before its body"
         stream.state |= ANSWERED
         self._send_headers(stream, headers, end_stream)
 
