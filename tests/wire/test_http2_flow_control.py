@@ -226,6 +226,12 @@ def test_the_credit_of_the_connection_may_not_exceed_the_largest(make):
     assert fault(engine, window_update(0, 1)) == ErrorCode.FLOW_CONTROL_ERROR
 
 
+def test_a_new_window_may_lift_the_credit_of_a_stream_to_the_largest(make):
+    engine, stream_id = receiving(make)
+    told(engine, window_update(stream_id, LARGEST - DEFAULT - 1))
+    assert told(engine, settings_of({INITIAL_WINDOW_SIZE: DEFAULT + 1})) == [(SETTINGS,)]
+
+
 def test_a_new_window_may_not_lift_the_credit_of_a_stream_above_the_largest(make):
     engine, stream_id = receiving(make)
     told(engine, window_update(stream_id, LARGEST - DEFAULT))

@@ -103,6 +103,49 @@ def test_a_larger_frame_is_taken_where_the_limit_is_larger():
     assert fault(engine, frame(DATA, 0, stream_id, bytes(20_001))) == ErrorCode.FRAME_SIZE_ERROR
 
 
+@pytest.mark.parametrize("size", [65_535, 65_536, 100_000, 200_000])
+def test_a_size_may_take_all_of_its_bits(size):
+    engine = server(max_frame_size=200_000)
+    stream_id = begin(engine)
+    data = frame(DATA, 0, stream_id, bytes(size)) + frame(DATA, END_STREAM, stream_id, b"end")
+    assert told(engine, data) == [(BODY, stream_id, bytes(size), False), (BODY, stream_id, b"end", True)]
+
+
+@pytest.mark.parametrize("size", [65_536, 65_541, (1 << 24) - 1])
+def test_the_highest_bits_of_a_size_count(engine, size):
+    head = size.to_bytes(3, "big") + frame(DATA, 0, 1)[3:]
+    assert fault(engine, head + bytes(10)) == ErrorCode.FRAME_SIZE_ERROR
+
+
+def test_large_data_is_told_in_parts_as_it_comes(served):
+    stream_id = begin(served)
+    body = bytes(range(250)) * 60
+    data = frame(DATA, END_STREAM, stream_id, body) + frame(PING, 0, 0, bytes(8))
+    assert told(served, data[: 9 + 4095]) == []
+    assert told(served, data[9 + 4095 : 9 + 4096]) == [(BODY, stream_id, body[:4096], False)]
+    assert told(served, data[9 + 4096 : 9 + 5000]) == [(BODY, stream_id, body[4096:5000], False)]
+    assert told(served, data[9 + 5000 :]) == [(BODY, stream_id, body[5000:], True), (kinds.PING, bytes(8))]
+
+
+def test_a_request_is_told_with_the_part_of_its_data_that_has_come():
+    engine = warm(server())
+    stream_id = next_id(engine)
+    data = headers(stream_id) + frame(DATA, END_STREAM, stream_id, bytes(6000))
+    events = told(engine, data[:-1000]) + told(engine, data[-1000:])
+    assert events == [
+        (REQUEST, stream_id, REQUEST_HEADERS, False),
+        (BODY, stream_id, bytes(5000), False),
+        (BODY, stream_id, bytes(1000), True),
+    ]
+
+
+def test_padded_data_is_told_when_all_of_it_has_come(served):
+    stream_id = begin(served)
+    data = frame(DATA, PADDED, stream_id, b"\x01" + bytes(10_000) + b"\0")
+    assert told(served, data[:-1]) == []
+    assert told(served, data[-1:]) == [(BODY, stream_id, bytes(10_000), False)]
+
+
 # A wrong size may be the stream's error in some of these; it is the connection's here.
 @pytest.mark.parametrize(
     ("kind", "stream_id", "sizes"),
