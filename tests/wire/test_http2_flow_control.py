@@ -22,7 +22,7 @@ from http2_lab import (
     window_update,
 )
 
-from swerve.wire.events import BODY, CLOSED, DRIBBLE, IGNORED
+from swerve.wire.events import BODY, CLOSED, DRIBBLE, IGNORED, SETTINGS
 from swerve.wire.frames import ErrorCode
 from swerve.wire.http2 import Http2
 from swerve.wire.limits import PRIVATE_LIMITS, Http2Limits
