@@ -309,6 +309,18 @@ def test_a_request_that_waits_takes_no_more_than_its_window(proxy):
     proxy.call(lazy.close)
 
 
+@pytest.mark.parametrize(("missing", "queued"), [(257, 0), (256, 1)])
+def test_a_request_goes_on_when_its_window_has_no_room_for_a_padded_byte(proxy, missing, queued):
+    proxy.add_replica("a", limit=0)
+    proxy.serve(app=["a"])
+    size = CLIENT_WINDOW - missing
+    lazy, recorders = begin(proxy, ECHO, body=frame(bytes(2_000_000))[:size])
+    proxy.until(lambda: any(connection._unacknowledged == size for connection in proxy.listener.connections))
+    assert proxy.target("app").router.queued == queued
+    proxy.call(lambda: lazy.reset(recorders[0].stream_id))
+    proxy.call(lazy.close)
+
+
 @pytest.mark.parametrize("part", [1, 5])
 def test_a_request_in_tiny_parts_takes_no_more_memory_than_its_bytes(replica, proxy, part):
     lazy, recorders = begin(proxy, ECHO)

@@ -52,9 +52,11 @@ MULTIPLEXED_MODEL_ID_FIELD = b"multiplexed_model_id"
 
 Field = tuple[bytes, bytes]
 
-# Bytes of one call that its client may send before a replica takes them: the public port's window of a stream. When so
-# many of a request of one message have come, it goes to the router before its end.
+# Bytes of one call that its client may send before a replica takes them: the public port's window of a stream.
 CLIENT_WINDOW = 256 * 1024
+# When so many of a request of one message have come, it goes to the router before its end: a client that pads its DATA
+# may have no room for more, a frame with one byte of the body takes up to 257 (RFC 9113, section 6.1).
+FULL_WINDOW = CLIENT_WINDOW - 256
 # A request whose bytes fit is kept for another replica, until its response begins.
 _REPLAY_LIMIT = 1 << 20
 
@@ -301,7 +303,7 @@ class ForwardedCall:
                 self._body = None
         if leg is not None:
             leg.connection.forward_data(leg.stream_id, data, end_stream, self.client, self.stream_id)
-        elif self.incomplete and (end_stream or self._body_size >= CLIENT_WINDOW):
+        elif self.incomplete and (end_stream or self._body_size >= FULL_WINDOW):
             self._submit()
 
     def on_trailers(self, headers: Headers) -> None:

@@ -26,7 +26,7 @@ from swerve.net.connection import Connection
 from swerve.net.server_call import RESPONSE_HEADERS, status_trailers
 from swerve.net.streams import Headers, StreamHandler
 from swerve.proxy.builtin import API_SERVICE, HEALTH_SERVICE, UNKNOWN_METHOD, BuiltinServices
-from swerve.proxy.forward import CLIENT_WINDOW, REQUEST_ID_FIELD, ForwardedCall
+from swerve.proxy.forward import FULL_WINDOW, REQUEST_ID_FIELD, ForwardedCall
 from swerve.proxy.request_ids import is_usable, new_request_id
 from swerve.routing.drain import unknown_delay_s
 from swerve.wire.frames import ErrorCode
@@ -195,7 +195,7 @@ class InterceptedCall(ForwardedCall):
             others = (field for field in self._added if field[0] != PEER_FIELD)
             self._added = (*others, (PEER_FIELD, peer))
         self.incomplete = not self._method.client_streaming
-        if self._request_ended or not self.incomplete or self._body_size >= CLIENT_WINDOW:
+        if self._request_ended or not self.incomplete or self._body_size >= FULL_WINDOW:
             self._submit()
 
     def refused(self, status: Status, trailers: Headers) -> None:
