@@ -88,6 +88,14 @@ def test_metadata_of_both_kinds_comes_back_as_initial_and_trailing(channel):
     assert [(key[1:], value) for key, value in call.trailing_metadata() if key.startswith("tx-")] == sent
 
 
+def test_spaces_at_the_edges_of_metadata_are_stripped(channel):
+    """grpcio sends them as they are given, against HTTP/2's rules."""
+    sent = [("x-after", "v "), ("x-before", " v"), ("x-nothing", " ")]
+    _, call = channel.unary_unary("/t/Echo").with_call(b"", timeout=TIMEOUT_S, metadata=sent)
+    found = [(key, value) for key, value in call.initial_metadata() if key.startswith("x-")]
+    assert found == [("x-after", "v"), ("x-before", "v"), ("x-nothing", "")]
+
+
 @pytest.mark.parametrize("details", ["", "plain", "100 % \N{SNOWMAN} \n tail ", "x" * 5000])
 def test_a_status_and_its_details(channel, details):
     with pytest.raises(grpc.RpcError) as raised:
