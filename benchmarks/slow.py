@@ -1,4 +1,4 @@
-"""Clients that take or send less than they could: HTTP/2 straight on the engine, over a plain socket."""
+"""Clients that take or send less than they could: HTTP/2 by ngh2, over a plain socket."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""The other ends: transports that keep what is written, and HTTP/2 peers straight on the engine."""
+"""The other ends: transports that keep what is written, and HTTP/2 peers by ngh2."""
 
 import asyncio
 import itertools

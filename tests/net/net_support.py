@@ -79,7 +79,6 @@ class Transport:
         self.buffer = bytearray()
         self.closed = False
         self.paused = False
-        self.reading_paused = False
 
     def write(self, data) -> None:
         assert not self.closed, "written to a closed transport"
@@ -104,9 +103,6 @@ class Transport:
 
     def get_extra_info(self, name):
         return ("127.0.0.1", 5000) if name == "peername" else None
-
-    def pause_reading(self) -> None:
-        self.reading_paused = True
 
     def close(self) -> None:
         self.closed = True
