@@ -1,5 +1,8 @@
 """A proxy between two releases of an application: which one gets a call, and what becomes of calls that wait."""
 
+import gc
+import weakref
+
 import grpc
 import pytest
 
@@ -166,6 +169,19 @@ def test_a_request_that_is_not_whole_when_its_release_goes_gets_the_other(proxy,
     proxy.until(lambda: call.closed)
     assert sides.seen() == {"old": 1, "new": 0}
     proxy.call(client.close)
+
+
+def test_an_idle_client_keeps_no_release_alive_that_came_and_went_after_its_last_call(proxy, channel, sides):
+    sides.publish()
+    begin(channel).result()
+    sides.promote()
+    promoted = weakref.ref(proxy.ingress.targets[Upstream("app", "E", "r")])
+    gc.disable()
+    try:
+        sides.publish()
+        proxy.until(lambda: promoted() is None)
+    finally:
+        gc.enable()
 
 
 def test_a_canary_is_no_application_of_its_own(proxy, channel, sides):

@@ -10,8 +10,8 @@ A unary call whose request is small needs no stream to the replica and so no leg
 (`net/bundles.py`), and its answer comes back to the `ForwardedCall` itself.
 
 A call goes to the target's router when its request is there (a stream of requests at once), and waits in it until a
-replica has a free slot. Until a replica has begun to answer, the request's
-bytes are kept (at most a window of them), so a call that a replica turned away can be sent to another.
+replica has a free slot. Until a replica has begun to answer, the request's bytes are kept (at most a MiB of them), so a
+call that a replica turned away can be sent to another.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class ForwardedCall:
         self._target = target
         self._series = series
         self._started_at = time.monotonic()
-        # Set where there is a deadline, with it and with what its expiry says.
+        # None where there is no deadline: then neither that nor what its expiry says is set.
         self._timers: TimerWheel | None = None
         self._replica: Replica | None = None
         self._leg: _ReplicaLeg | None = None
@@ -222,11 +222,9 @@ class ForwardedCall:
         if self._timers is not None:
             left = self._deadline - time.monotonic()
             added += ((b"grpc-timeout", format_timeout(left)),)
-        parts = self._body
         bundles: BundleCaller | None = replica.link.bundles
         if (
-            parts is None
-            or bundles is None
+            bundles is None
             or not bundles.ready
             or not self._request_ended
             or not self._method.unary
@@ -234,6 +232,8 @@ class ForwardedCall:
         ):
             self._send_on_stream(replica, added)
             return
+        parts = self._body
+        assert parts is not None
         self._replica = replica
         self._bundles = bundles
         self._number = bundles.call(self._block.packed + added, b"".join(parts), self)

@@ -98,13 +98,18 @@ class Ingress:
             if deployment is not None:
                 target.update(deployment)
         for key in [known for known in self._targets if known not in wanted]:
-            heir = self._routes.ingresses.get(key.app.encode())
-            if heir is None:
-                drop = functools.partial(_drop, details=not_found(key.app.encode()))
-            else:
-                drop = functools.partial(_move, target=self._targets[heir], observer=self._observer_of(heir))
-            self._targets.pop(key).close(drop)
+            self._targets.pop(key).close(functools.partial(self._pass_on, key.app.encode()))
         self.builtin.update(self._routes.applications, view, reflects=self._routes.limits.enable_reflection)
+
+    def _pass_on(self, app: bytes, call: ProxiedCall) -> None:
+        """Give a call, whose release of `app` is gone, to the one that takes new calls now."""
+        # Looked up for each call: a closed target that named the next would keep all that follow it alive, for as long
+        # as a client is idle whose header block leads to it.
+        heir = self._routes.ingresses.get(app)
+        if heir is None:
+            call.fail(StatusCode.NOT_FOUND, not_found(app))
+        else:
+            call.move(self._targets[heir], self._observer_of(heir))
 
     def _follow_canaries(self, view: control_pb2.View) -> None:
         """Count the calls of both sides where there is a canary, also while it gets none."""
@@ -245,14 +250,6 @@ class Ingress:
         connection.send_headers(stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
         self._observer.refused(fields.get(b":path", b""), request_id, code)
         return _Refused(connection, stream_id, end_stream)
-
-
-def _drop(call: ProxiedCall, details: str) -> None:
-    call.fail(StatusCode.NOT_FOUND, details)
-
-
-def _move(call: ProxiedCall, target: Target[ProxiedCall], observer: CallObserver) -> None:
-    call.move(target, observer)
 
 
 class _Refused:

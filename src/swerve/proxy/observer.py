@@ -35,7 +35,8 @@ _CODE_NAMES = tuple(code.name for code in StatusCode)
 
 
 class IngressObserver(CallObserver, Protocol):
-    """Where the calls of an ingress are counted and logged: `ongoing` by whoever begins them, else by their series."""
+    """Where the calls of an ingress are counted and logged. Whoever begins a call adds it to `ongoing`, and its series
+    takes it off again."""
 
     ongoing: int
 
