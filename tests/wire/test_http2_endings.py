@@ -18,7 +18,6 @@ from http2_lab import (
     sent,
     server,
     told,
-    warm,
 )
 
 from swerve.wire.events import BODY, CLOSED, GOAWAY, IGNORED, REQUEST, RESET, RESPONSE
@@ -28,16 +27,6 @@ from tests.net import raw_http2
 from tests.net.raw_http2 import DATA, END_STREAM, PING, RST_STREAM, frame
 
 LARGEST = (1 << 31) - 1
-
-
-@pytest.fixture(params=[server, client], ids=["server", "client"])
-def engine(request):
-    return warm(request.param())
-
-
-@pytest.fixture(params=["new", "known"])
-def served(request):
-    return server() if request.param == "new" else warm(server())
 
 
 def goaways(engine):

@@ -7,7 +7,6 @@ from http2_lab import (
     assert_goes_on,
     begin,
     block,
-    client,
     fault,
     headers,
     next_id,
@@ -43,18 +42,6 @@ PUSH_PROMISE = 0x5
 PADDED, WITH_PRIORITY = 0x8, 0x20
 RESERVED = 1 << 31
 FIELDS = block(REQUEST_HEADERS)
-
-
-@pytest.fixture(params=[server, client], ids=["server", "client"])
-def engine(request):
-    """Either role, with the usual headers known."""
-    return warm(request.param())
-
-
-@pytest.fixture(params=["new", "known"])
-def served(request):
-    """A server that sees the usual headers for the first time, and one that knows them."""
-    return server() if request.param == "new" else warm(server())
 
 
 # --- section 4.1: the head -------------------------------------------------------------------------------------------

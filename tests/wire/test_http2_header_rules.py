@@ -90,11 +90,6 @@ def param(fields):
     return pytest.mark.parametrize("field", fields.values(), ids=fields)
 
 
-@pytest.fixture(params=["new", "known"])
-def served(request):
-    return server() if request.param == "new" else warm(server())
-
-
 def assert_malformed(engine, fields, flags=WHOLE):
     """The request is refused, and no more of it is told."""
     stream_id = next_id(engine)

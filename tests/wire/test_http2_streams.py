@@ -37,20 +37,9 @@ NO_ERROR = ErrorCode.NO_ERROR
 
 
 @pytest.fixture(params=["new", "known"])
-def served(request):
-    """A server that sees the usual headers for the first time, and one that knows them."""
-    return server() if request.param == "new" else warm(server())
-
-
-@pytest.fixture(params=["new", "known"])
 def calling(request):
     """A client likewise."""
     return client() if request.param == "new" else warm(client())
-
-
-@pytest.fixture(params=[server, client], ids=["server", "client"])
-def engine(request):
-    return warm(request.param())
 
 
 def answer(engine, stream_id):

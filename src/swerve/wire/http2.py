@@ -17,6 +17,8 @@ What the caller keeps to:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from swerve.wire import events as told
 from swerve.wire import frames
 from swerve.wire.events import BODY, REQUEST, WHOLE_REQUEST, Event
@@ -41,10 +43,10 @@ _LEAST_CREDIT = 256
 _MAX_SENT_FRAME = 256 * 1024
 # Kinds of frames that have one size, and those that name no stream.
 _SIZES = {
-    frames.PRIORITY: (5,),
-    frames.RST_STREAM: (4,),
-    frames.PING: (8,),
-    frames.WINDOW_UPDATE: (4,),
+    frames.PRIORITY: 5,
+    frames.RST_STREAM: 4,
+    frames.PING: 8,
+    frames.WINDOW_UPDATE: 4,
 }
 _OF_CONNECTION = frozenset((frames.SETTINGS, frames.PING, frames.GOAWAY))
 _IGNORED: Event = (told.IGNORED,)
@@ -202,13 +204,10 @@ class Http2(Sender):
         if stream_id > self._shut:
             self._events.append(_IGNORED)
             return
-        if headers is not self._good_headers:
-            good = good_request(headers)
-            if good is None:
-                self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
-                return
-            self._good_headers = headers = good
-            self._good_length = content_length(headers)
+        good = self._good(headers, good_request)
+        if good is None:
+            self._refuse(stream_id, ErrorCode.PROTOCOL_ERROR)
+            return
         if len(self._streams) >= self._may_open:
             self._refuse(stream_id, ErrorCode.REFUSED_STREAM)
             return
@@ -219,7 +218,17 @@ class Http2(Sender):
                 self._punish(stream, ErrorCode.PROTOCOL_ERROR)
                 return
             stream.state = REMOTE_DONE
-        self._events.append((REQUEST, stream_id, headers, end_stream))
+        self._events.append((REQUEST, stream_id, good, end_stream))
+
+    def _good(self, headers: Headers, rule: Callable[[Headers], Headers | None]) -> Headers | None:
+        """The headers of a request or a response as `rule` gives them; None when they break it."""
+        if headers is self._good_headers:
+            return headers
+        good = rule(headers)
+        if good is not None:
+            self._good_headers = good
+            self._good_length = content_length(good)
+        return good
 
     def _refuse(self, stream_id: int, error_code: ErrorCode) -> None:
         """Answer a request that is told nobody."""
@@ -227,7 +236,6 @@ class Http2(Sender):
         self._events.append((told.RESET, stream_id))
 
     def _decode(self, block: bytes) -> Headers:
-        # Whatever becomes of them, the table has to follow.
         try:
             return self._decoder.decode(block)
         except HpackError as error:
@@ -248,14 +256,11 @@ class Http2(Sender):
             self._end_remote(stream)
 
     def _take_response(self, stream: Stream, headers: Headers, end_stream: bool) -> None:
-        if headers is not self._good_headers:
-            good = good_response(headers)
-            if good is None:
-                self._punish(stream, ErrorCode.PROTOCOL_ERROR)
-                return
-            self._good_headers = headers = good
-            self._good_length = content_length(headers)
-        if headers[0][1][:1] == b"1":
+        good = self._good(headers, good_response)
+        if good is None:
+            self._punish(stream, ErrorCode.PROTOCOL_ERROR)
+            return
+        if good[0][1][:1] == b"1":
             # An interim response: the real one follows.
             if end_stream:
                 self._punish(stream, ErrorCode.PROTOCOL_ERROR)
@@ -265,14 +270,13 @@ class Http2(Sender):
             self._punish(stream, ErrorCode.PROTOCOL_ERROR)
             return
         stream.state |= ANSWERED
-        self._events.append((told.RESPONSE, stream.id, headers, end_stream))
+        self._events.append((told.RESPONSE, stream.id, good, end_stream))
         if end_stream:
             self._end_remote(stream)
 
     def take_other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Part of `FrameTaker`."""
-        sizes = _SIZES.get(kind)
-        if sizes is not None and len(payload) not in sizes:
+        if _SIZES.get(kind, len(payload)) != len(payload):
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame of kind {kind} has {len(payload)} bytes")
         if kind in _OF_CONNECTION and stream_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a frame of kind {kind} names a stream")
