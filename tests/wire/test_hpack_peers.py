@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swerve.wire import hpack
-from swerve.wire.hpack import Decoder, Encoder, HeaderListTooLarge, Headers, HpackError
+from swerve.wire.hpack import Decoder, HeaderListTooLarge, Headers, HpackError
+from swerve.wire.hpack_encoder import Encoder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, HEADERS, CONTINUATION = 0x4, 0x1, 0x9
@@ -101,7 +102,7 @@ def field_in_request(field: tuple[bytes, bytes]) -> Headers:
 
 @pytest.mark.parametrize("index", range(1, 62))
 def test_an_index_of_the_static_table_is_the_same_for_nghttp2(index):
-    field = hpack._STATIC[index - 1]
+    field = hpack.STATIC_TABLE[index - 1]
     headers = field_in_request(field)
     block = Sender().encode(headers)
     assert Decoder(1 << 20).decode(block) == headers

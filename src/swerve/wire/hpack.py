@@ -1,26 +1,27 @@
-"""HPACK, the compression of HTTP/2's header lists (RFC 7541), made for lists that come again and again.
+"""HPACK, the compression of HTTP/2's header lists (RFC 7541): what both directions share, and the decoder.
 
-A call's headers are those of the call before, but for a field or two. So both directions remember whole blocks for as
-long as the dynamic table stays as it is, and the encoder, who decides when it changes, only ever adds to it.
+It is made for lists that come again and again. A call's headers are those of the call before, but for a field or two.
+So both directions remember whole blocks for as long as the dynamic table stays as it is, and the encoder
+(`hpack_encoder.py`), who decides when it changes, only ever adds to it.
 """
 
 from __future__ import annotations
 
 from swerve.wire import huffman
-from swerve.wire.metadata import Headers, size_of
+from swerve.wire.metadata import Headers
 
 Field = tuple[bytes, bytes]
 
 # RFC 7541, section 4.1: an entry of the table, and RFC 9113, section 6.5.2: a field of a list.
-_FIELD_OVERHEAD = 32
+FIELD_OVERHEAD = 32
 # RFC 9113, section 6.5.2: the table's size until SETTINGS say otherwise. The encoder never uses more.
-_TABLE_SIZE = 4096
+TABLE_SIZE = 4096
 # RFC 7541, section 5.1 asks for a limit, in value and in bytes; no length or index comes near this one.
 _MAX_INTEGER = (1 << 31) - 1
 _MAX_INTEGER_BITS = 35
 
 # RFC 7541, appendix A.
-_STATIC: tuple[Field, ...] = (
+STATIC_TABLE: tuple[Field, ...] = (
     (b":authority", b""),
     (b":method", b"GET"),
     (b":method", b"POST"),
@@ -43,7 +44,7 @@ _STATIC: tuple[Field, ...] = (
         ).split()
     ),
 )
-_FIRST_DYNAMIC = len(_STATIC) + 1
+FIRST_DYNAMIC = len(STATIC_TABLE) + 1
 
 
 class HpackError(Exception):
@@ -59,7 +60,7 @@ _Entry = tuple[Field, int]
 
 
 def _entry(field: Field) -> _Entry:
-    return field, len(field[0]) + len(field[1]) + _FIELD_OVERHEAD
+    return field, len(field[0]) + len(field[1]) + FIELD_OVERHEAD
 
 
 # What a decoder remembers: bytes of one block and its list, and of all of them. Python takes some five times as many
@@ -74,7 +75,7 @@ _Start = tuple[bytes, list[Field], int]
 _NO_START: _Start = (b"", [], 0)
 
 # Index 0 is never looked up.
-_STATIC_ENTRIES = [_entry(field) for field in ((b"", b""), *_STATIC)]
+_STATIC_ENTRIES = [_entry(field) for field in ((b"", b""), *STATIC_TABLE)]
 
 
 class Decoder:
@@ -97,10 +98,10 @@ class Decoder:
         "known_blocks",
     )
 
-    def __init__(self, max_list_size: int, max_table_size: int = _TABLE_SIZE) -> None:
+    def __init__(self, max_list_size: int, max_table_size: int = TABLE_SIZE) -> None:
         self._max_list_size = max_list_size
         self._max_table_size = max_table_size
-        self._capacity = _TABLE_SIZE
+        self._capacity = TABLE_SIZE
         self._used = 0
         # By index: the static table, then the dynamic one from its newest entry to its oldest.
         self._table = _STATIC_ENTRIES.copy()
@@ -178,7 +179,7 @@ class Decoder:
                 else:
                     value, position = self._read_string(block, position, length)
                 field = name, value
-                size = len(name) + len(value) + _FIELD_OVERHEAD
+                size = len(name) + len(value) + FIELD_OVERHEAD
                 if first >= 0x40:
                     self._insert((field, size))
             else:
@@ -224,13 +225,13 @@ class Decoder:
         self._forget_blocks()
         size, capacity, table = entry[1], self._capacity, self._table
         if size > capacity:
-            del table[_FIRST_DYNAMIC:]
+            del table[FIRST_DYNAMIC:]
             self._used = 0
             return
         used = self._used + size
         while used > capacity:
             used -= table.pop()[1]
-        table.insert(_FIRST_DYNAMIC, entry)
+        table.insert(FIRST_DYNAMIC, entry)
         self._used = used
 
     def _resize(self, capacity: int) -> None:
@@ -279,212 +280,3 @@ def _read_integer(block: bytes, position: int, value: int) -> tuple[int, int]:
                 break
             return value, position
     raise HpackError("a block has too large an integer")
-
-
-def _integer(value: int, prefix_bits: int, pattern: int) -> bytes:
-    """Section 5.1: `value` behind the bits of `pattern`."""
-    mask = (1 << prefix_bits) - 1
-    if value < mask:
-        return bytes((pattern | value,))
-    encoded = bytearray((pattern | mask,))
-    value -= mask
-    while value >= 0x80:
-        encoded.append(0x80 | value & 0x7F)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-# First bits of each kind of representation (sections 6.1 to 6.3), and how many are left for the index or the size.
-_INDEXED, _INDEXED_BITS = 0x80, 7
-_INCREMENTAL, _INCREMENTAL_BITS = 0x40, 6
-_WITHOUT_INDEXING, _NEVER_INDEXED, _LITERAL_BITS = 0x00, 0x10, 4
-_SIZE_UPDATE, _SIZE_UPDATE_BITS = 0x20, 5
-_LENGTH_BITS = 7
-
-_STATIC_NAMES = {name: index for index, (name, _) in reversed(tuple(enumerate(_STATIC, 1)))}
-# Lengths that fit in one byte, which are those of nearly all strings.
-_LENGTHS = tuple(_integer(length, _LENGTH_BITS, 0) for length in range(0x7F))
-# Section 7.1.3: whoever sees the sizes of blocks, and sends headers over the same connection, could guess these.
-_SENSITIVE = frozenset({b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"})
-_STATIC_INDEXED = {
-    field: _integer(index, _INDEXED_BITS, _INDEXED)
-    for index, field in enumerate(_STATIC, 1)
-    if field[0] not in _SENSITIVE
-}
-
-
-def _string(text: bytes) -> bytes:
-    return _integer(len(text), _LENGTH_BITS, 0) + text
-
-
-# What an encoder remembers: whole lists, names, and of each name values that came once. No value above `_MAX_SIZE` is,
-# nor gets into the table.
-_MAX_LISTS = 64
-_MAX_NAMES = 64
-_MAX_VALUES = 8
-_MAX_SIZE = 256
-
-
-class _Name:
-    """How literals with a name start, and the values that came once; None for a secret."""
-
-    __slots__ = ("start", "values")
-
-    def __init__(self, start: bytes, values: set[bytes] | None) -> None:
-        self.start = start
-        self.values = values
-
-
-class Encoder:
-    """The header blocks for one peer, in their order.
-
-    A field gets into the dynamic table when it comes a second time, and stays: when the table is full nothing more is
-    added. Values that differ in each call stay literals. No string is Huffman coded: that costs more than it saves.
-    """
-
-    __slots__ = (
-        "_added",
-        "_blocks",
-        "_capacity",
-        "_indexed",
-        "_max_list_size",
-        "_names",
-        "_places",
-        "_room",
-        "_update",
-    )
-
-    def __init__(self, max_list_size: int) -> None:
-        self._max_list_size = max_list_size
-        self._capacity = _TABLE_SIZE
-        # The size update that the next block begins with.
-        self._update = b""
-        self._empty_table()
-
-    def _empty_table(self) -> None:
-        self._room = self._capacity
-        # The dynamic table, oldest first, and of each name the newest field's place in it.
-        self._added: list[Field] = []
-        self._places: dict[bytes, int] = {}
-        # What stands for each field of both tables, and for whole lists of them.
-        self._indexed = _STATIC_INDEXED.copy()
-        self._blocks: dict[Headers, bytes] = {}
-        self._names: dict[bytes, _Name] = {}
-
-    def set_max_table_size(self, size: int) -> None:
-        """Take over the peer's SETTINGS_HEADER_TABLE_SIZE (RFC 7541, section 4.2)."""
-        capacity = min(size, _TABLE_SIZE)
-        if capacity != self._capacity:
-            self._capacity = capacity
-            self.forget()
-
-    def forget(self) -> None:
-        """Go on with an empty table, as when a block is not sent after all."""
-        # Size 0 stands for any lower one that the peer may have set meanwhile, and empties its table like this one.
-        self._update = _integer(0, _SIZE_UPDATE_BITS, _SIZE_UPDATE)
-        if self._capacity:
-            self._update += _integer(self._capacity, _SIZE_UPDATE_BITS, _SIZE_UPDATE)
-        self._empty_table()
-
-    def literal(self, field: Field) -> bytes:
-        """What may end any block to add `field` to its list: one that differs each time, for which this is quicker."""
-        name, value = field
-        known = self._names.get(name) or self._learn(name)
-        length = len(value)
-        return known.start + (_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0)) + value
-
-    def encode(self, headers: Headers) -> bytes:
-        """The block for `headers`. It has to be sent, and before the next one: the peer's table follows it.
-
-        Raises:
-            HeaderListTooLarge: the list is above `max_list_size`, and nothing is to be sent.
-        """
-        block = self._blocks.get(headers)
-        if block is not None:
-            return block
-        indexed, names = self._indexed, self._names
-        parts: list[bytes] = []
-        append = parts.append
-        stable = True
-        if self._update:
-            append(self._update)
-            self._update = b""
-            stable = False
-        for field in headers:
-            part = indexed.get(field)
-            if part is not None:
-                append(part)
-                continue
-            stable = False
-            name, value = field
-            known = names.get(name)
-            if known is None:
-                known = self._learn(name)
-            length = len(value)
-            values = known.values
-            if values is not None and length <= _MAX_SIZE:
-                if value in values:
-                    if self._add(field, parts):
-                        continue
-                else:
-                    if len(values) >= _MAX_VALUES:
-                        values.clear()
-                    values.add(value)
-            append(known.start)
-            append(_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0))
-            append(value)
-        block = b"".join(parts)
-        # What is abbreviated is short itself: no short block stands for a large list.
-        if len(block) > _MAX_SIZE and size_of(headers) > self._max_list_size:
-            self.forget()
-            raise HeaderListTooLarge(f"a header list is above {self._max_list_size} bytes")
-        if stable and len(block) <= _MAX_SIZE:
-            if len(self._blocks) >= _MAX_LISTS:
-                self._blocks.clear()
-            self._blocks[headers] = block
-        return block
-
-    def _learn(self, name: bytes) -> _Name:
-        known = _Name(self._literal_start(name), None if name in _SENSITIVE else set())
-        if len(name) <= _MAX_SIZE:
-            if len(self._names) >= _MAX_NAMES:
-                self._names.clear()
-            self._names[name] = known
-        return known
-
-    def _add(self, field: Field, parts: list[bytes]) -> bool:
-        """Append a literal with incremental indexing (section 6.2.1), and follow it; False when the table is full."""
-        name, value = field
-        room = self._room - len(name) - len(value) - _FIELD_OVERHEAD
-        if room < 0:
-            return False
-        index = self._index_of_name(name)
-        parts.append(_integer(index, _INCREMENTAL_BITS, _INCREMENTAL))
-        if not index:
-            parts.append(_string(name))
-        parts.append(_string(value))
-        self._room = room
-        added, indexed = self._added, self._indexed
-        self._places[name] = len(added)
-        added.append(field)
-        # The indices of all others have moved.
-        for index, other in enumerate(reversed(added), _FIRST_DYNAMIC):
-            indexed[other] = _integer(index, _INDEXED_BITS, _INDEXED)
-        for other_name, known in self._names.items():
-            known.start = self._literal_start(other_name)
-        self._blocks.clear()
-        return True
-
-    def _index_of_name(self, name: bytes) -> int:
-        """The index of a field with that name, or 0."""
-        index = _STATIC_NAMES.get(name, 0)
-        if not index and name in self._places:
-            index = len(_STATIC) + len(self._added) - self._places[name]
-        return index
-
-    def _literal_start(self, name: bytes) -> bytes:
-        """What a literal that is not indexed begins with: its kind and its name (sections 6.2.2 and 6.2.3)."""
-        index = self._index_of_name(name)
-        start = _integer(index, _LITERAL_BITS, _NEVER_INDEXED if name in _SENSITIVE else _WITHOUT_INDEXING)
-        return start if index else start + _string(name)

@@ -6,7 +6,8 @@ from swerve.wire import events as told
 from swerve.wire import frames
 from swerve.wire.events import Event
 from swerve.wire.frames import DATA, DEFAULT_WINDOW, ErrorCode, head, headers_frames
-from swerve.wire.hpack import Encoder, HeaderListTooLarge
+from swerve.wire.hpack import HeaderListTooLarge
+from swerve.wire.hpack_encoder import Encoder
 from swerve.wire.limits import Http2Limits
 from swerve.wire.metadata import Headers, size_of
 from swerve.wire.outbox import ANSWERED, ENDING, LOCAL_DONE, OVER, REMOTE_DONE, Outbox, Stream
