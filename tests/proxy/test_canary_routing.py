@@ -8,7 +8,7 @@ import pytest
 
 from swerve.generated import control_pb2 as pb
 from swerve.net.client_call import request_headers
-from swerve.proxy.routes import Upstream
+from swerve.proxy.routes import RouteTable, Upstream
 from swerve.wire.message import frame
 from tests.proxy.proxy_lab import begin as partial_calls
 
@@ -20,12 +20,15 @@ class Sides:
         self.proxy = proxy
         self.replicas = {"old": proxy.add_replica("old", limit), "new": proxy.add_replica("new", limit)}
 
-    def publish(self, **canary):
-        """Route by these options of the canary; no options: without one."""
+    def publish(self, others=(), **canary):
+        """Route by these options of the canary; no options: without one. `others` are applications on "old" too."""
         view = self.proxy.view()
-        view.applications.add(name="app", ingress="D")
+        for other in others:
+            view.applications.add(name=other, ingress="P")
+            self._add(view, "P", "", "old", app=other)
+        application = view.applications.add(name="app", ingress="D")
         if canary:
-            view.applications[0].canary.CopyFrom(pb.CanaryView(release="r", ingress="E", **canary))
+            application.canary.CopyFrom(pb.CanaryView(release="r", ingress="E", **canary))
             self._add(view, "E", "r", "new")
         self._add(view, "D", "", "old")
         self.proxy.publish(view)
@@ -38,10 +41,10 @@ class Sides:
         self.proxy.publish(view)
         self.settle()
 
-    def _add(self, view, name, release, replica):
+    def _add(self, view, name, release, replica, app="app"):
         fake = self.replicas[replica]
         one = pb.ReplicaView(replica_id=replica, address=fake.address, max_ongoing_requests=fake.limit)
-        view.deployments.add(app="app", name=name, release=release, max_queued_requests=-1, replicas=[one])
+        view.deployments.add(app=app, name=name, release=release, max_queued_requests=-1, replicas=[one])
 
     def settle(self):
         for target in list(self.proxy.ingress.targets.values()):
@@ -95,6 +98,17 @@ def test_the_calls_of_both_sides_are_counted_while_there_is_a_canary(proxy, chan
     assert proxy.ingress.tallies["app", "r"].calls == 1
     sides.publish()
     assert proxy.ingress.tallies == {}
+
+
+def test_an_application_without_a_canary_pays_nothing_for_that_of_another(proxy, channel, sides, monkeypatch):
+    sides.publish(ready=True, weight=100, others=["plain"])
+    asked, side = [], RouteTable.side
+    monkeypatch.setattr(RouteTable, "side", lambda *given: asked.append(given[1].app) or side(*given))
+    begin(channel, application="plain").result()
+    begin(channel, application="app").result()
+    plain = Upstream("plain", "P")
+    assert proxy.ingress.target(plain, iter(())) is proxy.ingress.targets[plain]
+    assert asked == ["app"]
 
 
 def test_calls_that_wait_for_the_old_release_move_to_the_promoted_one(proxy, channel, sides):

@@ -42,6 +42,8 @@ class _Verdict:
     # Where they go, and are counted, if their application has no canary.
     target: Target[ProxiedCall]
     series: CallSeries
+    # Whether it has one.
+    split: bool
     # Whether they have a deadline.
     timed: bool
 
@@ -131,7 +133,7 @@ class Ingress:
 
     def target(self, ingress: Upstream, headers: Iterable[tuple[bytes, bytes]]) -> Target[ProxiedCall]:
         """Where a request with these headers goes, for the other protocols of this proxy."""
-        if self._sides:
+        if ingress in self._sides:
             ingress = self._routes.side(ingress, dict(headers))
         return self._targets[ingress]
 
@@ -169,7 +171,7 @@ class Ingress:
             verdict = block.verdict
             assert verdict is not None
         target, series = verdict.target, verdict.series
-        if self._sides:
+        if verdict.split:
             ingress = verdict.routes.side(verdict.ingress, block.fields)
             target = self._targets[ingress]
             series = self._observer_of(ingress).series(ingress.app, verdict.kind.method.path)
@@ -210,6 +212,7 @@ class Ingress:
             ingress,
             self._targets[ingress],
             self._observer.series(ingress.app, path),
+            ingress in self._sides,
             block.timeout is not None or routes.limits.request_timeout_s is not None,
         )
         if block.size <= MAX_REMEMBERED:
