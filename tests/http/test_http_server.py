@@ -177,6 +177,7 @@ def test_a_request_whose_replica_dies_gets_503_and_the_next_one_a_new_replica(st
             os.kill(found, signal.SIGKILL)
     waiting.join()
     assert answers[0].status_code == 503
+    assert int(answers[0].headers["retry-after"]) <= 2
     assert answers[0].text == "The replica that served the request died or was stopped before it answered."
     os.kill(pid, signal.SIGKILL)
     assert wait_for(lambda: httpx.get(url, timeout=30).json()["pid"] != pid)
@@ -189,6 +190,7 @@ def test_a_deployment_that_failed_answers_503(state_dir):
     answer = httpx.get(url)
     assert answer.status_code == 503
     assert answer.text == "Deployment(name='Broken', app='broken') is unavailable because it failed to deploy."
+    assert "retry-after" not in answer.headers
 
 
 def test_the_timeout_of_the_instance_covers_every_request(state_dir):

@@ -7,6 +7,7 @@ import pytest
 
 from swerve.generated.http_pb2 import HttpEvent, HttpRequest
 from swerve.proxy.http_call import HttpCall
+from swerve.wire.frames import ErrorCode
 from swerve.wire.message import frame
 from tests.net.net_support import RESPONSE, TRAILERS, Pair
 
@@ -20,6 +21,7 @@ class Target:
 
     def __init__(self):
         self.released = []
+        self.router = SimpleNamespace(retry_after_s=lambda: 3.0)
 
     def release(self, replica, call):
         self.released.append(replica)
@@ -91,6 +93,19 @@ def test_an_answer_that_is_complete_gives_its_credit_back_and_can_be_read(pair):
 
     assert len(asyncio.run(read_all())) == 3
     assert pair.client.unacknowledged == 0
+
+
+def test_a_call_whose_replica_is_lost_knows_when_to_come_again(pair):
+    call = begin(pair)
+    pair.client.connection_lost(None)
+    assert call.retry_after_s == 3.0
+
+
+def test_a_call_that_fails_otherwise_is_not_asked_to_come_again(pair):
+    call = begin(pair)
+    pair.server.reset(pair.served[0].stream_id, ErrorCode.INTERNAL_ERROR)
+    pair.run()
+    assert call.retry_after_s is None
 
 
 async def aiter_events(call: HttpCall):

@@ -19,7 +19,7 @@ from swerve.observe.metrics import CONTENT_TYPE
 from swerve.proxy.http_call import HttpCall
 from swerve.proxy.http_exchange import STALLED, relay_response, upload_body
 from swerve.proxy.http_observer import CLIENT_CLOSED_REQUEST, HttpObserver, is_server_error
-from swerve.proxy.http_reply import Receive, Reply, Send
+from swerve.proxy.http_reply import Fields, Receive, Reply, Send
 from swerve.proxy.http_routes import HttpRoute, HttpRoutes, Wanted, build_http_routes, read_wanted
 from swerve.proxy.http_websocket import WebSocketReply, relay_websocket, upload_messages
 from swerve.proxy.ingress import Ingress
@@ -186,7 +186,8 @@ class HttpIngress:
                 await reply.fail(408, _timed_out(reply.request_id, timeout))
             else:
                 status = _HTTP_STATUS.get(code, 500)
-                await reply.fail(status, error.status.details if status != 500 else _INTERNAL_ERROR)
+                text = error.status.details if status != 500 else _INTERNAL_ERROR
+                await reply.fail(status, text, _retry_field(call.retry_after_s))
         finally:
             call.cancel()
             uploading.cancel()
@@ -236,9 +237,12 @@ def _not_found(path: str) -> str:
 
 
 async def _answer_shed(reply: Reply, route: HttpRoute, shed: Shed) -> None:
-    after = route.retry_after_s
-    extra = [] if after is None else [(b"retry-after", retry_after(after).encode())]
-    await reply.text(route.shed_status, str(BackPressureError(shed.queued, shed.limit)), extra)
+    text = str(BackPressureError(shed.queued, shed.limit))
+    await reply.text(route.shed_status, text, _retry_field(route.retry_after_s))
+
+
+def _retry_field(delay_s: float | None) -> Fields:
+    return [] if delay_s is None else [(b"retry-after", retry_after(delay_s).encode())]
 
 
 def _timed_out(request_id: str, timeout: float | None) -> str:

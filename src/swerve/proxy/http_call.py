@@ -44,6 +44,8 @@ class HttpCall:
         self.model_id = request.request.multiplexed_model_id
         # Why the router turned the call away, once it has.
         self.shed_because: Shed | None = None
+        # When the client may try again, once the replica has been lost.
+        self.retry_after_s: float | None = None
         self._request = request.request
         self.target = target
         self._deadline = deadline
@@ -219,6 +221,8 @@ class HttpCall:
         owed, self._owed = self._owed, 0
         leg.acknowledge(owed)
         self.target.release(leg.replica, self)
+        if status.code == StatusCode.UNAVAILABLE:
+            self.retry_after_s = self.target.router.retry_after_s()
         self._finish(status)
 
     def _finish(self, status: Status) -> None:

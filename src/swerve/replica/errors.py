@@ -58,6 +58,11 @@ def is_expected(error: BaseException, overdue: bool) -> bool:
         return False
 
 
+def retry_delay_s(error: BaseException) -> float | None:
+    """When a call that ended with `error` may be made again, None where nothing says so."""
+    return error.retry_after_s if isinstance(error, BackPressureError | ReplicaUnavailableError) else None
+
+
 def stack_trace(error: BaseException) -> str:
     """The traceback of user code's exception, without the frames of the runtime that called it."""
     frames = error.__traceback__

@@ -6,11 +6,11 @@ import time
 from typing import Any, Protocol
 
 from swerve.context import RequestContext
-from swerve.exceptions import BackPressureError, ReplicaUnavailableError, gRPCStatusError
+from swerve.exceptions import gRPCStatusError
 from swerve.grpc_util import RayServegRPCContext, gRPCInputStream, status_code
 from swerve.net.server_call import CallSide
 from swerve.net.streams import Headers
-from swerve.replica.errors import status_for
+from swerve.replica.errors import retry_delay_s, status_for
 from swerve.replica.user_call import Runtime, UserCall
 from swerve.replica.user_code import MissingMethodError, UserCode
 from swerve.servicers import ServedMethod
@@ -266,9 +266,8 @@ class GrpcCall(UserCall):
         return Status(StatusCode.OK if code is None else status_code(code), context.details())
 
     def failed(self, error: BaseException) -> None:
-        status = self._status_of(error)
-        after = error.retry_after_s if isinstance(error, BackPressureError | ReplicaUnavailableError) else None
-        self._end(status, () if after is None else retry_trailers(status, after))
+        status, delay_s = self._status_of(error), retry_delay_s(error)
+        self._end(status, () if delay_s is None else retry_trailers(status, delay_s))
 
     def _status_of(self, error: BaseException) -> Status:
         context = self._context

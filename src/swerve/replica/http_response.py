@@ -9,6 +9,7 @@ import pydantic_core
 from starlette.responses import Response
 
 from swerve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from swerve.replica.errors import retry_delay_s
 from swerve.wire.retry import retry_after
 
 
@@ -43,10 +44,11 @@ def _plain(value: Any) -> Any:
 
 def error_response(error: BaseException) -> Response:
     """The answer to a request whose handler raised `error`."""
+    status, text = 500, "Internal Server Error"
     if isinstance(error, BackPressureError):
-        retry = error.retry_after_s
-        headers = {} if retry is None else {"retry-after": retry_after(retry)}
-        return Response(error.message, error.status_code, headers, media_type="text/plain")
-    if isinstance(error, DeploymentUnavailableError | ReplicaUnavailableError):
-        return Response(str(error), 503, media_type="text/plain")
-    return Response("Internal Server Error", 500, media_type="text/plain")
+        status, text = error.status_code, error.message
+    elif isinstance(error, DeploymentUnavailableError | ReplicaUnavailableError):
+        status, text = 503, str(error)
+    delay_s = retry_delay_s(error)
+    headers = None if delay_s is None else {"retry-after": retry_after(delay_s)}
+    return Response(text, status, headers, media_type="text/plain")
