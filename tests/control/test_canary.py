@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from control_support import World, application, new_canary, stored, target
 
+from swerve.control.analysis import Analysis
 from swerve.control.canary import CanaryNotFound, CanaryRefused, check_change
 from swerve.control.deploy import Rejected
 from swerve.control.events import (
@@ -200,8 +201,12 @@ def test_rolling_back_drains_the_canary_and_says_why():
 
 def test_the_counts_that_led_to_a_verdict_stay_when_the_controller_goes():
     world = with_canary()
-    world.feed(RollBackCanary(world.now, "app", "Because.", ended=Ended(20, 5), stable_ended=Ended(80, 1)))
-    world.restart_controller(stored(world.state))
+    analysis = Analysis()
+    analysis.follow(world.state)
+    analysis.ended("app", world.canary().application.release, Ended(20, 5), world.now)
+    analysis.ended("app", "", Ended(80, 1), world.now)
+    roll_back(world)
+    world.restart_controller(stored(analysis.concluded(world.state, world.now)))
     canary = shown(world).canary
     assert (canary.canary.calls, canary.canary.errors) == (20, 5)
     assert (canary.stable.calls, canary.stable.errors) == (80, 1)

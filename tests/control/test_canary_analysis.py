@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from swerve.config import CanaryOptions
 from swerve.control.analysis import Analysis, Limits, Verdict, Window, judge
 from swerve.control.events import RollBackCanary
-from swerve.control.model import Ended
+from swerve.control.model import DECLARATIVE, Ended
 
 LIMITS = Limits(max_error_percent=10, min_calls=20, window_s=60, for_s=5)
 NOT_YET = Verdict(exceeded_since=100.0)
@@ -139,6 +139,24 @@ def test_one_that_is_rolled_back_is_looked_at_no_more():
     assert not watch.analysis.active
     watch.analysis.ended("app", "", Ended(1, 1), 0)
     assert watch.analysis.counts(0) == {}
+
+
+def test_one_that_fails_after_it_has_run_shows_what_was_counted():
+    world, analysis = World(), Analysis()
+    canary = new_canary(Model=target("v2", num_replicas=2))
+    canary = replace(canary, application=replace(canary.application, source=DECLARATIVE))
+    world.deploy(application(), declarative=True, capacity=50, canaries=(canary,))
+    world.run()
+    analysis.follow(world.state)
+    analysis.ended("app", world.canary().application.release, Ended(20, 5), world.now)
+    analysis.ended("app", "", Ended(80, 1), world.now)
+    world.broken.add("v2")
+    world.deploy(application(), declarative=True, capacity=100, canaries=(canary,))
+    world.run()
+    world.pass_time(60)
+    ended = analysis.concluded(world.state, world.now - 30).canaries["app"]
+    assert ended.message.startswith("It failed to deploy.")
+    assert (ended.ended, ended.stable_ended) == (Ended(20, 5), Ended(80, 1))
 
 
 def test_without_limits_calls_are_counted_only():

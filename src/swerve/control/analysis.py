@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swerve.control.model import Canary, Ended, State
 from swerve.statuses import CanaryPhase
@@ -136,6 +136,16 @@ class Analysis:
             known = None if watched is None else (watched.release, watched.options_json)
             if known != (canary.application.release, canary.options_json):
                 self._watched[name] = _Watched(canary, Limits.of(canary.options_json))
+
+    def concluded(self, state: State, now: float) -> State:
+        """`state` with what was counted of the canaries that it rolls back, for whatever reason. Before `follow`."""
+        counts = self.counts(now)
+        canaries = {
+            name: replace(canary, ended=counts[name][0], stable_ended=counts[name][1])
+            for name, canary in state.canaries.items()
+            if name in counts and not canary.active
+        }
+        return replace(state, canaries={**state.canaries, **canaries}) if canaries else state
 
     def ended(self, app: str, release: str, ended: Ended, now: float) -> None:
         """Calls of one release have ended."""

@@ -147,13 +147,7 @@ def roll_back(draft: Draft, event: RollBackCanary) -> None:
     if canary is None or not canary.active or event.release not in ("", canary.application.release):
         return
     release.retire(draft, canary.application)
-    draft.canaries[event.app] = replace(
-        canary,
-        phase=CanaryPhase.ROLLED_BACK,
-        message=event.reason,
-        ended=event.ended,
-        stable_ended=event.stable_ended,
-    )
+    draft.canaries[event.app] = replace(canary, phase=CanaryPhase.ROLLED_BACK, message=event.reason)
     draft.commands.append(Warn(f"The canary of application '{event.app}' is rolled back. {event.reason}"))
 
 

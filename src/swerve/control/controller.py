@@ -48,7 +48,7 @@ from swerve.control.events import (
     Warn,
 )
 from swerve.control.links import ReplicaLink
-from swerve.control.model import NO_CALLS, DeploymentKey, Ended, State
+from swerve.control.model import DeploymentKey, Ended, State
 from swerve.control.options import resume
 from swerve.control.ports import PortError, check_ports
 from swerve.control.publisher import Publisher
@@ -137,10 +137,8 @@ class Controller:
         Raises:
             Rejected: a Deploy that cannot be applied; nothing has changed.
         """
-        if isinstance(event, RollBackCanary):
-            ended, stable = self._analysis.counts(event.now).get(event.app, (NO_CALLS, NO_CALLS))
-            event = replace(event, ended=ended, stable_ended=stable)
         state, commands = step(self._state, event)
+        state = self._analysis.concluded(state, event.now)
         if self._keeps_state:
             self._store.save(self._state, state, code)
         self._state = state

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from swerve.control.model import NO_CALLS, Application, DeploymentKey, Ended
+from swerve.control.model import Application, DeploymentKey
 from swerve.control.options import ServedOptions
 from swerve.control.target import DeploymentTarget
 from swerve.generated import control_pb2 as pb
@@ -82,15 +82,12 @@ class PromoteCanary:
 
 @dataclass(frozen=True, slots=True)
 class RollBackCanary:
-    """End a canary. `release`: only if it is this one, "" for whichever runs. `ended` are the calls of its window, and
-    `stable_ended` those of the other side."""
+    """End a canary. `release`: only if it is this one, "" for whichever runs."""
 
     now: float
     app: str
     reason: str
     release: str = ""
-    ended: Ended = NO_CALLS
-    stable_ended: Ended = NO_CALLS
 
 
 @dataclass(frozen=True, slots=True)
