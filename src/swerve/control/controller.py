@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
