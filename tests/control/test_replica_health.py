@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from control_support import World, application, options_for, target
+from control_support import World, application, options_for, stored, target
 
 from swerve.control.draft import BACKOFF_LAST_S, JITTER
 from swerve.control.events import (
@@ -92,6 +92,23 @@ def test_a_deployment_that_lost_a_replica_says_how(world):
     world.pass_time(1)
     assert world.deployment().status is DeploymentStatus.HEALTHY
     assert world.deployment().message.endswith("The process ended with exit code 7.")
+
+
+def test_what_was_wrong_is_still_said_when_the_controller_was_restarted_meanwhile(world):
+    world.end(world.replicas()[0].id, "The process ended with exit code 7.")
+    world.restart_controller(stored(world.state))
+    world.run()
+    assert world.deployment().status is DeploymentStatus.HEALTHY
+    message = "A replica ended or failed its health checks, and was replaced. The last replica that ended or failed:\n"
+    assert world.deployment().message == f"{message}The process ended with exit code 7."
+
+
+def test_what_was_wrong_once_is_not_said_of_the_next_loss(world):
+    world.end(world.replicas()[0].id, "The process ended with exit code 7.")
+    world.pass_time(1)
+    world.end(world.replicas()[0].id, "The process ended with exit code 8.")
+    world.pass_time(1)
+    assert "code 7" not in world.deployment().message
 
 
 def test_a_deployment_whose_replicas_crash_again_and_again_says_how_while_they_run(world):

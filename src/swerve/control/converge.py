@@ -112,8 +112,10 @@ def _reached(deployment: Deployment) -> Deployment:
     if deployment.status is DeploymentStatus.HEALTHY:
         return deployment
     if deployment.status is DeploymentStatus.UNHEALTHY:
-        message = f"{REPLACED} {deployment.message.removeprefix(UNHEALTHY).lstrip()}".rstrip()
-        return replace(deployment, previous=None, reached=True, status=DeploymentStatus.HEALTHY, message=message)
+        message = f"{REPLACED} {deployment.trouble}".rstrip()
+        return replace(
+            deployment, previous=None, reached=True, status=DeploymentStatus.HEALTHY, message=message, trouble=""
+        )
     return replace(
         deployment,
         previous=None,
@@ -121,6 +123,7 @@ def _reached(deployment: Deployment) -> Deployment:
         status=DeploymentStatus.HEALTHY,
         trigger=_COMPLETED.get(deployment.status, DeploymentStatusTrigger.UNSPECIFIED),
         message="",
+        trouble="",
     )
 
 

@@ -43,7 +43,7 @@ UNHEALTHY = (
     "A replica's health check failed. This deployment will be UNHEALTHY until the replica recovers or a new deploy "
     "happens."
 )
-LAST_REASON = " The last replica that ended or failed:\n{reason}"
+LAST_REASON = "The last replica that ended or failed:\n{reason}"
 STARTUP_RETRY = "A replica failed to start with exception. Retrying {n} more time(s). Error:\n{error}"
 STARTUP_FAILED = (
     "The deployment failed to start {n} times in a row. This may be due to a problem with its constructor or initial "
@@ -244,11 +244,13 @@ class Draft:
         deployment = self.deployments[replica.key]
         settled = deployment.status in (DeploymentStatus.HEALTHY, DeploymentStatus.UNHEALTHY)
         if settled and not deployment.deleting and not self.state.stopping:
+            trouble = LAST_REASON.format(reason=reason)
             self.deployments[replica.key] = replace(
                 deployment,
                 status=DeploymentStatus.UNHEALTHY,
                 trigger=DeploymentStatusTrigger.HEALTH_CHECK_FAILED,
-                message=UNHEALTHY + LAST_REASON.format(reason=reason),
+                message=f"{UNHEALTHY} {trouble}",
+                trouble=trouble,
             )
 
     def count_failure(self, replica: Replica, error: str) -> None:
@@ -274,11 +276,13 @@ class Draft:
             # It has run before, if only with no replicas: it is tried on, and its calls wait.
             serving = any(item.serves and item.version == replica.version for item in self.replicas_of(replica.key))
             if not serving:
+                trouble = STARTUP_FAILED.format(n=failures, error=error)
                 deployment = replace(
                     deployment,
                     status=DeploymentStatus.UNHEALTHY,
                     trigger=DeploymentStatusTrigger.REPLICA_STARTUP_FAILED,
-                    message=STARTUP_FAILED.format(n=failures, error=error),
+                    message=trouble,
+                    trouble=trouble,
                 )
         self.deployments[replica.key] = deployment
 

@@ -121,6 +121,8 @@ class Deployment:
     status: DeploymentStatus = DeploymentStatus.UPDATING
     trigger: DeploymentStatusTrigger = DeploymentStatusTrigger.CONFIG_UPDATE_STARTED
     message: str = ""
+    # What was wrong while it was UNHEALTHY: told until it is healthy, and then with the news that it is.
+    trouble: str = ""
     reached: bool = False
     deleting: bool = False
     failures: int = 0

@@ -235,6 +235,7 @@ def _encode_deployment(deployment: Deployment) -> str:
             "status": deployment.status,
             "trigger": deployment.trigger,
             "message": deployment.message,
+            "trouble": deployment.trouble,
             "reached": deployment.reached,
             "deleting": deployment.deleting,
         }
@@ -249,6 +250,7 @@ def _deployment(values: dict[str, Any]) -> Deployment:
         status=DeploymentStatus(values["status"]),
         trigger=DeploymentStatusTrigger(values["trigger"]),
         message=values["message"],
+        trouble=values.get("trouble", ""),
         reached=values["reached"],
         deleting=values["deleting"],
     )
