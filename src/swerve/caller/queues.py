@@ -9,6 +9,7 @@ from typing import Protocol
 
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2
+from swerve.observe.faults import RepeatedFault
 from swerve.wire.status import RpcError
 
 logger = logging.getLogger("swerve.caller")
@@ -50,6 +51,7 @@ class QueueReporter:
         self._told: dict[Key, int] = {}
         self._repeat_at = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._fault = RepeatedFault(logger, "Queue lengths cannot be reported to the controller")
 
     def update(self, view: control_pb2.View) -> None:
         """The deployments that are autoscaled now. On the loop that the routers live on."""
@@ -67,18 +69,15 @@ class QueueReporter:
             self._told = {}
 
     async def _run(self) -> None:
-        failing = False
         while True:
             await asyncio.sleep(_INTERVAL_S)
             try:
                 await self._report(asyncio.get_running_loop().time())
-                failing = False
+                self._fault.worked()
             except RpcError:
                 pass  # the controller is away, and hears of it when it is back
-            except Exception:
-                if not failing:  # a fault that lasts is logged once
-                    logger.exception("Queue lengths cannot be reported to the controller")
-                failing = True
+            except Exception as error:
+                self._fault.failed(error)
 
     async def _report(self, now: float) -> None:
         queues = {key: count for key in self._autoscaled if (count := self._queued(key))}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from swerve.control.client import ControllerClient
 from swerve.generated import control_pb2
+from swerve.observe.faults import RepeatedFault
 from swerve.proxy.observer import Tally
 from swerve.wire.status import RpcError, StatusCode
 
@@ -23,8 +24,7 @@ class CallReporter:
         self._client = client
         self._tallies: Mapping[tuple[str, str], Tally] = {}
         self._task: asyncio.Task[None] | None = None
-        # A fault that lasts is logged once.
-        self._failing = False
+        self._fault = RepeatedFault(logger, "Ended calls cannot be reported to the controller")
 
     def update(self, tallies: Mapping[tuple[str, str], Tally]) -> None:
         """What is to be told of from now on, by application and release. On the loop that the calls end on."""
@@ -49,7 +49,7 @@ class CallReporter:
         ]
         try:
             await self._client.report_calls(control_pb2.ReportCallsRequest(ended=ended))
-            self._failing = False
+            self._fault.worked()
         except RpcError as error:
             # Nobody has heard, or who heard is dead and has forgotten. A report whose answer is only late, or a fault,
             # may have been counted: it is not told again.
@@ -57,11 +57,6 @@ class CallReporter:
                 for _, tally, calls, errors in told:
                     tally.put_back(calls, errors)
             else:
-                self._log(error)
+                self._fault.failed(error)
         except Exception as error:
-            self._log(error)
-
-    def _log(self, error: Exception) -> None:
-        if not self._failing:
-            logger.error("Ended calls cannot be reported to the controller", exc_info=error)
-        self._failing = True
+            self._fault.failed(error)
