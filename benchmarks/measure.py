@@ -16,22 +16,49 @@ Measure = Callable[[Server, float], Figures]
 # Enough for the caches of both sides to be warm and for the rate to be known within some percent.
 WARM_UP_CALLS = 2000
 MAX_CALLS = 200_000
+# Connections that are opened at once: few enough for every server's backlog, so that no client has to try again.
+WAVE = 100
 # A load in real time needs a margin: calls that have not been answered when the rest has been.
 HANDLE_MARGIN_S = 30.0
 MB = 1 << 20
 
 
-def throughput(method: Method, connections: int, streams: int, warm_up: int = WARM_UP_CALLS) -> Measure:
+def throughput(method: Method, connections: int, streams: int) -> Measure:
     """As many calls as the server can do, `connections` times `streams` in flight."""
 
     def measure(server: Server, seconds: float) -> Figures:
-        calls = calls_for(server, method, connections, streams, seconds, warm_up)
+        calls = calls_for(server, method, connections, streams, seconds, WARM_UP_CALLS)
         with CpuMeter(server) as meter:
             outcome = h2load.run(server.address, method.load(connections, streams), calls)
         messages = len(method.replies)
         if messages > 1:
             return {"messages_per_s": outcome.calls_per_s * messages, **meter.figures(calls * messages, "message")}
         return latency(outcome) | meter.figures(calls, "call")
+
+    return measure
+
+
+def many_calls(method: Method, connections: int, streams: int) -> Measure:
+    """`MAX_CALLS` calls, however long they take: to open the connections counts little among them."""
+
+    def measure(server: Server, seconds: float) -> Figures:
+        with CpuMeter(server) as meter:
+            outcome = h2load.run(server.address, method.load(connections, streams), MAX_CALLS)
+        return latency(outcome) | meter.figures(MAX_CALLS, "call")
+
+    return measure
+
+
+def opening(method: Method) -> Measure:
+    """Connections that are opened, make one call each, and are closed: `WAVE` at once, again and again."""
+
+    def measure(server: Server, seconds: float) -> Figures:
+        load, spent, opened = method.load(WAVE, 1), 0.0, 0
+        with CpuMeter(server) as meter:
+            while spent < seconds:
+                spent += WAVE / h2load.run(server.address, load, WAVE).calls_per_s
+                opened += WAVE
+        return {"connections_per_s": opened / spent, **meter.figures(opened, "connection")}
 
     return measure
 

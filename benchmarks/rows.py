@@ -7,7 +7,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks import h2load, others, overload, proc
-from benchmarks.measure import Measure, echo_rate, half_of_peak, handle_calls, sequential, throughput
+from benchmarks.measure import (
+    MAX_CALLS,
+    Measure,
+    echo_rate,
+    half_of_peak,
+    handle_calls,
+    many_calls,
+    opening,
+    sequential,
+    throughput,
+)
 from benchmarks.methods import MESSAGES_PER_STREAM, Method, echo, stream, unary
 from benchmarks.ray_serve import ray, ray_fastest
 from benchmarks.result import Figures, Goal, Result
@@ -189,12 +199,19 @@ def scale_rows() -> list[Row]:
     return [
         Row(
             "connections",
-            "unary, 10 in flight on each of 1,000 connections, against 10 connections",
+            f"unary, 10 in flight on each of 1,000 connections, against 10 connections, {MAX_CALLS:,} calls each",
             [
-                Side(server, throughput(unary(), 1000, 10, 20_000), "1,000 connections"),
-                Side(server, throughput(unary(), 10, 10), "10 connections"),
+                Side(server, many_calls(unary(), 1000, 10), "1,000 connections"),
+                Side(server, many_calls(unary(), 10, 10), "10 connections"),
             ],
             [Goal("calls_per_s", at_least=0.7, over="10 connections")],
+            unary(),
+        ),
+        Row(
+            "opening",
+            "connections that are opened, make one unary call, and are closed: 100 at once",
+            both(opening(unary()), grpc_aio()),
+            [Goal("connections_per_s", at_least=1, over="grpc.aio")],
             unary(),
         ),
         replicas("replicas", "one call at a time", throughput(unary(), 1, 1), counts),

@@ -58,8 +58,9 @@ def medians(row: Mapping[str, Any], side: str) -> dict[str, float]:
 
 
 def cpu(figures: Mapping[str, float]) -> str:
-    """Processor time of the server's processes for one call, or message of a stream."""
-    found = [figures[name] for name in ("cpu_us_per_call", "cpu_us_per_message") if name in figures]
+    """Processor time of the server's processes for one call, message of a stream, or connection."""
+    units = ("call", "message", "connection")
+    found = [figures[name] for unit in units if (name := f"cpu_us_per_{unit}") in figures]
     return number(found[0]) if found else ""
 
 
