@@ -211,6 +211,33 @@ def test_a_proxy_that_stops_of_its_own_has_its_successor_at_once():
     assert world.state.proxy_failures == 0
 
 
+def test_the_successor_of_a_proxy_that_drains_stays_under_the_next_controller():
+    world = served()
+    (old,) = proxies(world)
+    world.feed(ProxyReported(world.now, old, draining=True))
+    world.run()
+    (new,) = proxies(world)
+    world.commands.clear()
+    world.restart_controller(stored(world.state), num_proxies=1)
+    world.feed(ProxyReported(world.now, old, draining=True))
+    world.feed(ProxyReported(world.now, new, grpc_address="127.0.0.1:9000"))
+    world.run()
+    assert list(world.state.proxies) == proxies(world) == [new]
+    # Once more, because the order may not have arrived.
+    assert [item for item in world.commands if isinstance(item, StartProxy | StopProxy)] == [StopProxy(old)]
+
+
+def test_a_proxy_that_drains_and_does_not_end_is_killed_by_the_next_controller():
+    world = served()
+    (old,) = proxies(world)
+    world.feed(ProxyReported(world.now, old, draining=True))
+    world.run()
+    world.restart_controller(stored(world.state), num_proxies=1)
+    world.pending.clear()
+    world.pass_time(PROXY_START_TIMEOUT_S + 30)
+    assert old not in world.state.proxies
+
+
 def test_a_proxy_that_does_not_end_is_killed():
     world = served()
     (old,) = proxies(world)

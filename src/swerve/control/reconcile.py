@@ -215,7 +215,7 @@ def _proxy_reported(draft: Draft, event: ProxyReported) -> None:
     if proxy is None or proxy.state is ProxyStatus.DRAINING:
         return
     if event.draining:
-        kill_at = draft.now + PROXY_START_TIMEOUT_S + drain_time(draft.state) + EXIT_GRACE_S
+        kill_at = draft.now + _drain_time_with_successor(draft)
         draft.proxies[proxy.id] = replace(proxy, state=ProxyStatus.DRAINING, message="", kill_at=kill_at)
         return
     if event.error and not (event.grpc_address or event.http_address):
@@ -235,6 +235,11 @@ def _proxy_reported(draft: Draft, event: ProxyReported) -> None:
         check_at=draft.now + PROXY_CHECK_PERIOD_S,
         strikes=proxy.strikes if event.error else 0,
     )
+
+
+def _drain_time_with_successor(draft: Draft) -> float:
+    """How long a proxy may take to end that waits for its successor first."""
+    return PROXY_START_TIMEOUT_S + drain_time(draft.state) + EXIT_GRACE_S
 
 
 def _proxy_checked(draft: Draft, event: ProxyChecked) -> None:
@@ -272,10 +277,13 @@ def _recover(draft: Draft, event: Recovered) -> None:
         else:
             draft.check_later(replace(replica, state=ReplicaState.RECOVERING), strikes=0)
     for proxy in tuple(draft.proxies.values()):
-        if proxy.id in event.running:
-            pid = event.running[proxy.id][0]
-            draft.proxies[proxy.id] = replace(proxy, pid=pid, kill_at=draft.now + PROXY_START_TIMEOUT_S)
-        else:
+        if proxy.id not in event.running:
             del draft.proxies[proxy.id]
+            continue
+        proxy = replace(proxy, pid=event.running[proxy.id][0])
+        if proxy.state is ProxyStatus.DRAINING:
+            draft.stop_proxy(proxy, _drain_time_with_successor(draft))
+        else:
+            draft.proxies[proxy.id] = replace(proxy, kill_at=draft.now + PROXY_START_TIMEOUT_S)
     for process_id in event.running.keys() - draft.replicas.keys() - draft.proxies.keys():
         draft.commands.append(Kill(process_id))

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from swerve.control.model import Application, Canary, Deployment, DeploymentKey, Ended, Goal, Proxy, Replica, State
 from swerve.control.options import ServedOptions
 from swerve.control.target import DeploymentTarget
-from swerve.statuses import CanaryPhase, DeploymentStatus, DeploymentStatusTrigger, ReplicaState
+from swerve.statuses import CanaryPhase, DeploymentStatus, DeploymentStatusTrigger, ProxyStatus, ReplicaState
 
 # Changes when what is stored cannot be read by another release.
 _FORMAT = 3
@@ -43,6 +43,9 @@ _OTHER_FORMAT = (
 )
 
 _UNWRITABLE = "The store {path} cannot be written: {error}. Nothing has changed."
+
+# The kind of the records of proxies that drain.
+_DRAINING = "draining proxy"
 
 _T = TypeVar("_T")
 
@@ -104,7 +107,7 @@ class Store:
             retired={(item.name, item.release): item for item in self._read("retired", _application)},
             deployments={item.key: item for item in self._read("deployment", _deployment)},
             replicas={item.id: item for item in self._read("replica", _replica)},
-            proxies={item.id: item for item in self._read("proxy", _proxy)},
+            proxies={item.id: item for item in (*self._read("proxy", Proxy), *self._read(_DRAINING, _draining_proxy))},
         )
 
     def _read(self, kind: str, decode: Callable[[Any], _T]) -> list[_T]:
@@ -202,8 +205,9 @@ def _records(state: State, other: State) -> dict[tuple[str, str], str]:
     for replica_id, replica in state.replicas.items():
         if other.replicas.get(replica_id) is not replica:
             records["replica", replica_id] = _encode_replica(replica)
-    for proxy_id in state.proxies:
-        records["proxy", proxy_id] = json.dumps(proxy_id)
+    for proxy_id, proxy in state.proxies.items():
+        kind = _DRAINING if proxy.state is ProxyStatus.DRAINING else "proxy"
+        records[kind, proxy_id] = json.dumps(proxy_id)
     return records
 
 
@@ -285,5 +289,5 @@ def _replica(values: dict[str, Any]) -> Replica:
     return Replica(**{**values, "key": DeploymentKey(*values["key"]), "state": ReplicaState(values["state"])})
 
 
-def _proxy(proxy_id: str) -> Proxy:
-    return Proxy(proxy_id)
+def _draining_proxy(proxy_id: str) -> Proxy:
+    return Proxy(proxy_id, ProxyStatus.DRAINING)
