@@ -451,6 +451,17 @@ def test_requests_behind_one_whose_handler_closes_the_connection_are_not_served(
     assert pair.server.streams == {}
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_handler_whose_acceptor_closed_the_connection_hears_of_its_end(pair, whole):
+    pair.on_request = lambda recorder: recorder.connection.close()
+    call = pair.call()
+    pair.client.send_data(call.stream_id, b"x", end_stream=whole)
+    pair.run()
+    assert [served.closed for served in pair.served] == [[CONNECTION_LOST]]
+    assert call.closed == [CONNECTION_LOST]
+    assert pair.server.streams == {}
+
+
 def test_a_request_that_cannot_be_sent_ends_though_there_is_nothing_to_write(pair):
     """Not with the next traffic: there may be none."""
     refused = Recorder(pair.client)

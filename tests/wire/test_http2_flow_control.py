@@ -257,6 +257,17 @@ def test_a_stream_may_use_all_of_its_credit(make):
     assert not engine.may_receive(stream_id)
 
 
+def test_a_stream_with_less_than_the_default_window_has_no_more_credit_than_that(make):
+    """What the peer might send before it has heard of the window is taken, but not expected."""
+    engine, stream_id = receiving(make, stream_window=1000)
+    fill(engine, stream_id, 999)
+    assert engine.may_receive(stream_id)
+    fill(engine, stream_id, 1)
+    assert not engine.may_receive(stream_id)
+    engine.acknowledge(1000, stream_id)
+    assert engine.may_receive(stream_id)
+
+
 def test_more_data_than_its_stream_has_credit_for_breaks_it_off(make):
     engine, stream_id = receiving(make, **SMALL)
     fill(engine, stream_id, 100_000)

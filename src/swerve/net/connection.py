@@ -440,6 +440,9 @@ class Connection(asyncio.Protocol):
                 # Also a request that no handler was made for: its client would wait for ever.
                 if kind in (BODY, WHOLE_REQUEST, REQUEST, TRAILERS, RESPONSE):
                     self.reset(event[1], ErrorCode.INTERNAL_ERROR)
+        if self._closed and streams:
+            # An acceptor has closed the connection, and made a handler all the same.
+            self._end_streams(CONNECTION_LOST)
         return bool(events)
 
     def _on_control(self, event: Event) -> None:
@@ -544,17 +547,20 @@ class Connection(asyncio.Protocol):
             # A peer that does not read would keep the socket open for what is still to be written.
             self._abort_timer = self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)
         self._owed.pay()
+        if self.look is not None:
+            self.look.settle(final=peer_gone)
+        self._end_streams(error_code)
+        self.backlog.drop()
+        if self._on_lost is not None:
+            self._on_lost(self)
+
+    def _end_streams(self, error_code: int) -> None:
         look = self.look
-        if look is not None:
-            look.settle(final=peer_gone)
         streams = self.streams.copy()
         self.streams.clear()
         # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
         never_began = (look is not None and look.never_began(stream_id) for stream_id in streams)
         end_all(zip((handler.on_closed for handler in streams.values()), never_began, strict=True), error_code)
-        self.backlog.drop()
-        if self._on_lost is not None:
-            self._on_lost(self)
 
 
 _CLOSE_TIMEOUT_S = 5.0

@@ -54,6 +54,7 @@ class Sender:
         "_stream_credit_step",
         "_stream_room",
         "_streams",
+        "_unheard_room",
         "failed",
     )
 
@@ -76,10 +77,11 @@ class Sender:
         # Answers to the peer's frames since something was written.
         self._answers = 0
         # What may still come, on the connection and on a stream at its start (before the peer has heard of another
-        # size it may send the default's worth), what of that has been consumed, and how much of it makes a
-        # WINDOW_UPDATE.
+        # size it may send the default's worth), how much of a stream's it has no credit for once it has heard, what has
+        # been consumed, and how much of it makes a WINDOW_UPDATE.
         self._room = max(limits.connection_window, DEFAULT_WINDOW)
         self._stream_room = max(limits.stream_window, DEFAULT_WINDOW)
+        self._unheard_room = self._stream_room - limits.stream_window
         self._consumed = 0
         self._credit_step = max(1, min(limits.connection_window // 2, _LARGEST_CREDIT_STEP))
         self._stream_credit_step = max(1, limits.stream_window // 2)
@@ -148,9 +150,9 @@ class Sender:
         return {stream.id: (stream.body.size, stream.body) for stream in self._streams.values() if stream.body}
 
     def may_receive(self, stream_id: int) -> bool:
-        """Whether the peer has credit on the stream."""
+        """Whether the peer, which knows this side's SETTINGS, has credit on the stream."""
         stream = self._streams.get(stream_id)
-        return stream is not None and stream.room > 0
+        return stream is not None and stream.room > self._unheard_room
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
