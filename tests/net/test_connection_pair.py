@@ -1,5 +1,7 @@
 """Two connections joined in memory: bodies, credit, order, endings."""
 
+from collections.abc import Iterator
+
 import pytest
 from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
 
@@ -349,6 +351,15 @@ def test_a_reset_after_an_early_answer_is_written_at_once(pair):
     assert pair.served[0].closed == [0]
 
 
+def requests(pair: Pair, *, whole: bool = True) -> Iterator[Recorder]:
+    """Calls with the same headers, of whose requests a server is told at once when both ends know these."""
+    for _ in range(6):
+        call = pair.call()
+        pair.client.send_data(call.stream_id, b"body", end_stream=whole)
+        pair.run()
+        yield call
+
+
 class Failing(Recorder):
     """Takes what comes, then fails."""
 
@@ -372,11 +383,22 @@ def test_a_failing_handler_ends_its_stream_and_no_other(pair):
 def test_what_a_failing_handler_took_is_credited_once(whole):
     """By it, when its stream ends."""
     pair = Pair(accept=lambda connection, stream_id, *_: Failing(connection, stream_id))
-    call = pair.call()
-    pair.client.send_data(call.stream_id, b"body", end_stream=whole)
-    pair.run()
-    assert call.closed == [ErrorCode.INTERNAL_ERROR]
-    pair.check_settled()
+    for call in requests(pair, whole=whole):
+        assert call.closed == [ErrorCode.INTERNAL_ERROR]
+        pair.check_settled()
+
+
+def test_what_a_handler_took_that_answers_and_then_fails_is_credited_once():
+    class Answering(Recorder):
+        def on_data(self, data, end_stream):
+            super().on_data(data, end_stream)
+            self.connection.respond(self.stream_id, RESPONSE, b"body", TRAILERS)
+            raise RuntimeError("a bug")
+
+    pair = Pair(accept=lambda connection, stream_id, *_: Answering(connection, stream_id))
+    for call in requests(pair):
+        assert (call.data, call.closed) == (b"body", [0])
+        pair.check_settled()
 
 
 def test_what_came_with_a_request_that_an_acceptor_failed_at_is_credited():
@@ -384,11 +406,9 @@ def test_what_came_with_a_request_that_an_acceptor_failed_at_is_credited():
         raise RuntimeError("a bug")
 
     pair = Pair(accept=fail)
-    call = pair.call()
-    pair.client.send_data(call.stream_id, b"body", end_stream=True)
-    pair.run()
-    assert call.closed == [ErrorCode.INTERNAL_ERROR]
-    pair.check_settled()
+    for call in requests(pair):
+        assert call.closed == [ErrorCode.INTERNAL_ERROR]
+        pair.check_settled()
 
 
 def test_what_a_failing_call_received_is_credited(pair):

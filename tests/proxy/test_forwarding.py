@@ -15,8 +15,9 @@ from swerve.proxy.request_ids import new_request_id
 from swerve.wire.deadline import parse_timeout
 from swerve.wire.limits import Http2Limits
 from swerve.wire.message import frame
-from tests.net.net_support import Recorder
-from tests.proxy.proxy_lab import begin
+from swerve.wire.status import StatusCode
+from tests.net.net_support import RESPONSE, Recorder
+from tests.proxy.proxy_lab import ReplicaCall, begin
 
 TIMEOUT_S = 20
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -80,6 +81,20 @@ def test_a_status_with_details_and_trailers_passes(replica, channel):
         channel.unary_unary("/t.Lab/Fail")("gone \N{SNOWMAN}".encode(), timeout=TIMEOUT_S, metadata=[("x-a", "b")])
     assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.DATA_LOSS, "gone \N{SNOWMAN}")
     assert ("tx-a", "b") in raised.value.trailing_metadata()
+
+
+@pytest.mark.parametrize("code", [b"17", b"-1", b"x", b""])
+def test_a_status_that_grpc_does_not_know_passes_and_counts_as_unknown(replica, proxy, monkeypatch, code):
+    def odd(call, *_):
+        call.connection.send_headers(call.stream_id, (*RESPONSE, (b"grpc-status", code)), end_stream=True)
+        replica.left(call)
+
+    monkeypatch.setattr(ReplicaCall, "finish", odd)
+    connection, (call,) = begin(proxy, request_headers("/t.Lab/Fail", "test"), body=frame(b"x"), end_stream=True)
+    proxy.until(lambda: call.closed)
+    assert (b"grpc-status", code) in call.headers[0]
+    assert [end[3] for end in proxy.observer.ends] == [StatusCode.UNKNOWN]
+    proxy.call(connection.close)
 
 
 def test_an_answer_before_the_request_has_ended_passes(replica, channel):

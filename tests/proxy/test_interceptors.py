@@ -1,8 +1,10 @@
 """Calls that interceptors see first: what they know, what they decide, and what it costs when they refuse."""
 
 import asyncio
+import gc
 import time
 import tracemalloc
+import warnings
 from types import SimpleNamespace
 
 import grpc
@@ -12,7 +14,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from swerve.exceptions import gRPCStatusError
 from swerve.generated import serve_pb2, serve_pb2_grpc
-from swerve.proxy.interception import InterceptedBuiltin, InterceptedCall, Interceptors
+from swerve.proxy.interception import InterceptedBuiltin, InterceptedCall, Interception, Interceptors
 from swerve.wire.peer import INSECURE, auth_context_of, peer_address
 from swerve.wire.status import StatusCode
 from tests.net.net_support import Recorder
@@ -385,6 +387,40 @@ def test_a_client_that_gives_up_ends_the_wait(proxy, channel, guard):
     proxy.until(lambda: waiting.cancelled)
     proxy.until(lambda: [end[3] for end in proxy.observer.ends] == [StatusCode.CANCELLED])
     assert seen_by_replica(proxy) == []
+
+
+@pytest.mark.parametrize("as_task", [False, True], ids=["coroutine", "task"])
+def test_a_call_that_ends_before_its_interceptor_has_begun_ends_that_too(as_task):
+    begun = []
+
+    async def main():
+        async def wait(call):
+            begun.append(call)
+            await asyncio.sleep(TIMEOUT_S)
+
+        loop = asyncio.get_running_loop()
+        answers = []
+
+        def intercept(call):
+            answers.append(loop.create_task(wait(call)) if as_task else wait(call))
+            return answers[-1]
+
+        interception = Interception(Interceptors([intercept], TIMEOUT_S, loop), SimpleNamespace(), SimpleNamespace())
+        interception.start()
+        interception.cancel()
+        assert len(asyncio.all_tasks()) == (3 if as_task else 2)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        answers.clear()
+
+    # A coroutine that nobody awaits says so when it is freed.
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert begun == []
+    assert [str(one.message) for one in warned] == []
 
 
 def test_the_deadline_holds_while_interceptors_wait(proxy, channel, guard):

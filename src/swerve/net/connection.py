@@ -391,6 +391,7 @@ class Connection(asyncio.Protocol):
                     self.last_request = stream_id
                     if self._closed:
                         break
+                    handler = None  # who owes credit for the data, should this fail
                     handler = accept(self, stream_id, headers, False)
                     if handler is None:
                         self.acknowledge(stream_id, len(data))
@@ -435,7 +436,7 @@ class Connection(asyncio.Protocol):
             except Exception:
                 # One call's failure must not lose the events of the others.
                 logger.exception("Handling an event of kind %d failed", kind)
-                if kind == WHOLE_REQUEST and stream_id not in streams:
+                if kind == WHOLE_REQUEST and handler is None:
                     self.acknowledge(stream_id, len(data))
                 # Also a request that no handler was made for: its client would wait for ever.
                 if kind in (BODY, WHOLE_REQUEST, REQUEST, TRAILERS, RESPONSE):

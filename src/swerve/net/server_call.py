@@ -150,6 +150,8 @@ class ServerCall:
         code sets the pace."""
         self.connection.acknowledge(self.stream_id, size)
         for message in messages:
+            if self.done:
+                break  # a hook ended the call
             self.message_received(message)
 
     def on_trailers(self, headers: Headers) -> None:

@@ -38,7 +38,7 @@ from swerve.wire.http2 import Http2Error
 from swerve.wire.message import PREFIX_SIZE, add_part
 from swerve.wire.peer import PEER_FIELD, call_field
 from swerve.wire.retry import retry_trailers
-from swerve.wire.status import Status, StatusCode
+from swerve.wire.status import Status, StatusCode, decode_code
 
 if TYPE_CHECKING:
     from swerve.caller.target import Target
@@ -522,11 +522,11 @@ class _ReplicaLeg:
             call._fail_without_answer(error_code)
 
 
-def _status_in(headers: Headers) -> int:
+def _status_in(headers: Headers) -> StatusCode:
     """The `grpc-status` of a replica's last header block."""
     for name, value in headers:
         if name == _GRPC_STATUS:
-            return int(value)
+            return decode_code(value)
     return StatusCode.UNKNOWN
 
 

@@ -65,13 +65,15 @@ class Intercepted(Protocol):
 class Interception:
     """One call's way through the interceptors."""
 
-    __slots__ = ("_call", "_done", "_intercepted", "_interceptors", "_task", "_timer")
+    __slots__ = ("_answer", "_call", "_done", "_intercepted", "_interceptors", "_task", "_timer")
 
     def __init__(self, interceptors: Interceptors, call: IncomingCall, intercepted: Intercepted) -> None:
         self._interceptors = interceptors
         self._call = call
         self._intercepted = intercepted
         self._done = False
+        # What an interceptor waits for, until the task does.
+        self._answer: Any = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -83,7 +85,8 @@ class Interception:
                 answer = interceptor(self._call)
                 if inspect.isawaitable(answer):
                     loop = self._interceptors.loop
-                    self._task = loop.create_task(self._go_on(answer, remaining))
+                    self._answer = answer
+                    self._task = loop.create_task(self._go_on(remaining))
                     self._timer = loop.call_later(self._interceptors.timeout_s, self._overrun)
                     return
                 self._call._add(answer)
@@ -93,7 +96,8 @@ class Interception:
         else:
             self._admit()
 
-    async def _go_on(self, answer: Any, remaining: Iterator[Interceptor]) -> None:
+    async def _go_on(self, remaining: Iterator[Interceptor]) -> None:
+        answer, self._answer = self._answer, None
         try:
             self._call._add(await answer)
             for interceptor in remaining:
@@ -110,6 +114,12 @@ class Interception:
             self._finish()
             if self._task is not None:
                 self._task.cancel()
+            answer, self._answer = self._answer, None
+            # A task that has not begun never will, and what it would have waited for is to end too.
+            if inspect.iscoroutine(answer):
+                answer.close()
+            elif asyncio.isfuture(answer):
+                answer.cancel()
 
     def _finish(self) -> None:
         self._done = True

@@ -120,9 +120,7 @@ class GrpcCall(UserCall):
         self.received += size
         stream = self._input
         if stream is None:
-            self.connection.acknowledge(self.stream_id, size)
-            for message in messages:
-                self.message_received(message)
+            super().deliver(messages, size)
             return
         if not messages:
             # Part of a large message. It may come in ahead of its turn only when nothing else waits to be read.

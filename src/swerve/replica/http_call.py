@@ -91,18 +91,18 @@ class HttpCall(UserCall):
 
     def deliver(self, messages: list[bytes], size: int) -> None:
         self.received += size
-        if not messages:
+        self._partial += size
+        # What does not parse ends the call, and `closed` gives the credit.
+        events = [HttpEvent.FromString(message) for message in messages]
+        if not events and self._events:
             # Part of an event. Its credit waits too, unless the event is all that user code waits for.
-            if self._events:
-                self._partial += size
-            else:
-                self.connection.acknowledge(self.stream_id, size)
             return
-        size += self._partial
-        self._partial = 0
-        last = len(messages) - 1
-        for index, message in enumerate(messages):
-            event = HttpEvent.FromString(message)
+        size, self._partial = self._partial, 0
+        if not events:
+            self.connection.acknowledge(self.stream_id, size)
+            return
+        last = len(events) - 1
+        for index, event in enumerate(events):
             credit = size if index == last else 0
             if event.HasField("request"):
                 self.connection.acknowledge(self.stream_id, credit)
