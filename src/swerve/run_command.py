@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,8 @@ from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
 from swerve.instance_options import change_by_name, merged
 from swerve.schema import ServeApplicationSchema, check_import_path
+
+_Change = Callable[[control_pb2.InstanceStatus], control_pb2.DeployRequest]
 
 # How often the foreground looks whether its instance still runs and whether files have changed.
 _WATCH_S = 0.5
@@ -127,12 +129,11 @@ class _Run:
         with ThreadPoolExecutor(max_workers=1) as pool:
             self._connection = instances.connected()
             starting = None
-            change = _no_change
-            if self._connection is not None:
-                change = self._change
-            else:
+            change: _Change = self._change
+            if self._connection is None:
                 # Imports the servicer functions; the instance then starts while the applications are built.
-                starting = pool.submit(self._start, self._options())
+                options, change = self._beginning()
+                starting = pool.submit(self._start, options)
             try:
                 applications = self._build(fresh=self._config is None)
             finally:
@@ -161,13 +162,17 @@ class _Run:
         self._connection = instances.start_instance(options, owned=self._request.blocking)
         self.owns_instance = True
 
-    def _options(self) -> control_pb2.InstanceOptions:
+    def _beginning(self) -> tuple[control_pb2.InstanceOptions, _Change]:
+        """The options that an instance starts with, and what becomes of them when the applications are deployed."""
         config, request = self._config, self._request
         grpc, http, location = request.grpc, request.http, request.proxy_location
-        if config is not None:
-            grpc, http = merged(config.grpc_options, grpc), merged(config.http_options, http)
-            location = location or config.proxy_location
-        return checked_instance_options(grpc, http, config, location=location or ProxyLocation.EveryNode)
+        base = checked_instance_options(grpc, http, config, location=location or ProxyLocation.EveryNode)
+        if config is None:
+            return base, _no_change
+        grpc, http = merged(config.grpc_options, grpc), merged(config.http_options, http)
+        options = checked_instance_options(grpc, http, config, location=location or config.proxy_location)
+        # What the file names it names for itself: another file that does not gets what there is without.
+        return options, lambda status: control_pb2.DeployRequest(options=status.options, base_options=base)
 
     def _build(self, *, fresh: bool) -> list[control_pb2.Application]:
         request = self._request

@@ -273,6 +273,22 @@ applications:
         assert unary("x", "default") == "x"
 
 
+def test_what_the_file_of_a_run_names_is_not_the_next_files(swerve_command, folder, free_port, unary):
+    config = "{options}applications: [{{name: {name}, import_path: 'echo_app:app'}}]"
+    options = "grpc_options: {request_timeout_s: 7}\nproxy_location: HeadOnly\n"
+    (folder / "one.yaml").write_text(config.format(options=options, name="one"))
+    (folder / "two.yaml").write_text(config.format(options="", name="two"))
+    flags = ("--grpc-port", str(free_port), "--grpc-servicer-functions", ADD, "--http-port", "0", "--non-blocking")
+    assert swerve_command("run", "one.yaml", *flags).returncode == 0
+    deployed = swerve_command("deploy", "two.yaml")
+    assert deployed.stderr.splitlines() == [
+        "Changed: grpc_options.request_timeout_s: 7.0 -> null",
+        "Changed: proxy_location: HeadOnly -> EveryNode",
+    ]
+    # What the command line said stays.
+    assert wait_for(lambda: answers(unary, "x", "two"), what="the answer") == "x"
+
+
 def _replicas(swerve_command, name):
     status = yaml.safe_load(swerve_command("status", "-n", name).stdout)
     return status["deployments"]["Echo"]["replica_states"]
