@@ -130,15 +130,15 @@ def state_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="swerve-"))
     monkeypatch.setenv("SWERVE_STATE_DIR", str(folder))
     yield folder
-    from swerve import connection
+    from swerve import instances
 
     # A test may have pointed elsewhere meanwhile.
     monkeypatch.setenv("SWERVE_STATE_DIR", str(folder))
     with contextlib.suppress(Exception):
-        running = connection.connected()
+        running = instances.connected()
         if running is not None:
-            connection.shut_down(running)
-    connection.disconnect()
+            instances.shut_down(running)
+    instances.disconnect()
     try:
         wait_for(lambda: not processes_of(folder), 20, f"the end of the processes of {folder}")
     finally:

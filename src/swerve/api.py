@@ -25,8 +25,12 @@ from swerve.config import (
     local_testing_forced,
 )
 from swerve.config_base import ignored_keys
-from swerve.connection import (
-    Connection,
+from swerve.context import current_replica_context
+from swerve.exceptions import RayServeException, does_not_exist
+from swerve.generated import control_pb2
+from swerve.instance_options import change_by_name, differences, fixed_logging, instance_options
+from swerve.instances import (
+    InstanceConnection,
     connected,
     current_state_dir,
     required,
@@ -34,10 +38,6 @@ from swerve.connection import (
     start_instance,
     use_state_dir,
 )
-from swerve.context import current_replica_context
-from swerve.exceptions import RayServeException, does_not_exist
-from swerve.generated import control_pb2
-from swerve.instance_options import change_by_name, differences, fixed_logging, instance_options
 from swerve.status_overview import ServeStatus
 from swerve.statuses import ApplicationStatus
 
@@ -118,7 +118,7 @@ def start(
 
 
 def _change_options(
-    connection: Connection,
+    connection: InstanceConnection,
     present: control_pb2.InstanceStatus,
     change: Callable[[control_pb2.InstanceStatus], control_pb2.DeployRequest],
 ) -> None:

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from swerve.application import Application
 from swerve.build import BuildOptions, build
 from swerve.config import CanaryOptions, LoggingConfig, explain
-from swerve.connection import current_state_dir, required
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
+from swerve.instances import current_state_dir, required
 from swerve.status_overview import CanaryStatusOverview, ServeStatus
 from swerve.statuses import CanaryPhase
 

@@ -12,12 +12,11 @@ from typing import Any
 import typer
 from pydantic import ValidationError
 
-from swerve import connection as instances
+from swerve import instances
 from swerve.api import check_route_prefix
 from swerve.command_output import note, readable, to_yaml
 from swerve.config import HTTPOptions, ProxyLocation, explain, gRPCOptions
 from swerve.config_apps import Surroundings, build_applications
-from swerve.connection import Connection
 from swerve.exceptions import RayServeException, does_not_exist
 from swerve.generated import control_pb2
 from swerve.instance_options import (
@@ -30,6 +29,7 @@ from swerve.instance_options import (
     shown_options,
     where_it_serves,
 )
+from swerve.instances import InstanceConnection
 from swerve.schema import (
     APIType,
     ServeApplicationSchema,
@@ -156,7 +156,7 @@ def start(
         raise
 
 
-def say_where_it_serves(connection: Connection) -> None:
+def say_where_it_serves(connection: InstanceConnection) -> None:
     """Prints the addresses of the instance, and where its files are."""
     folder = instances.current_state_dir()
     lines = [*where_it_serves(connection.status()), f"state folder: {folder}", f"logs: {folder / 'logs'}"]
@@ -179,7 +179,7 @@ def checked_instance_options(
         raise CommandError(str(error)) from error
 
 
-def running() -> Connection:
+def running() -> InstanceConnection:
     """The connection to the running instance.
 
     Raises:
@@ -253,7 +253,7 @@ def surroundings(base: Path, app_dir: Path, ray_compat: bool, *, fresh: bool = F
 
 
 def apply(
-    connection: Connection,
+    connection: InstanceConnection,
     change: Callable[[control_pb2.InstanceStatus], control_pb2.DeployRequest],
     applications: Sequence[control_pb2.Application],
     config: ServeDeploySchema | None,

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from swerve import connection as instances
+from swerve import instances
 from swerve.api import check_route_prefix, settled
 from swerve.command_output import note
 from swerve.commands import (
@@ -33,10 +33,10 @@ from swerve.commands import (
 )
 from swerve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from swerve.config_apps import build_applications
-from swerve.connection import Connection
 from swerve.exceptions import RayServeException
 from swerve.generated import control_pb2
 from swerve.instance_options import change_by_name, merged
+from swerve.instances import InstanceConnection
 from swerve.schema import ServeApplicationSchema, check_import_path
 
 _Change = Callable[[control_pb2.InstanceStatus], control_pb2.DeployRequest]
@@ -111,7 +111,7 @@ class _Run:
             self._schemas = [
                 application_schema(target, request.name, request.route_prefix, arguments, request.runtime_env)
             ]
-        self._connection: Connection | None = None
+        self._connection: InstanceConnection | None = None
         self.owns_instance = False
         # Applications that were there before, which are not this command's to delete.
         self._others: set[str] = set()
@@ -145,7 +145,7 @@ class _Run:
         say_where_it_serves(self._connection)
         return self._settle(self._connection)
 
-    def _settle(self, connection: Connection) -> dict[str, str]:
+    def _settle(self, connection: InstanceConnection) -> dict[str, str]:
         times = _deploy_times(connection)
         self._deployed_s = {name: times[name] for name in self.names if name in times}
         return self._wait(connection)
@@ -186,7 +186,7 @@ class _Run:
                 app.source = "imperative"
         return applications
 
-    def _wait(self, connection: Connection) -> dict[str, str]:
+    def _wait(self, connection: InstanceConnection) -> dict[str, str]:
         failures = {}
         for name, failure in settled(self.names, connection.status):
             if failure is None:
@@ -248,7 +248,7 @@ def _no_change(status: control_pb2.InstanceStatus) -> control_pb2.DeployRequest:
     return control_pb2.DeployRequest()
 
 
-def _deploy_times(connection: Connection) -> dict[str, float]:
+def _deploy_times(connection: InstanceConnection) -> dict[str, float]:
     return {app.name: app.last_deployed_time_s for app in connection.status().applications}
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import swerve as serve
-from swerve import connection
+from swerve import instances
 from swerve.config import gRPCOptions
 from swerve.exceptions import RayServeException
 from swerve.instance_options import change_by_name
@@ -16,7 +16,7 @@ from swerve.instance_options import change_by_name
 def running(state_dir):
     """The connection to an instance without ports."""
     serve.start(proxy_location="Disabled")
-    return connection.required()
+    return instances.required()
 
 
 def grpc_in_force(running):

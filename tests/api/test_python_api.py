@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 import swerve as serve
-from swerve import connection
+from swerve import instances
 from swerve.config import gRPCOptions
 from swerve.control.instance import InstanceError
 from swerve.exceptions import RayServeException
@@ -147,7 +147,7 @@ def test_start_on_a_running_instance_changes_the_options_that_it_names(instance,
     serve.start(grpc_options={"request_timeout_s": 5, "max_message_size": 10})
     serve.start()
 
-    options = json.loads(connection.connected().status().options.grpc_options_json)
+    options = json.loads(instances.connected().status().options.grpc_options_json)
     assert (options["port"], options["request_timeout_s"]) == (instance.port, 5)
     with grpc.insecure_channel(instance.address) as channel:
         stub = probe.rpc.ProbeStub(channel)

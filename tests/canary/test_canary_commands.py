@@ -10,7 +10,7 @@ import yaml
 
 import swerve as serve
 from swerve import canary
-from swerve.connection import required
+from swerve.instances import required
 from swerve.schema import CanaryPhase
 from tests.conftest import wait_for
 
@@ -169,10 +169,10 @@ def test_what_cannot_be_is_said_in_a_line(swerve_command, running_shop, argument
 @pytest.fixture
 def running_shop(shop, folder, monkeypatch):
     """An application of the shared instance."""
-    from swerve import connection
+    from swerve import instances
 
     monkeypatch.setenv("SWERVE_STATE_DIR", str(shop.state_dir))
-    connection.disconnect()
+    instances.disconnect()
 
     @serve.deployment
     class One:
@@ -182,4 +182,4 @@ def running_shop(shop, folder, monkeypatch):
     serve.run(One.bind(), name="shop", route_prefix="/shop")
     yield
     serve.delete("shop")
-    connection.disconnect()
+    instances.disconnect()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from swerve import connection
+from swerve import instances
 from swerve.config import gRPCOptions
 from swerve.control import instance
 from swerve.engine import presence
@@ -145,7 +145,7 @@ def test_a_start_whose_agent_is_killed_meanwhile_waits_for_its_successor(state_d
 
     monkeypatch.setattr(instance, "_wait_ready", killed_first)
     instance.start(state_dir, NO_PORT, owner_pid=None)
-    assert connection.required().status().agent_pid == agent_pid(state_dir)
+    assert instances.required().status().agent_pid == agent_pid(state_dir)
 
 
 def test_without_any_agent_everything_ends(state_dir):
@@ -174,7 +174,7 @@ def test_a_proxy_brings_agent_and_controller_back(state_dir):
     first, before = agent_pid(state_dir), living(state_dir, "proxy")
     kill_agent_and_controller(state_dir)
     # Whoever asks meanwhile waits.
-    status = connection.required().status()
+    status = instances.required().status()
     assert status.agent_pid not in (0, first)
     assert living(state_dir, "proxy") == before
     assert [proxy.pid for proxy in status.proxies] == [proxy.pid for proxy in before.values()]
@@ -189,7 +189,7 @@ def test_who_brings_the_agent_back_gives_it_what_its_predecessor_was_started_wit
     changed = {**record.environment, "OF_THE_INSTANCE": "as recorded"}
     presence.write_agent_record(Layout(state_dir), presence.AgentRecord(None, changed, record.folder))
     kill_agent_and_controller(state_dir)
-    revived = connection.required().status().agent_pid
+    revived = instances.required().status().agent_pid
     with open(f"/proc/{revived}/environ") as environment:
         assert "OF_THE_INSTANCE=as recorded" in environment.read().split("\0")
     assert os.readlink(f"/proc/{revived}/cwd") == str(tmp_path)
@@ -236,10 +236,10 @@ def test_a_start_waits_for_the_end_of_an_instance_whose_owner_has_died(state_dir
 
 def test_nobody_is_connected_to_an_instance_that_is_ending(state_dir):
     with owner_of(state_dir) as owner:
-        assert connection.connected() is not None
+        assert instances.connected() is not None
         owner.kill()
         owner.wait(10)
-        assert connection.connected() is None
+        assert instances.connected() is None
 
 
 def test_an_interrupted_start_leaves_nothing(state_dir):
@@ -299,7 +299,7 @@ def test_of_starts_at_the_same_moment_one_wins_and_the_others_say_that_it_runs(s
     said = [start.communicate(timeout=50)[0].strip() for start in starts]
     assert said.count("won") == 1
     assert all("already running" in line for line in said if line != "won"), said
-    assert connection.required().status().agent_pid == agent_pid(state_dir)
+    assert instances.required().status().agent_pid == agent_pid(state_dir)
 
 
 def test_a_start_waits_for_one_that_has_just_begun_and_takes_its_place_when_it_fails(state_dir):
@@ -333,7 +333,7 @@ def test_a_start_with_other_options_ends_the_old_proxies(state_dir):
         assert all(identity.is_running() for identity in proxies)
         instance.start(state_dir, with_proxy(port), owner_pid=None)
     assert not any(identity.is_running() for identity in proxies)
-    (proxy,) = connection.required().status().proxies
+    (proxy,) = instances.required().status().proxies
     assert proxy.grpc_address == f"127.0.0.1:{port}"
 
 
@@ -356,7 +356,7 @@ def test_a_start_that_fails_costs_nothing_of_what_a_killed_instance_left(state_d
     monkeypatch.setattr(instance, "start_agent", fails)
     with guards_asleep(state_dir), pytest.raises(OSError, match="no process"):
         instance.start(state_dir, options, owner_pid=None)
-    assert connection.required().status().agent_pid
+    assert instances.required().status().agent_pid
     assert living(state_dir, "proxy") == before
 
 
@@ -403,7 +403,7 @@ def test_a_store_that_is_lost_while_an_instance_serves_is_waited_for(state_dir, 
     wait_for(lambda: "what runs serves on" in layout.agent_log.read_text(), what="a controller that cannot start")
     assert "Put a copy of it back" in layout.output("controller").read_text()
     (state_dir / "copy.db").replace(layout.store)
-    assert [proxy.pid for proxy in connection.required().status().proxies] == [proxy.pid for proxy in before.values()]
+    assert [proxy.pid for proxy in instances.required().status().proxies] == [proxy.pid for proxy in before.values()]
 
 
 def test_a_start_with_a_damaged_store_says_so_and_leaves_nothing(state_dir):
@@ -416,14 +416,14 @@ def test_a_start_with_a_damaged_store_says_so_and_leaves_nothing(state_dir):
 
 def test_an_instance_that_cannot_write_refuses_changes_and_can_be_shut_down(state_dir):
     started = instance.start(state_dir, NO_PORT, owner_pid=None)
-    running = connection.required()
+    running = instances.required()
     # As a full disk for this process: no file may grow.
     resource.prlimit(running.status().controller_pid, resource.RLIMIT_FSIZE, (0, 0))
     change = pb.InstanceOptions(grpc_options_json=gRPCOptions(request_timeout_s=5).model_dump_json())
     with pytest.raises(RayServeException, match=r"cannot be written: .*Nothing has changed"):
         running.call(lambda client: client.deploy(pb.DeployRequest(options=change)))
     assert running.status().options.grpc_options_json == ""
-    connection.shut_down(running)
+    instances.shut_down(running)
     assert instance.wait_stopped(started, 1)
     assert not Layout(state_dir).store.exists()
 
@@ -453,7 +453,7 @@ def test_a_new_instance_in_a_removed_folders_place_keeps_its_files(state_dir, tm
     state_dir.rename(tmp_path / "gone")
     instance.start(state_dir, NO_PORT, owner_pid=None)
     wait_for(lambda: old not in processes_of(state_dir), what="the end of the old agent")
-    assert connection.required().status().agent_pid == agent_pid(state_dir)
+    assert instances.required().status().agent_pid == agent_pid(state_dir)
     assert (state_dir / "run" / "controller.json").exists()
 
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import swerve as serve
-from swerve import connection
+from swerve import instances
 from swerve.autoscaling_policy import default_autoscaling_policy
 from tests.conftest import wait_for
 
@@ -116,7 +116,7 @@ def test_scaling_down_loses_no_call(stub, probe, tmp_path):
 
 def test_the_first_call_outlives_the_controller(stub, probe, instance):
     serve.run(Elastic.bind())
-    os.kill(connection.connected().status().controller_pid, signal.SIGKILL)
+    os.kill(instances.connected().status().controller_pid, signal.SIGKILL)
     assert stub.Unary(probe.pb.Note(), timeout=40).text
 
 

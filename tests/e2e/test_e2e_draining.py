@@ -12,7 +12,7 @@ from e2e_support import Load, failure_of
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import swerve as serve
-from swerve import connection
+from swerve import instances
 from swerve.generated import serve_pb2, serve_pb2_grpc
 from tests.conftest import find_free_port, processes_of, wait_for
 
@@ -53,7 +53,7 @@ def test_an_instance_that_ends_tells_its_clients_and_finishes_their_calls(
     options = {"port": free_port, "grpc_servicer_functions": [PROBE], "num_proxies": num_proxies}
     serve.start(grpc_options=options, http_options={"port": http_port})
     serve.run(Patient.bind())
-    agent = connection.connected().status().agent_pid
+    agent = instances.connected().status().agent_pid
     ending = threading.Thread(target=serve.shutdown) if how == "shutdown" else None
     with Load(free_port, fresh=True) as load, grpc.insecure_channel(f"localhost:{free_port}") as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)

@@ -17,7 +17,7 @@ from e2e_support import Load, failure_of
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 import swerve as serve
-from swerve import connection
+from swerve import instances
 from swerve.engine.layout import Layout
 from tests.conftest import find_free_port, processes_of, wait_for
 
@@ -94,14 +94,14 @@ def test_a_port_moves_and_calls_on_the_old_one_finish(state_dir, port):
 
 
 def healthy_proxies():
-    return {proxy.pid for proxy in connection.connected().status().proxies if proxy.status == "HEALTHY"}
+    return {proxy.pid for proxy in instances.connected().status().proxies if proxy.status == "HEALTHY"}
 
 
 def test_proxies_are_added_and_taken_away_under_load(state_dir, port):
     with Load(port, fresh=True) as load:
         for number in (3, 1, 2):
             serve.start(grpc_options={"num_proxies": number})
-            wait_for(lambda number=number: len(connection.connected().status().proxies) == number, what="proxies")
+            wait_for(lambda number=number: len(instances.connected().status().proxies) == number, what="proxies")
             load.goes_on()
         stream = load.stub.Stream(load.note(number=50), timeout=30)
         next(stream)
@@ -114,7 +114,7 @@ def test_proxies_are_added_and_taken_away_under_load(state_dir, port):
 
 
 def test_a_single_proxy_that_is_terminated_keeps_its_clients_until_its_successor_listens(state_dir, port):
-    status = connection.connected().status()
+    status = instances.connected().status()
     (before,) = status.proxies
     ready = Layout(state_dir).of_process(before.proxy_id, "ready")
     with Load(port, fresh=True) as load:
@@ -134,10 +134,10 @@ def test_a_single_proxy_that_is_terminated_keeps_its_clients_until_its_successor
             os.kill(status.controller_pid, signal.SIGCONT)
         wait_for(lambda: len(states) > 1, what="the end of the connection")
         assert len(list(stream)) == 99
-        wait_for(lambda: before.pid not in {proxy.pid for proxy in connection.connected().status().proxies})
+        wait_for(lambda: before.pid not in {proxy.pid for proxy in instances.connected().status().proxies})
         load.goes_on()
     assert load.failures == []
-    assert (before.status, len(connection.connected().status().proxies)) == ("HEALTHY", 1)
+    assert (before.status, len(instances.connected().status().proxies)) == ("HEALTHY", 1)
 
 
 def test_reflection_is_turned_off_and_on_for_the_connections_that_there_are(port):
@@ -246,13 +246,13 @@ def test_options_that_were_deployed_survive_the_controller_a_proxy_and_the_insta
 ):
     deploy(grpc_servicer_functions=[PROBE, LAB], max_message_size=1000)
     with Load(free_port) as load:
-        controller = connection.connected().status().controller_pid
+        controller = instances.connected().status().controller_pid
         os.kill(controller, signal.SIGKILL)
-        wait_for(lambda: connection.connected().status().controller_pid != controller, what="a new controller")
+        wait_for(lambda: instances.connected().status().controller_pid != controller, what="a new controller")
         assert in_force(swerve_command)["grpc_options"]["max_message_size"] == 1000
         load.goes_on()
         assert load.failures == []
-    os.kill(connection.connected().status().agent_pid, signal.SIGTERM)
+    os.kill(instances.connected().status().agent_pid, signal.SIGTERM)
     wait_for(lambda: not processes_of(state_dir), what="the end")
     assert f"gRPC on localhost:{free_port}" in swerve_command("start", "--http-port", "0").stdout
     with Load(free_port) as load:

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 import swerve as serve
-from swerve import connection
+from swerve import instances
 from swerve.config import gRPCOptions
 from swerve.control.instance import InstanceError
 from tests.conftest import Authority, find_free_port, processes_of, wait_for
@@ -118,7 +118,7 @@ def test_an_interceptor_refuses_a_call_and_its_status_is_counted_and_logged(secu
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert refused.value.details() == "This token was stolen."
     assert dict(refused.value.trailing_metadata())["hint"] == "ask for another"
-    metrics = connection.connected().call(lambda client: client.metrics())
+    metrics = instances.connected().call(lambda client: client.metrics())
     (counted,) = [
         line
         for line in metrics.splitlines()
@@ -185,7 +185,7 @@ def test_a_bad_file_is_reported_and_the_old_certificate_stays(secured):
     chain = secured.authority.folder / "server.pem"
     good = chain.read_text()
     chain.write_text("junk")
-    (proxy,) = connection.connected().status().proxies
+    (proxy,) = instances.connected().status().proxies
     # As operators of nginx and others do it.
     os.kill(proxy.pid, signal.SIGHUP)
     try:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import swerve as serve
-from swerve import connection
+from swerve import instances
 from swerve.config import gRPCOptions
 from swerve.control.instance import InstanceError
 from swerve.generated import control_pb2
@@ -55,7 +55,7 @@ def start(**http_options):
 
 
 def proxies():
-    present = connection.connected()
+    present = instances.connected()
     assert present is not None
     return present.status().proxies
 
@@ -224,7 +224,7 @@ def test_a_stopping_proxy_finishes_its_requests(state_dir, tmp_path):
 
 def test_a_proxy_gives_its_own_metrics_while_the_controller_is_away(state_dir):
     url = start()
-    present = connection.connected()
+    present = instances.connected()
     assert present is not None
     controller = present.status().controller_pid
     os.kill(controller, signal.SIGSTOP)

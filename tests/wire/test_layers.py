@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
 WITHOUT_FACE = {"wire", "net", "routing", "engine"}
 # Modules above all rooms: what users and commands call.
 TOP = {
-    *("api", "canary", "canary_command", "cli", "commands", "connection", "handle", "ray_compat", "testing"),
+    *("api", "canary", "canary_command", "cli", "commands", "instances", "handle", "ray_compat", "testing"),
     *("build", "config_apps"),
 }
 # `wire` and `routing` decide; the world outside is not theirs.

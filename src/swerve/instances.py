@@ -42,7 +42,7 @@ class ConflictError(RayServeException):
 
 
 @dataclass(slots=True)
-class Connection:
+class InstanceConnection:
     """The instance that this process talks to, over a loop in a background thread."""
 
     runtime: CallerRuntime
@@ -121,7 +121,7 @@ class _Process:
     """What this process has decided: where its instance lives (None: what the environment says), and the connection."""
 
     chosen: Path | None = None
-    connection: Connection | None = None
+    connection: InstanceConnection | None = None
 
 
 _process = _Process()
@@ -132,7 +132,7 @@ def current_state_dir() -> Path:
     return _process.chosen or state_dir()
 
 
-def connected() -> Connection | None:
+def connected() -> InstanceConnection | None:
     """The connection to the running instance, None if none runs."""
     from swerve.control import instance as instances
 
@@ -156,13 +156,13 @@ def connected() -> Connection | None:
     return None if found is None else _connect(found.controller_address, found)
 
 
-def _connect(address: str, instance: Instance | None, *, owned: bool = False) -> Connection:
+def _connect(address: str, instance: Instance | None, *, owned: bool = False) -> InstanceConnection:
     from swerve.caller.runtime import CallerRuntime, set_runtime
 
     runtime = CallerRuntime.for_driver(address)
     if instance is not None:
         set_runtime(runtime)
-    _process.connection = Connection(runtime, instance, owned)
+    _process.connection = InstanceConnection(runtime, instance, owned)
     return _process.connection
 
 
@@ -177,7 +177,7 @@ def disconnect() -> None:
         connection.runtime.close()
 
 
-def required() -> Connection:
+def required() -> InstanceConnection:
     """The connection to the running instance.
 
     Raises:
@@ -196,7 +196,7 @@ def use_state_dir(path: Path) -> None:
     _process.chosen = state_dir(path)
 
 
-def start_instance(options: control_pb2.InstanceOptions, *, owned: bool) -> Connection:
+def start_instance(options: control_pb2.InstanceOptions, *, owned: bool) -> InstanceConnection:
     """Starts an instance and connects to it; an owned one ends with this process.
 
     Raises:
@@ -216,7 +216,7 @@ def end_started() -> None:
     instances.end_started(current_state_dir())
 
 
-def shut_down(connection: Connection) -> None:
+def shut_down(connection: InstanceConnection) -> None:
     """Stops the instance and waits until it is gone.
 
     Raises:
