@@ -11,6 +11,8 @@ from collections.abc import Callable
 from swerve.wire.metadata import Headers
 
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
+# What values consist of, but for a tab now and then.
+_PLAIN = bytes((*range(0x20, 0x7F), *range(0x80, 0x100)))
 # Over all values, each on a line of its own: control characters, and spaces at an edge.
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|^[ \t]|[ \t]$", re.MULTILINE)
 _EDGE = "a value has spaces at an edge"
@@ -85,13 +87,14 @@ def _fault(headers: Headers, pseudo: frozenset[bytes]) -> str:
             measured = True
     if seen and len({name for name, _ in headers[:seen]}) != seen:
         return "a pseudo-header field comes twice"
-    values = b"\n".join([value for _, value in headers])
-    found = _BAD_VALUE.search(values)
+    lines = b"\n".join((b"", *[value for _, value in headers], b""))
+    ends = len(headers) + 1
+    if len(lines.translate(None, _PLAIN)) == ends and b"\n " not in lines and b" \n" not in lines:
+        return ""
+    found = _BAD_VALUE.search(lines)
     if found is not None:
         return _EDGE if found[0] in b" \t" else "a value has characters that it may not have"
-    if values.count(b"\n") != len(headers) - 1 and headers:
-        return "a value has a line's end"
-    return ""
+    return "a value has a line's end" if lines.count(b"\n") != ends else ""
 
 
 def content_length(headers: Headers) -> int:

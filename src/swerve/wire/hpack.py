@@ -67,8 +67,6 @@ def _entry(field: Field) -> _Entry:
 # for the smallest fields.
 _MAX_KNOWN = 4096
 _MAX_ALL_KNOWN = 32 * 1024
-_MAX_STRINGS = 256
-_MAX_STRING_SIZE = 64
 
 # The indexed fields that a block starts with, what they decode to, and their size.
 _Start = tuple[bytes, list[Field], int]
@@ -92,7 +90,6 @@ class Decoder:
         "_max_list_size",
         "_max_table_size",
         "_start",
-        "_strings",
         "_table",
         "_used",
         "known_blocks",
@@ -110,8 +107,6 @@ class Decoder:
         self._known_size = 0
         self._last_literal = b""
         self._start = _NO_START
-        # Strings by their Huffman code.
-        self._strings: dict[bytes, bytes] = {}
 
     def decode(self, block: bytes) -> Headers:
         """The header list of a block: the same object for the same block, where the memory has it.
@@ -255,18 +250,10 @@ class Decoder:
         text = block[position:end]
         if first < 0x80:
             return text, end
-        strings = self._strings
-        decoded = strings.get(text)
-        if decoded is None:
-            try:
-                decoded = huffman.decode(text)
-            except ValueError as error:
-                raise HpackError(str(error)) from None
-            if length <= _MAX_STRING_SIZE:
-                if len(strings) >= _MAX_STRINGS:
-                    strings.clear()
-                strings[text] = decoded
-        return decoded, end
+        try:
+            return huffman.decode(text), end
+        except ValueError as error:
+            raise HpackError(str(error)) from None
 
 
 def _read_integer(block: bytes, position: int, value: int) -> tuple[int, int]:

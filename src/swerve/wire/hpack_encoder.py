@@ -92,8 +92,8 @@ class Encoder:
         # The dynamic table, oldest first, and of each name the newest field's place in it.
         self._added: list[Field] = []
         self._places: dict[bytes, int] = {}
-        # What stands for each field of both tables, and for whole lists of them.
-        self._indexed = _STATIC_INDEXED.copy()
+        # What stands for each of its fields, and for whole lists of fields.
+        self._indexed: dict[Field, bytes] = {}
         self._blocks: dict[Headers, bytes] = {}
         self._names: dict[bytes, _Name] = {}
 
@@ -128,7 +128,7 @@ class Encoder:
         block = self._blocks.get(headers)
         if block is not None:
             return block
-        indexed, names = self._indexed, self._names
+        indexed, static, names = self._indexed, _STATIC_INDEXED, self._names
         parts: list[bytes] = []
         append = parts.append
         stable = True
@@ -137,7 +137,7 @@ class Encoder:
             self._update = b""
             stable = False
         for field in headers:
-            part = indexed.get(field)
+            part = indexed.get(field) or static.get(field)
             if part is not None:
                 append(part)
                 continue
@@ -196,8 +196,9 @@ class Encoder:
         # The indices of all others have moved.
         for index, other in enumerate(reversed(added), FIRST_DYNAMIC):
             indexed[other] = _integer(index, _INDEXED_BITS, _INDEXED)
-        for other_name, known in self._names.items():
-            known.start = self._literal_start(other_name)
+        for other_name in self._places:
+            if (known := self._names.get(other_name)) is not None:
+                known.start = self._literal_start(other_name)
         self._blocks.clear()
         return True
 

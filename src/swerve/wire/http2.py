@@ -222,7 +222,8 @@ class Http2(Sender):
 
     def _good(self, headers: Headers, rule: Callable[[Headers], Headers | None]) -> Headers | None:
         """The headers of a request or a response as `rule` gives them; None when they break it."""
-        if headers is self._good_headers:
+        if headers == self._good_headers:
+            self._good_headers = headers
             return headers
         good = rule(headers)
         if good is not None:

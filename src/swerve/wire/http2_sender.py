@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from swerve.wire import events as told
 from swerve.wire import frames
 from swerve.wire.events import Event
@@ -28,6 +30,22 @@ class TooManyStreams(Http2Error):
 
 class StreamGone(Exception):
     """The stream has ended, or this side of it."""
+
+
+@functools.lru_cache(16)
+def _greeting(server: bool, limits: Http2Limits) -> bytes:
+    """What a connection begins with (section 3.4): the same for all of a port."""
+    settings = {
+        frames.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+        frames.INITIAL_WINDOW_SIZE: limits.stream_window,
+        frames.MAX_FRAME_SIZE: limits.max_frame_size,
+        frames.MAX_HEADER_LIST_SIZE: limits.max_header_list_size,
+        frames.NO_RFC7540_PRIORITIES if server else frames.ENABLE_PUSH: 1 if server else 0,
+    }
+    greeting = (b"" if server else frames.PREFACE) + frames.settings(settings)
+    if limits.connection_window > DEFAULT_WINDOW:
+        greeting += frames.window_update(0, limits.connection_window - DEFAULT_WINDOW)
+    return greeting
 
 
 class Sender:
@@ -88,25 +106,7 @@ class Sender:
         # How many streams the peer takes, and what may be sent on one at its start.
         self._most_streams = frames.LARGEST
         self._initial_window = DEFAULT_WINDOW
-        self._greet()
-
-    def _greet(self) -> None:
-        limits = self._limits
-        settings = {
-            frames.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
-            frames.INITIAL_WINDOW_SIZE: limits.stream_window,
-            frames.MAX_FRAME_SIZE: limits.max_frame_size,
-            frames.MAX_HEADER_LIST_SIZE: limits.max_header_list_size,
-        }
-        greeting = self._outbox.frames
-        if self._is_server:
-            settings[frames.NO_RFC7540_PRIORITIES] = 1
-        else:
-            settings[frames.ENABLE_PUSH] = 0
-            greeting.append(frames.PREFACE)
-        greeting.append(frames.settings(settings))
-        if limits.connection_window > DEFAULT_WINDOW:
-            greeting.append(frames.window_update(0, limits.connection_window - DEFAULT_WINDOW))
+        self._outbox.frames.append(_greeting(server, limits))
 
     # --- what the caller asks --------------------------------------------------------------------------------------
 

@@ -69,6 +69,10 @@ def _state_after(bits: int) -> _State:
 
 
 _START = _state_after(1)
+# Strings by their code, for all connections: what clients of one kind say of themselves is the same.
+_strings: dict[bytes, bytes] = {}
+_MAX_STRINGS = 1024
+_MAX_CODE = 64
 
 
 def _learn(state: _State, byte: int) -> tuple[_State, bytes]:
@@ -92,6 +96,18 @@ def decode(text: bytes) -> bytes:
     Raises:
         ValueError: EOS is in it, or its padding is no padding (RFC 7541, section 5.2).
     """
+    known = _strings.get(text)
+    if known is not None:
+        return known
+    decoded = _decode(text)
+    if len(text) <= _MAX_CODE:
+        if len(_strings) >= _MAX_STRINGS:
+            _strings.clear()
+        _strings[text] = decoded
+    return decoded
+
+
+def _decode(text: bytes) -> bytes:
     state = _START
     parts: list[bytes] = []
     append = parts.append
