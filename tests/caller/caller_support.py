@@ -18,7 +18,6 @@ from swerve.handle import DeploymentHandle
 from swerve.net.bundles import BundleServer
 from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
-from swerve.net.pace import Pace
 from swerve.net.server import ServerStream, Unary, method_acceptor, serve
 from swerve.net.streams import Headers
 from swerve.wire import bundle
@@ -52,7 +51,7 @@ class Replica:
 
     async def start(self) -> None:
         limits = Http2Limits(max_concurrent_streams=1000, connection_window=1 << 20)
-        self.listener = listen(self.view.address, self._admit, ListenOptions(limits=limits))
+        self.listener = await listen(self.view.address, self._admit, ListenOptions(limits=limits))
 
     async def stop(self) -> None:
         if self.listener is not None:
@@ -65,7 +64,7 @@ class Replica:
 
     def _admit(self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool):
         if (b":path", bundle.PATH) in headers:
-            return BundleServer(connection, stream_id, self._admit_bundled, Pace())
+            return BundleServer(connection, stream_id, self._admit_bundled)
         if self.refuse_next:
             self.refuse_next -= 1
             self.refused += 1
@@ -115,7 +114,9 @@ class Instance:
         self.watchers = 0
 
     async def start(self) -> None:
-        self._controller = serve(self.address, {"/swerve.control.v1.Controller/WatchView": ServerStream(self._watch)})
+        self._controller = await serve(
+            self.address, {"/swerve.control.v1.Controller/WatchView": ServerStream(self._watch)}
+        )
 
     async def stop_controller(self) -> None:
         if self._controller is not None:

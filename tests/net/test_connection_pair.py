@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from net_support import REQUEST, RESPONSE, TRAILERS, Pair, Recorder
+from net_support import REQUEST, RESPONSE, TRAILERS, ManualLoop, Pair, Recorder, Transport
 
 from swerve.net.backlog import WRITE_SIZE
 from swerve.net.client_call import ClientCall
+from swerve.net.connection import Connection
 from swerve.net.streams import CONNECTION_LOST
+from swerve.wire import frames
 from swerve.wire.frames import DEFAULT_FRAME_SIZE, ErrorCode
 from swerve.wire.http2 import Http2Error, TooManyStreams
 from swerve.wire.limits import Http2Limits
@@ -109,6 +111,19 @@ def test_a_body_that_nobody_reads_stops_at_its_window_and_the_other_streams_go_o
     pair.run()
     assert all(call.data == BIG and call.closed == [0] for call in stuck)
     pair.check_settled()
+
+
+def test_a_server_greets_who_has_greeted_and_answers_in_the_same_write(monkeypatch):
+    server = Connection(ManualLoop(), Http2Limits(), accept=lambda *request: None)
+    down, writes = Transport(server, 1 << 20), []
+    monkeypatch.setattr(down, "write", writes.append)
+    server.connection_made(down)
+    assert writes == []
+    server.data_received(frames.PREFACE + frames.settings({}))
+    acknowledgement = frames.frame(frames.SETTINGS, frames.ACK, 0, b"")
+    (written,) = writes
+    assert frames.read_head(written, 0)[2] == frames.SETTINGS << 8
+    assert written.endswith(acknowledgement)
 
 
 def test_a_paused_transport_is_not_filled_and_loses_nothing():

@@ -15,7 +15,6 @@ from swerve.generated import control_pb2 as pb
 from swerve.net.bundles import BundleServer
 from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
-from swerve.net.pace import Pace
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.routes import Upstream
@@ -61,7 +60,6 @@ class FakeReplica:
         self.bundles = bundles
         self.refuse_next = 0
         self.refused = 0
-        self.pace = Pace()
         self.running: set[ReplicaCall] = set()
         self.most = 0
         self.seen: list[dict[bytes, bytes]] = []
@@ -70,7 +68,7 @@ class FakeReplica:
         self.listener: Listener | None = None
 
     async def start(self) -> None:
-        self.listener = listen(self.address, self._accept, ListenOptions(limits=PRIVATE_LIMITS))
+        self.listener = await listen(self.address, self._accept, ListenOptions(limits=PRIVATE_LIMITS))
 
     async def die(self) -> None:
         """Drop every connection and listen no more."""
@@ -85,7 +83,7 @@ class FakeReplica:
     def _accept(self, connection, stream_id, headers, end_stream):
         if (b":path", bundle.PATH) in headers:
             if self.bundles:
-                return BundleServer(connection, stream_id, self._accept_bundled, self.pace)
+                return BundleServer(connection, stream_id, self._accept_bundled)
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return None
         if self.refuse_next or len(self.running) >= self.limit:
@@ -155,10 +153,10 @@ class ProxyLab:
 
     async def _start(self) -> None:
         self.ingress = Ingress(self.loop, self.observer)
-        self.listener = listen(
+        self.listener = await listen(
             "127.0.0.1:0", self.ingress.accept, ListenOptions(Http2Limits(stream_window=CLIENT_WINDOW))
         )
-        port = self.listener._doors[0].socket.getsockname()[1]
+        port = self.listener._servers[0].sockets[0].getsockname()[1]
         self.port = port
         self.address = f"127.0.0.1:{port}"
 

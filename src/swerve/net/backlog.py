@@ -12,6 +12,8 @@ logger = logging.getLogger("swerve.net")
 
 # Bytes per write.
 WRITE_SIZE = 256 * 1024
+# Answers per write: a client with ten calls in flight should get all in one.
+ANSWERS_PER_WRITE = 16
 
 
 class Backlog:

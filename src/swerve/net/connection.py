@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import cast
 
 from swerve.net.address import peer_name
-from swerve.net.backlog import WRITE_SIZE, Backlog
+from swerve.net.backlog import ANSWERS_PER_WRITE, WRITE_SIZE, Backlog
 from swerve.net.begun import Look, Region
 from swerve.net.buffers import size_buffers
 from swerve.net.flood import HEAVY, LIGHT, FloodGuard, ResetGuard
@@ -49,8 +49,7 @@ logger = logging.getLogger("swerve.net")
 # Calls begun between two writes. A turn may bring many: the peer, on another core, starts on the first of them while
 # this process goes on with the rest. Fewer a write would cost more in system calls than they win.
 CALLS_PER_WRITE = 8
-# Likewise of answers, of which a client with ten calls in flight should get all in one write.
-_ANSWERS_PER_WRITE = 16
+_CLOSE_TIMEOUT_S = 5.0
 
 
 def _no_requests(connection: Connection, stream_id: int, headers: Headers, end_stream: bool) -> None:
@@ -59,6 +58,43 @@ def _no_requests(connection: Connection, stream_id: int, headers: Headers, end_s
 
 class Connection(asyncio.Protocol):
     """An HTTP/2 connection. All methods are called on its event loop's thread."""
+
+    __slots__ = (
+        "__weakref__",
+        "_abort_timer",
+        "_accept",
+        "_calls_queued",
+        "_closed",
+        "_draining",
+        "_flood_guard",
+        "_flush_due",
+        "_is_server",
+        "_last_call",
+        "_on_lost",
+        "_on_made",
+        "_over",
+        "_owed",
+        "_pause",
+        "_reset_guard",
+        "_unacknowledged",
+        "_unusable",
+        "_wrote_early",
+        "backlog",
+        "begun",
+        "block",
+        "bundles",
+        "established",
+        "heard",
+        "http2",
+        "last_request",
+        "look",
+        "loop",
+        "peer",
+        "peer_name",
+        "streams",
+        "transport",
+        "usable",
+    )
 
     def __init__(
         self,
@@ -94,9 +130,7 @@ class Connection(asyncio.Protocol):
         self._closed = False
         self._abort_timer: asyncio.TimerHandle | None = None
         self._draining = False
-        self._paused = False
-        # Stands for the bytes that wait while the transport is paused.
-        self._pause = object()
+        self._pause: object | None = None  # while the transport is paused: stands for the bytes that wait
         self._flush_due = False
         self._over = 0  # the last stream that was over before it had a handler
         self._wrote_early = False  # since the last flush, which hears what the engine says to it
@@ -119,7 +153,9 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return
         size_buffers(self.transport)
-        self.flush()
+        # A server's greeting leaves with its answer to the client's, which waits for nothing (RFC 9113, section 3.4).
+        if not self._is_server:
+            self.flush()
 
     def data_received(self, data: bytes) -> None:
         if self._closed:
@@ -158,11 +194,10 @@ class Connection(asyncio.Protocol):
                 waits.cancel()
 
     def pause_writing(self) -> None:
-        self._paused = True
         self._pause = object()
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self._pause = None
         self.flush()
 
     # --- sending ---------------------------------------------------------------------------------------------------
@@ -218,7 +253,7 @@ class Connection(asyncio.Protocol):
     def send_now(self, stream_id: int, data: bytes) -> None:
         """`send_data`, written at once; of a stream that goes on."""
         transport, http2 = self.transport, self.http2
-        if transport is None or self._paused:
+        if transport is None or self._pause is not None:
             self.send_data(stream_id, data)
             return
         try:
@@ -262,7 +297,7 @@ class Connection(asyncio.Protocol):
         self._calls_queued += 1
         if not self._flush_due:
             self._schedule_flush()
-        elif self._calls_queued >= _ANSWERS_PER_WRITE:
+        elif self._calls_queued >= ANSWERS_PER_WRITE:
             self.write_early()
 
     def end_stream(self, stream_id: int) -> None:
@@ -299,7 +334,7 @@ class Connection(asyncio.Protocol):
 
     def send_credit(self) -> None:
         """The engine sends credit when enough has come together; see that it gets written then."""
-        if not self._closed and not self._flush_due and not self._paused and self.http2.want_write:
+        if not self._closed and not self._flush_due and self._pause is None and self.http2.want_write:
             self._schedule_flush()
 
     def end_early(self, stream_id: int) -> None:
@@ -343,7 +378,7 @@ class Connection(asyncio.Protocol):
                     progress |= backlog.settle()
                 # What was queued just now, or waits for a stream that has turned out to be gone, must not wait for
                 # somebody else's flush.
-                progress = progress and not self._paused and (self.http2.want_write or not backlog.empty)
+                progress = progress and self._pause is None and (self.http2.want_write or not backlog.empty)
         finally:
             self._flush_due = False
         # The last call is over when its end is queued, which may wait for the transport.
@@ -360,7 +395,7 @@ class Connection(asyncio.Protocol):
         """True when there was something to write."""
         transport, http2 = self.transport, self.http2
         wrote = False
-        while transport is not None and not (self._paused or self._closed):
+        while transport is not None and self._pause is None and not self._closed:
             data = http2.data_to_send(WRITE_SIZE)
             if data:
                 transport.write(data)
@@ -533,7 +568,7 @@ class Connection(asyncio.Protocol):
             return
         self._draining = False
         self._write()
-        if self._paused and self.transport is not None:
+        if self._pause is not None and self.transport is not None:
             # Answers are in memory already, and few; bodies may be many.
             self.transport.write(self.http2.data_to_send(0))
         self._fail(error_code)
@@ -550,18 +585,15 @@ class Connection(asyncio.Protocol):
         self._owed.pay()
         if self.look is not None:
             self.look.settle(final=peer_gone)
-        self._end_streams(error_code)
+        if self.streams:
+            self._end_streams(error_code)
         self.backlog.drop()
         if self._on_lost is not None:
             self._on_lost(self)
 
     def _end_streams(self, error_code: int) -> None:
-        look = self.look
-        streams = self.streams.copy()
+        look, streams = self.look, self.streams.copy()
         self.streams.clear()
         # A handler may ask for `unsent` bytes: a request that has not left completely can be made elsewhere.
         never_began = (look is not None and look.never_began(stream_id) for stream_id in streams)
         end_all(zip((handler.on_closed for handler in streams.values()), never_began, strict=True), error_code)
-
-
-_CLOSE_TIMEOUT_S = 5.0

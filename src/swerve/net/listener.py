@@ -16,7 +16,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from swerve.net.accepting import Door
 from swerve.net.address import Address, client_of, parse_address
 from swerve.net.auth_context import auth_context
 from swerve.net.begun import Board
@@ -31,6 +30,7 @@ from swerve.wire.peer import encode_peer
 
 logger = logging.getLogger("swerve.net")
 
+_BACKLOG = 1024
 # A client that vanished (its machine lost power, a firewall forgot it) holds a connection until somebody asks: after a
 # minute's silence, twice. gRPC servers wait 20 s for the answer, but ask every two hours alone
 # (GRPC_ARG_KEEPALIVE_TIMEOUT_MS, GRPC_ARG_KEEPALIVE_TIME_MS); the system's own defaults are no shorter.
@@ -69,9 +69,7 @@ class Listener:
         self._per_client: Counter[str] = Counter()
         self._accept = accept
         self._options = options
-        self._doors: list[Door] = []
-        # Connections that have been accepted and are not made yet.
-        self._opening: set[asyncio.Task[None]] = set()
+        self._servers: list[asyncio.Server] = []
         self._tls_ports: list[TlsPort] = []
         self._sweeper: Sweeper | None = None
         self._unix_path = ""
@@ -83,7 +81,7 @@ class Listener:
         """Those that are open now."""
         return self._connections.keys()
 
-    def listen_unix(self, address: Address) -> None:
+    async def listen_unix(self, address: Address) -> None:
         """Listen on a unix socket that only this user may connect to. A stale socket file is replaced."""
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISSOCK(os.stat(address.path).st_mode):
@@ -98,25 +96,23 @@ class Listener:
         self._unix_path = address.path
         if self._options.notes_begun:
             self._board = Board(address.path)
-        self.listen_on(sock)
+        await self.listen_on(sock)
 
-    def listen_on(self, sock: socket.socket) -> None:
+    async def listen_on(self, sock: socket.socket) -> None:
         """Listen on a bound socket; it is owned by the listener from here on."""
-        if sock.family == socket.AF_UNIX or self._options.tls is None:
-            self._doors.append(Door(sock, self._open))
+        loop = asyncio.get_running_loop()
+        if sock.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(self._make, sock=sock, backlog=_BACKLOG)
+        elif self._options.tls is not None:
+            sock.listen(_BACKLOG)
+            sock.setblocking(False)
+            timeout_s = self._options.connection_limits.handshake_timeout_s
+            port = TlsPort(sock, self._options.tls, self._make, has_room=self._has_room, timeout_s=timeout_s)
+            self._tls_ports.append(port)
             return
-        timeout_s = self._options.connection_limits.handshake_timeout_s
-        port = TlsPort(sock, self._options.tls, self._make, has_room=self._has_room, timeout_s=timeout_s)
-        self._tls_ports.append(port)
-
-    def _open(self, sock: socket.socket, _address: object) -> None:
-        task = asyncio.get_running_loop().create_task(self._connect(sock))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
-
-    async def _connect(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            await asyncio.get_running_loop().connect_accepted_socket(self._make, sock)
+        else:
+            server = await loop.create_server(self._make, sock=sock, backlog=_BACKLOG)
+        self._servers.append(server)
 
     def can_treat_by(self, options: ListenOptions) -> bool:
         """Whether `treat_by` can be given these options: TLS stays as it was when it began to listen."""
@@ -137,14 +133,13 @@ class Listener:
             on_lost=self._forget,
         )
 
-    def _has_room(self, peer: str) -> bool:
-        """Whether `peer` may begin one more connection. Those that are in TLS's handshake count."""
+    def _has_room(self, client: str) -> bool:
+        """Whether `client` may begin one more connection. Those that are in TLS's handshake count."""
         most, most_per_client = self._options.max_connections, self._options.max_connections_per_client
         if most is not None:
             count = len(self._connections) + sum(len(port.under_way) for port in self._tls_ports)
             if count >= most:
                 return False
-        client = client_of(peer)
         if most_per_client is None or not client:
             return True
         shaking = sum(port.per_client[client] for port in self._tls_ports)
@@ -152,16 +147,17 @@ class Listener:
 
     def _admit(self, connection: Connection) -> bool:
         assert connection.transport is not None
+        client = client_of(connection.peer)
         tls: ssl.SSLObject | None = connection.transport.get_extra_info("ssl_object")
         if tls is None:
-            if not self._has_room(connection.peer):
+            if not self._has_room(client):
                 return False
         elif not _identify(connection, tls):
             return False
-        self._per_client[client_of(connection.peer)] += 1
+        self._per_client[client] += 1
         loop, limits = asyncio.get_running_loop(), self._options.connection_limits
         life = ConnectionLife(limits, loop.time(), random.uniform(*_AGE_JITTER))
-        self._connections[connection] = WatchedConnection(life)
+        self._connections[connection] = WatchedConnection(life, client)
         if self._sweeper is None:
             self._sweeper = Sweeper(loop, self._connections, limits)
         self._sweeper.start()
@@ -170,8 +166,9 @@ class Listener:
         return True
 
     def _forget(self, connection: Connection) -> None:
-        if self._connections.pop(connection, None) is not None:
-            client = client_of(connection.peer)
+        watched = self._connections.pop(connection, None)
+        if watched is not None:
+            client = watched.client
             self._per_client[client] -= 1
             if not self._per_client[client]:
                 del self._per_client[client]
@@ -187,12 +184,17 @@ class Listener:
     async def _stop_accepting(self) -> None:
         """Listen no more. Who has connected by now is served: the system would reset who waits at a socket that is
         closed."""
-        for door in self._doors:
-            door.accept()
-            door.close()
-        self._doors.clear()
-        if self._opening:
-            await asyncio.wait(self._opening)
+        loop = asyncio.get_running_loop()
+        for server in self._servers:
+            for listening in server.sockets:
+                with socket.socket(fileno=os.dup(listening.fileno())) as last:
+                    last.setblocking(False)
+                    server.close()
+                    with contextlib.suppress(OSError):
+                        while True:
+                            accepted, _ = last.accept()
+                            accepted.setblocking(False)
+                            await loop.connect_accepted_socket(self._make, accepted)
         for port in self._tls_ports:
             port.stop_accepting()
 
@@ -242,7 +244,7 @@ def _identify(connection: Connection, tls: ssl.SSLObject) -> bool:
     return True
 
 
-def listen(address: str, accept: Acceptor, options: ListenOptions) -> Listener:
+async def listen(address: str, accept: Acceptor, options: ListenOptions) -> Listener:
     """Listen at "unix:/path" or "host:port".
 
     Raises:
@@ -251,10 +253,10 @@ def listen(address: str, accept: Acceptor, options: ListenOptions) -> Listener:
     listener = Listener(accept, options)
     target = parse_address(address)
     if target.path:
-        listener.listen_unix(target)
+        await listener.listen_unix(target)
     else:
         for sock in bind_tcp(target.host, target.port, share=False):
-            listener.listen_on(sock)
+            await listener.listen_on(sock)
     return listener
 
 

@@ -26,11 +26,12 @@ _KEEPALIVE = b"swerve-k"
 
 
 class WatchedConnection:
-    """What the sweeper remembers of a connection."""
+    """What is remembered of a connection: whose it is, for its listener, and for the sweeper how it behaves."""
 
-    __slots__ = ("life", "stalls")
+    __slots__ = ("client", "life", "stalls")
 
-    def __init__(self, life: ConnectionLife) -> None:
+    def __init__(self, life: ConnectionLife, client: str = "") -> None:
+        self.client = client
         self.life = life
         self.stalls: StallWatch[int] | None = None
 
@@ -120,7 +121,7 @@ class Sweeper:
         if watched.stalls is None:
             watched.stalls = StallWatch()
         stalled = watched.stalls.stalled(now, timeout_s, waiting)
-        if connection._paused:
+        if connection._pause is not None:
             # Streams stand still as long as nothing can be written, and may go on after that.
             if 0 not in stalled:
                 return
@@ -136,7 +137,7 @@ def _waiting(connection: Connection) -> dict[int, tuple[int, object]]:
     """What waits for the peer to take it, as `StallWatch` wants it: by stream, and under 0 for a connection to which
     nothing can be written."""
     waiting = connection.http2.queued_bodies()
-    if connection._paused and connection.transport is not None:
+    if connection._pause is not None and connection.transport is not None:
         waiting[0] = (connection.transport.get_write_buffer_size(), connection._pause)
     # Of these it is known when bytes were added.
     backlog = connection.backlog
