@@ -160,7 +160,7 @@ def test_a_folder_whose_sockets_do_not_fit_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(instance.InstanceError, match="cannot be used"):
+    with pytest.raises(instance.InstanceError, match=r"cannot be used: Not a directory\. Choose another folder with"):
         instance.start(tmp_path / "file" / "s", NO_PORT, owner_pid=None)
 
 

@@ -381,6 +381,31 @@ def test_a_log_line_of_no_trouble_is_no_reason(state_dir):
     assert instance._Logs(layout).last_words() == ""
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "WARNING 2026 agent 1 -- No file can be opened\n",
+        "  | Traceback (most recent call last):\n    | No file can be opened\n    +--------------------\n",
+    ],
+)
+def test_the_last_words_are_the_reason_alone(state_dir, lines):
+    layout = Layout(state_dir)
+    layout.make()
+    logs = instance._Logs(layout)
+    layout.output("controller").write_text(lines)
+    assert logs.last_words() == "No file can be opened"
+
+
+def test_an_instance_without_room_is_not_begun(state_dir, monkeypatch):
+    monkeypatch.setattr(instance, "shortage", lambda folder: "The disk is full.")
+    with pytest.raises(instance.InstanceError, match=r"^The disk is full\.$"):
+        instance.start(state_dir, NO_PORT, owner_pid=None)
+    assert not processes_of(state_dir)
+    monkeypatch.undo()
+    # The folder is not locked any more.
+    instance.start(state_dir, NO_PORT, owner_pid=None)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The store
 
@@ -420,7 +445,7 @@ def test_an_instance_that_cannot_write_refuses_changes_and_can_be_shut_down(stat
     # As a full disk for this process: no file may grow.
     resource.prlimit(running.status().controller_pid, resource.RLIMIT_FSIZE, (0, 0))
     change = pb.InstanceOptions(grpc_options_json=gRPCOptions(request_timeout_s=5).model_dump_json())
-    with pytest.raises(RayServeException, match=r"cannot be written: .*Nothing has changed"):
+    with pytest.raises(RayServeException, match=r"^The store .* cannot be written: .*Nothing has changed"):
         running.call(lambda client: client.deploy(pb.DeployRequest(options=change)))
     assert running.status().options.grpc_options_json == ""
     instances.shut_down(running)

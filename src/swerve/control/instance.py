@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from swerve.control.options import resume
 from swerve.control.ports import PortError, check_ports
+from swerve.control.room import shortage
 from swerve.control.store import Store, StoreError
 from swerve.engine import presence
 from swerve.engine.launch import start_agent
@@ -27,6 +28,8 @@ from swerve.generated import control_pb2 as pb
 _POLL_S = 0.005
 # How long a failed start has to end what it had begun.
 _END_TIMEOUT_S = 10.0
+# What Python draws around the tracebacks of a group of exceptions.
+_FRAME = " +-|"
 # How long a start waits for the end of an instance that is ending.
 _ENDING_S = 30.0
 
@@ -68,13 +71,15 @@ def start(state_dir: Path, options: pb.InstanceOptions, *, owner_pid: int | None
     Without, it brings back what was deployed when an instance of this folder last ran.
 
     Raises:
-        InstanceError: an instance runs there already, a port is in use, the folder cannot be used, or it took longer
-            than `timeout_s` seconds.
+        InstanceError: an instance runs there already, a port is in use, the folder cannot be used, the machine has no
+            room for it, or it took longer than `timeout_s` seconds.
     """
     layout = Layout(state_dir.absolute())
     wait_if_ending(layout.root)
     lock = _lock(layout)
     try:
+        if lack := shortage(layout.root):
+            raise InstanceError(lack)
         _prepare(layout, options, forget=owner_pid is not None)
         if not presence.recorded(layout):
             _require_free_ports(_resumed(layout, options))
@@ -151,8 +156,16 @@ def _lock(layout: Layout) -> int:
                 raise InstanceError(_already_running(layout))
             time.sleep(_POLL_S)
     except OSError as error:
-        raise InstanceError(f"The state folder {layout.root} cannot be used: {error}.") from error
+        raise InstanceError(_unusable(layout, error)) from error
     return lock
+
+
+def _unusable(layout: Layout, error: OSError) -> str:
+    what = f"The state folder {layout.root} cannot be used"
+    if error.strerror is None:
+        # One of `Layout`'s own, which says what to do.
+        return f"{what}: {error}."
+    return f"{what}: {error.strerror}. Choose another folder with --state-dir or SWERVE_STATE_DIR."
 
 
 def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> None:
@@ -160,6 +173,7 @@ def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> No
     if any(name == presence.CONTROLLER for name, _ in presence.recorded(layout)):
         # It is starting another agent in place of one that was killed.
         raise InstanceError(_already_running(layout))
+    part = layout.options.with_suffix(".part")
     try:
         left = presence.recorded(layout)
         if not left or forget or not _continues(layout, options):
@@ -169,12 +183,13 @@ def _prepare(layout: Layout, options: pb.InstanceOptions, *, forget: bool) -> No
         layout.ready.unlink(missing_ok=True)
         if forget:
             layout.remove_store()
-        part = layout.options.with_suffix(".part")
         part.write_bytes(options.SerializeToString())
         part.chmod(0o600)
         part.rename(layout.options)
     except OSError as error:
-        raise InstanceError(f"The state folder {layout.root} cannot be used: {error}.") from error
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise InstanceError(_unusable(layout, error)) from error
 
 
 def _continues(layout: Layout, options: pb.InstanceOptions) -> bool:
@@ -226,10 +241,15 @@ def _wait_ready(layout: Layout, agent: subprocess.Popen[bytes], logs: _Logs, dea
             return error
         # One that was killed has a successor.
         if agent.poll() is not None and not presence.runs(layout):
-            return f"The instance ended while it started (see {layout.logs}). {logs.last_words()}"
+            return f"The instance ended while it started (see {layout.logs}). {_why(layout, logs)}"
         if time.monotonic() >= deadline:
-            return f"The instance was not ready in time; see {layout.logs}. {logs.last_words()}"
+            return f"The instance was not ready in time; see {layout.logs}. {_why(layout, logs)}"
         time.sleep(_POLL_S)
+
+
+def _why(layout: Layout, logs: _Logs) -> str:
+    # On a disk that has become full nothing can be logged.
+    return shortage(layout.root) or logs.last_words()
 
 
 class _Logs:
@@ -244,9 +264,11 @@ class _Logs:
         for path, begin in self._begins.items():
             with contextlib.suppress(OSError):
                 lines = path.read_bytes()[begin:].decode(errors="replace").splitlines()
-                told = [line for line in lines if line.strip() and not line.startswith(("INFO ", "DEBUG "))]
+                told = [line for line in lines if line.strip(_FRAME) and not line.startswith(("INFO ", "DEBUG "))]
                 if told:
-                    return told[-1]
+                    line = told[-1].strip(_FRAME)
+                    # Without the head of a log's line.
+                    return line.partition(" -- ")[2] or line
         return ""
 
 

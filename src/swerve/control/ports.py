@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from swerve.control.options import listening
 from swerve.generated import control_pb2 as pb
-from swerve.net.address import Address
 from swerve.net.listener import bind_tcp
+from swerve.net.port_fault import cannot_be_bound
 
 
 class PortError(Exception):
@@ -41,6 +39,4 @@ def check_ports(wanted: pb.InstanceOptions, present: pb.InstanceOptions) -> None
             for sock in bind_tcp(host, port, share=port in ours):
                 sock.close()
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            where = Address(host=host or "*", port=port)
-            raise PortError(f"The {protocol} port {where} cannot be bound: {reason}.") from error
+            raise PortError(cannot_be_bound(protocol, host, port, error)) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from swerve.control import scale
@@ -16,11 +16,14 @@ from swerve.control.events import Delete, PromoteCanary, RollBackCanary, Scale, 
 from swerve.control.model import DeploymentKey, Ended
 from swerve.control.requests import deploy_event, new_canary
 from swerve.control.scale import ScaleNotFound, ScaleRefused
+from swerve.control.store import StoreError
 from swerve.generated import control_pb2 as pb
 from swerve.net.server import Method, ServerStream, Unary
 from swerve.wire.status import RpcError, Status, StatusCode
 
 logger = logging.getLogger("swerve.control")
+
+_Change = Callable[[bytes, Mapping[str, str]], Awaitable[bytes]]
 
 SERVICE = "/swerve.control.v1.Controller/"
 
@@ -29,11 +32,11 @@ def methods(controller: Controller) -> Mapping[str, Method]:
     """The service's methods, by path."""
     service = _Service(controller)
     return {
-        SERVICE + "Deploy": Unary(service.deploy),
-        SERVICE + "Delete": Unary(service.delete),
-        SERVICE + "Scale": Unary(service.scale),
-        SERVICE + "StartCanary": Unary(service.start_canary),
-        SERVICE + "ChangeCanary": Unary(service.change_canary),
+        SERVICE + "Deploy": Unary(_stored(service.deploy)),
+        SERVICE + "Delete": Unary(_stored(service.delete)),
+        SERVICE + "Scale": Unary(_stored(service.scale)),
+        SERVICE + "StartCanary": Unary(_stored(service.start_canary)),
+        SERVICE + "ChangeCanary": Unary(_stored(service.change_canary)),
         SERVICE + "ReportCalls": Unary(service.report_calls),
         SERVICE + "ReportQueues": Unary(service.report_queues),
         SERVICE + "SawView": Unary(service.saw_view),
@@ -44,6 +47,19 @@ def methods(controller: Controller) -> Mapping[str, Method]:
         SERVICE + "Shutdown": Unary(service.shutdown),
         SERVICE + "WatchView": ServerStream(service.watch_view),
     }
+
+
+def _stored(change: _Change) -> _Change:
+    """`change`, which says so when what it leads to cannot be stored."""
+
+    async def changed(request: bytes, metadata: Mapping[str, str]) -> bytes:
+        try:
+            return await change(request, metadata)
+        except StoreError as error:
+            logger.error("%s", error)
+            raise RpcError(Status(StatusCode.FAILED_PRECONDITION, str(error))) from error
+
+    return changed
 
 
 class Outdated(Exception):

@@ -42,7 +42,10 @@ _OTHER_FORMAT = (
     "away to start with nothing deployed, then deploy anew; or install the release that wrote it."
 )
 
-_UNWRITABLE = "The store {path} cannot be written: {error}. Nothing has changed."
+_UNWRITABLE = (
+    "The store {path} cannot be written: {error}. Nothing has changed. See that it can (is the disk full?), then try "
+    "again."
+)
 
 # The kind of the records of proxies that drain.
 _DRAINING = "draining proxy"

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import socket
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ import uvicorn
 
 from swerve.net.address import Address
 from swerve.net.listener import bind_tcp
+from swerve.net.port_fault import cannot_be_bound
 from swerve.proxy.certificates import Certificate
 from swerve.proxy.http import HttpIngress
 from swerve.proxy.http_guard import HeadWatch, bounded, websocket_in_turns
@@ -76,7 +76,7 @@ class HttpServer:
     @property
     def address(self) -> Address:
         """Where it serves, as the options say."""
-        return _address(self.settings)
+        return Address(host=self.settings.host or "*", port=self.settings.port)
 
     def serves_as(self, settings: HttpSettings, certificate: Certificate | None) -> bool:
         """Whether it is as these want the server; the timeout is not the server's."""
@@ -154,16 +154,11 @@ async def start_http_server(
     return HttpServer(server, sockets, settings, tls)
 
 
-def _address(settings: HttpSettings) -> Address:
-    return Address(host=settings.host or "*", port=settings.port)
-
-
 def _bind(settings: HttpSettings, *, share: bool) -> list[socket.socket]:
     try:
         return bind_tcp(settings.host, settings.port, share=share)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise PortInUseError(f"The HTTP port {_address(settings)} cannot be bound: {reason}.") from error
+        raise PortInUseError(cannot_be_bound("HTTP", settings.host, settings.port, error)) from error
 
 
 def _share_log() -> None:

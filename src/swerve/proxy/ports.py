@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from swerve.generated import control_pb2
-from swerve.net.address import Address
 from swerve.net.listener import Listener, ListenOptions, bind_tcp
+from swerve.net.port_fault import cannot_be_bound
 from swerve.net.tls import TlsError
 from swerve.observe.access import AccessLog
 from swerve.port_tls import grpc_tls, http_tls
@@ -213,8 +212,7 @@ class Ports:
         try:
             return bind_tcp(host, port, share=self._shares(options, port))
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise OSError(f"The gRPC port {Address(host=host or '*', port=port)} cannot be bound: {reason}.") from error
+            raise OSError(cannot_be_bound("gRPC", host, port, error)) from error
 
     # --- HTTP ------------------------------------------------------------------------------------------------------
 
@@ -239,7 +237,7 @@ class Ports:
             except PortInUseError as error:
                 if options.http_port_required:
                     raise
-                logger.warning("%s Serving without HTTP; name a free port in http_options to have it.", error)
+                logger.warning("%s Serving without HTTP.", error)
                 return None
         ingress.request_timeout_s = settings.request_timeout_s
         ingress.stall_timeout_s = settings.stall_timeout_s

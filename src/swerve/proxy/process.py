@@ -267,7 +267,11 @@ class Proxy:
         """Say unhealthy, let another proxy take over, ask clients to go, let running calls finish."""
         assert self._ingress is not None
         self._ingress.builtin.drain()
-        self._report(ports, draining=True)
+        try:
+            self._report(ports, draining=True)
+        except OSError as error:
+            # The calls that run matter more than a successor that begins at once.
+            logger.warning("It cannot be told that this proxy drains: %s", error)
         logger.info("Draining")
         await ports.drain(self._view.drain_s, linger=not await self._is_succeeded())
         logger.info("Drained")
