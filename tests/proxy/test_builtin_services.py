@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -134,14 +135,15 @@ def test_the_built_in_services_read_compressed_requests(proxy, api):
 @pytest.fixture
 def described(proxy):
     """The instance's files are those of our own API service and what it is asked for."""
-    proxy.file_descriptors = [health_pb2.DESCRIPTOR.serialized_pb]
+    proxy.file_descriptors = [serve_pb2.DESCRIPTOR.serialized_pb]
     populate(proxy)
 
 
-def test_reflection_lists_the_served_services_and_itself(described, channel):
+def test_reflection_lists_the_served_services_and_the_standard_ones(described, channel):
     names = ProtoReflectionDescriptorDatabase(channel).get_services()
     assert set(names) == {
         "t.Lab",
+        "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     }
@@ -151,10 +153,10 @@ def test_reflection_lists_the_served_services_and_itself(described, channel):
 @pytest.mark.parametrize(
     "question",
     [
-        {"file_by_filename": health_pb2.DESCRIPTOR.name},
-        {"file_containing_symbol": "grpc.health.v1.Health"},
-        {"file_containing_symbol": "grpc.health.v1.HealthCheckRequest"},
-        {"file_containing_symbol": "grpc.health.v1.Health.Check"},
+        {"file_by_filename": serve_pb2.DESCRIPTOR.name},
+        {"file_containing_symbol": "ray.serve.RayServeAPIService"},
+        {"file_containing_symbol": "ray.serve.HealthzRequest"},
+        {"file_containing_symbol": "ray.serve.RayServeAPIService.Healthz"},
     ],
     ids=["file", "service", "message", "method"],
 )
@@ -165,7 +167,16 @@ def test_reflection_finds_files_by_name_and_symbol(described, channel, version, 
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
     (answer,) = ask(iter([reflection_pb2.ServerReflectionRequest(**question)]), timeout=TIMEOUT_S)
-    assert list(answer.file_descriptor_response.file_descriptor_proto) == [health_pb2.DESCRIPTOR.serialized_pb]
+    assert list(answer.file_descriptor_response.file_descriptor_proto) == [serve_pb2.DESCRIPTOR.serialized_pb]
+
+
+@pytest.mark.parametrize(
+    "service",
+    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"],
+)
+def test_reflection_describes_the_standard_services(described, channel, service):
+    found = DescriptorPool(ProtoReflectionDescriptorDatabase(channel)).FindServiceByName(service)
+    assert all(method.input_type.full_name.startswith(found.file.package) for method in found.methods)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """gRPC server reflection over the file descriptors of the served services.
 
-Source: grpc.reflection.v1 and v1alpha. Ray Serve's own service is not listed, as there.
+Source: grpc.reflection.v1 and v1alpha. Ray Serve's own service is not listed, as there. All that is listed can be
+found: clients that ask for a list mostly ask for everything on it next, and give up at what is not known.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
 _SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+_STANDARD_SERVICES = frozenset(("grpc.health.v1.Health", *_SERVICES))
 
 
 class Reflection:
@@ -49,7 +53,7 @@ class Reflection:
             raise RpcError(Status(StatusCode.INVALID_ARGUMENT, "The request is no ServerReflectionRequest.")) from error
         response = pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
         if request.HasField("list_services"):
-            names = sorted(self._services) + sorted(_SERVICES)
+            names = sorted(self._services | _STANDARD_SERVICES)
             response.list_services_response.service.extend(pb.ServiceResponse(name=name) for name in names)
             return bytes(response.SerializeToString())
         try:
@@ -62,13 +66,9 @@ class Reflection:
         return bytes(response.SerializeToString())
 
     def _find(self, request: Any) -> list[bytes]:
-        pool = self._pool or self._make_pool()
-        if request.HasField("file_by_filename"):
-            return _with_imports(pool.FindFileByName(request.file_by_filename))
-        if request.HasField("file_containing_symbol"):
-            return _with_imports(_file_containing(pool, request.file_containing_symbol))
-        # proto3 has no extensions but those of options, which no served file adds.
-        raise KeyError
+        with contextlib.suppress(KeyError):
+            return _with_imports(_file_asked_for(self._pool or self._make_pool(), request))
+        return _with_imports(_file_asked_for(_standard_pool(), request))
 
     def _make_pool(self) -> DescriptorPool:
         from google.protobuf.descriptor_pool import DescriptorPool
@@ -77,6 +77,34 @@ class Reflection:
         for serialized in self._serialized:
             self._pool.AddSerializedFile(serialized)
         return self._pool
+
+
+@functools.cache
+def _standard_pool() -> DescriptorPool:
+    """The files of the standard services. Not in one pool with the users', who may have files of the same names."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.text_format import Parse
+    from grpc_health.v1 import health_pb2
+    from grpc_reflection.v1alpha import reflection_pb2
+
+    alpha = FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+    # Version 1 differs by its name alone, and grpcio-reflection does not have it.
+    first = Parse(str(alpha).replace("v1alpha", "v1"), FileDescriptorProto())
+    first.options.ClearField("deprecated")
+    pool = DescriptorPool()
+    for serialized in (health_pb2.DESCRIPTOR.serialized_pb, alpha.SerializeToString(), first.SerializeToString()):
+        pool.AddSerializedFile(serialized)
+    return pool
+
+
+def _file_asked_for(pool: DescriptorPool, request: Any) -> FileDescriptor:
+    if request.HasField("file_by_filename"):
+        return pool.FindFileByName(request.file_by_filename)
+    if request.HasField("file_containing_symbol"):
+        return _file_containing(pool, request.file_containing_symbol)
+    # proto3 has no extensions but those of options, which no served file adds.
+    raise KeyError
 
 
 def _file_containing(pool: DescriptorPool, symbol: str) -> FileDescriptor:
