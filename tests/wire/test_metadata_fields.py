@@ -43,6 +43,15 @@ def test_a_key_of_the_protocols_is_refused(key):
         metadata.encode([(key, "v")])
 
 
+@pytest.mark.parametrize("key", ["grpc-status-details-bin", "grpc-trace-bin", "grpc-tags-bin"])
+def test_a_field_of_grpcs_that_is_made_for_applications_is_taken(key):
+    assert metadata.encode([(key, b"rich")]) == ((key.encode(), b"cmljaA"),)
+
+
+def test_pushback_for_retries_is_taken():
+    assert metadata.encode([("grpc-retry-pushback-ms", "10")]) == ((b"grpc-retry-pushback-ms", b"10"),)
+
+
 @pytest.mark.parametrize(("key", "value"), [("key", "v" * 16385), ("key-bin", bytes(16385))])
 def test_a_value_that_no_client_takes_is_refused(key, value):
     with pytest.raises(ValueError, match=f"'{key}' is invalid: it is 16385 long"):

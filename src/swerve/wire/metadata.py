@@ -36,6 +36,10 @@ _RESERVED = frozenset(
     }
 )
 
+# Of the names with the protocol's prefix, those that are made for applications: the `google.rpc.Status` of the richer
+# error model (as `grpc_status.rpc_status.to_status` has it), pushback for retries (gRPC proposal A6), and tracing's.
+_PERMITTED = frozenset({"grpc-status-details-bin", "grpc-retry-pushback-ms", "grpc-trace-bin", "grpc-tags-bin"})
+
 # What a key may be, beside what is reserved.
 KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
@@ -89,7 +93,7 @@ def _encode_field(key: str, value: str | bytes) -> tuple[bytes, bytes]:
         raise ValueError(
             f"Metadata key {key!r} is invalid: keys are made of lower-case letters, digits, '_', '-' and '.'."
         )
-    if key.startswith("grpc-"):
+    if key.startswith("grpc-") and key not in _PERMITTED:
         raise ValueError(f"Metadata key {key!r} is invalid: the prefix 'grpc-' is reserved to the protocol.")
     if key in _RESERVED:
         raise ValueError(f"Metadata key {key!r} is invalid: HTTP/2 and gRPC set or forbid this field themselves.")
