@@ -169,7 +169,7 @@ def test_a_call_before_the_first_view_is_unimplemented(proxy, channel):
     assert failure(channel).code() == grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.parametrize("content_type", [b"text/html", b"", None])
+@pytest.mark.parametrize("content_type", [b"text/html", b"application/grpc-web+proto", b"application/grpcs", b"", None])
 def test_a_request_that_is_no_grpc_gets_http_status_415(proxy, content_type):
     proxy.add_replica("a")
     proxy.serve(one=["a"])
@@ -184,6 +184,20 @@ def test_a_request_that_is_no_grpc_gets_http_status_415(proxy, content_type):
     connection, recorder = ask(proxy, headers)
     proxy.until(lambda: recorder.closed)
     assert dict(recorder.headers[0])[b":status"] == b"415"
+    proxy.call(connection.close)
+
+
+@pytest.mark.parametrize(
+    "content_type", [b"application/grpc+proto", b"application/grpc;charset=utf-8", b"Application/gRPC"]
+)
+def test_grpcs_content_type_may_name_the_format_of_messages(proxy, channel, content_type):
+    proxy.add_replica("a")
+    proxy.serve(one=["a"])
+    headers = [field for field in request_headers("/t.Lab/Chat", "x") if field[0] != b"content-type"]
+    connection, recorder = ask(proxy, (*headers, (b"content-type", content_type)))
+    proxy.until(lambda: proxy.replicas["a"].running)
+    proxy.call(lambda: connection.reset(recorder.stream_id))
+    proxy.until(lambda: recorder.closed)
     proxy.call(connection.close)
 
 

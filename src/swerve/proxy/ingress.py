@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -28,7 +29,9 @@ from swerve.wire.status import Status, StatusCode
 if TYPE_CHECKING:
     from swerve.proxy.interception import Interceptors
 
-_GRPC_CONTENT_TYPE = b"application/grpc"
+# With a format of the messages, or without. "application/grpc-web" is another protocol, whose clients could not read
+# the answer.
+_GRPC_CONTENT_TYPE = re.compile(rb"application/grpc([+; ].*)?", re.IGNORECASE)
 _DEADLINE_EXCEEDED = "Deadline Exceeded"
 
 
@@ -195,7 +198,7 @@ class Ingress:
             if path in self.builtin.methods:
                 return self._accept_builtin(connection, stream_id, headers, path, end_stream)
             return self._refuse(connection, stream_id, fields, end_stream, StatusCode.UNIMPLEMENTED, UNKNOWN_METHOD)
-        if not fields.get(b"content-type", b"").startswith(_GRPC_CONTENT_TYPE):
+        if not _GRPC_CONTENT_TYPE.fullmatch(fields.get(b"content-type", b"")):
             connection.send_headers(stream_id, ((b":status", b"415"),), end_stream=True)
             return _Refused(connection, stream_id, end_stream)
         limit = routes.limits.max_metadata_size
