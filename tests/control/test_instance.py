@@ -153,6 +153,16 @@ def test_a_port_in_use_is_named_and_nothing_is_left(folder):
     assert not processes_of(folder)
 
 
+def test_one_port_for_both_protocols_is_refused_and_nobody_looks_for_who_has_it(folder):
+    port = find_free_port()
+    options = grpc_options(port)
+    options.http_options_json = f'{{"host": "127.0.0.1", "port": {port}}}'
+    options.http_port_required = True
+    with pytest.raises(instance.InstanceError, match=f"Port {port} cannot be the gRPC port and the HTTP port"):
+        instance.start(folder, options, owner_pid=None)
+    assert not processes_of(folder)
+
+
 def test_a_folder_whose_sockets_do_not_fit_is_refused(tmp_path):
     with pytest.raises(instance.InstanceError, match=r"\d+ bytes too long"):
         instance.start(tmp_path / ("x" * 100), NO_PORT, owner_pid=None)

@@ -16,7 +16,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from swerve.control.options import resume
-from swerve.control.ports import PortError, check_ports
+from swerve.control.ports import PortError, check_distinct, check_ports
 from swerve.control.room import shortage
 from swerve.control.store import Store, StoreError
 from swerve.engine import presence
@@ -215,10 +215,10 @@ def _resumed(layout: Layout, options: pb.InstanceOptions) -> pb.InstanceOptions:
 
 def _require_free_ports(options: pb.InstanceOptions) -> None:
     """A single proxy binds its ports alone, and says when it cannot. Of several, all would share a taken one."""
-    if options.num_proxies <= 1:
-        return
     try:
-        check_ports(options, pb.InstanceOptions())
+        check_distinct(options)
+        if options.num_proxies > 1:
+            check_ports(options, pb.InstanceOptions())
     except PortError as error:
         raise InstanceError(str(error)) from error
 

@@ -12,6 +12,26 @@ class PortError(Exception):
     """A port cannot be served; the message says which and why."""
 
 
+def check_distinct(wanted: pb.InstanceOptions) -> None:
+    """See that no two protocols want the same port.
+
+    Raises:
+        PortError: they do.
+    """
+    ports = [port for _, port in _required(wanted).values()]
+    if len(set(ports)) < len(ports):
+        raise PortError(f"Port {ports[0]} cannot be the gRPC port and the HTTP port.")
+
+
+def _required(options: pb.InstanceOptions) -> dict[str, tuple[str, int]]:
+    """Host and port of each protocol that must be served."""
+    ports = listening(options)
+    if not options.http_port_required and options.num_proxies <= 1:
+        # It goes without HTTP if the port is taken.
+        ports.pop("HTTP", None)
+    return ports
+
+
 def check_ports(wanted: pb.InstanceOptions, present: pb.InstanceOptions) -> None:
     """See that proxies can serve the ports that `wanted` has and `present`, which they serve now, has not.
 
@@ -21,16 +41,12 @@ def check_ports(wanted: pb.InstanceOptions, present: pb.InstanceOptions) -> None
     Raises:
         PortError: they cannot.
     """
-    now, then = listening(present), listening(wanted)
-    if not wanted.http_port_required and wanted.num_proxies <= 1:
-        # It goes without HTTP if the port is taken.
-        then.pop("HTTP", None)
+    check_distinct(wanted)
+    now, then = listening(present), _required(wanted)
     ours = {port: protocol for protocol, (_, port) in now.items()}
     for protocol, (host, port) in then.items():
         if now.get(protocol) == (host, port):
             continue
-        if any(other != protocol and port == its_port for other, (_, its_port) in then.items()):
-            raise PortError(f"Port {port} cannot be the gRPC port and the HTTP port.")
         if ours.get(port, protocol) != protocol:
             raise PortError(
                 f"The {protocol} port cannot be {port} yet, because that is the {ours[port]} port; move that one first."
