@@ -1,5 +1,9 @@
 """When a call goes to a replica: waiting, shedding, refusals, changes of the view."""
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 
 from swerve.routing.calls import Shed, Unavailable
@@ -65,6 +69,20 @@ def test_a_full_queue_sheds(router):
     with pytest.raises(Shed) as raised:
         router.submit(Call("y"))
     assert (raised.value.queued, raised.value.limit) == (1, 1)
+
+
+def test_a_call_that_was_shed_does_not_wait_for_the_collector(router):
+    router.max_queued = 0
+    call = Call("x")
+    left = weakref.ref(call)
+    gc.disable()
+    try:
+        with contextlib.suppress(Shed):
+            router.submit(call)
+        del call
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_call_is_not_shed_while_a_replica_is_free(router):

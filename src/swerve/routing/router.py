@@ -246,14 +246,14 @@ class Router(Generic[Call]):
         Raises:
             Shed: none does.
         """
-        shed = Shed(self.queued, self.max_queued, self.retry_after_s())
         victim = self._waiting.make_room(call)
         if self._affinity is not None:
             self._affinity.forget(victim or call)
         if victim is None:
-            raise shed
+            # A frame that kept the exception, which keeps the frame, would keep the call until cycles are looked for.
+            raise Shed(self.queued, self.max_queued, self.retry_after_s())
+        self.pushed_out.append((victim, Shed(self.queued, self.max_queued, self.retry_after_s())))
         self._left(victim)
-        self.pushed_out.append((victim, shed))
         self.attention = True
 
     def _take(self, replica: Replica) -> Replica:
