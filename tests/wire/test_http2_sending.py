@@ -205,6 +205,17 @@ def test_a_whole_response_leaves_at_once_and_its_end_is_not_told():
         engine.reset_stream(stream_id)
 
 
+def test_a_whole_response_without_a_body_is_one_header_block_that_needs_no_credit():
+    engine, decoder = server(), Decoder(10_000)
+    stream_id = begin(engine, end_stream=True)
+    engine.receive(settings_of({INITIAL_WINDOW_SIZE: 0}))
+    sent(engine)
+    assert engine.respond(stream_id, RESPONSE_HEADERS, None, TRAILERS, (b"last", b"one"))
+    ((kind, flags, stream, payload),) = sent(engine)
+    assert (kind, flags, stream) == (HEADERS, WHOLE, stream_id)
+    assert decoder.decode(payload) == (*RESPONSE_HEADERS, *TRAILERS, (b"last", b"one"))
+
+
 @pytest.mark.parametrize("size", [0, 255, 256, FRAME])
 def test_a_whole_response_may_have_a_body_of_any_size_that_fits_a_frame(size):
     engine = server()

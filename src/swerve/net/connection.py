@@ -283,10 +283,15 @@ class Connection(asyncio.Protocol):
             self._schedule_flush()
 
     def respond(
-        self, stream_id: int, headers: Headers, body: bytes, trailers: Headers, last: tuple[bytes, bytes] | None = None
+        self,
+        stream_id: int,
+        headers: Headers,
+        body: bytes | None,
+        trailers: Headers,
+        last: tuple[bytes, bytes] | None = None,
     ) -> None:
-        """Send a whole response (server role), `last` being one trailer more, which no other response has. A stream
-        that is over by that has no `on_closed`."""
+        """Send a whole response (server role), `last` being one trailer more, which no other response has; without a
+        body, all in one header block. A stream that is over by that has no `on_closed`."""
         try:
             over = self.http2.respond(stream_id, headers, body, trailers, last)
         except StreamGone:

@@ -367,11 +367,10 @@ class ForwardedCall:
         self._answer(code, trailers)
 
     def _answer(self, code: StatusCode, trailers: Headers) -> None:
-        trailers = (*trailers, self.id_field)
         if self._response_started:
-            self.client.send_trailers(self.stream_id, trailers)
+            self.client.send_trailers(self.stream_id, (*trailers, self.id_field))
         else:
-            self.client.send_headers(self.stream_id, RESPONSE_HEADERS + trailers, end_stream=True)
+            self.client.respond(self.stream_id, RESPONSE_HEADERS, None, trailers, self.id_field)
         self._record(code)
 
     def shed(self, why: Shed) -> None:
@@ -422,7 +421,7 @@ class ForwardedCall:
             self.client.end_early(self.stream_id)
         body, self._body = self._body, None
         if body is not None and self._credited < len(body):
-            unread = sum(len(part) for part in body[self._credited :])
+            unread = sum(map(len, body[self._credited :]))
             self.client.acknowledge(self.stream_id, unread)
         self._series.ended(self.id_field[1], code, time.monotonic() - self._started_at)
 

@@ -239,10 +239,15 @@ class Sender:
         self._end(self._unended(stream_id), None)
 
     def respond(
-        self, stream_id: int, headers: Headers, body: bytes, trailers: Headers, last: tuple[bytes, bytes] | None = None
+        self,
+        stream_id: int,
+        headers: Headers,
+        body: bytes | None,
+        trailers: Headers,
+        last: tuple[bytes, bytes] | None = None,
     ) -> bool:
-        """Send a whole response (server role). Returns whether the stream is over, of which nothing is told then.
-        `last` is one trailer more, which no other response has.
+        """Send a whole response (server role); without a body, all in one header block. Returns whether the stream is
+        over, of which nothing is told then. `last` is one trailer more, which no other response has.
 
         Raises:
             StreamGone: the stream has ended, or the response has begun.
@@ -251,8 +256,8 @@ class Sender:
         if stream is None or stream.state & _BEGUN:
             raise StreamGone
         outbox = self._outbox
-        size = len(body)
-        if size > stream.window or size > outbox.window or size > outbox.frame_size:
+        size = 0 if body is None else len(body)
+        if body and (size > stream.window or size > outbox.window or size > outbox.frame_size):
             # It cannot leave at once.
             self.send_response(stream_id, headers)
             self.send_data(stream_id, body)
@@ -266,7 +271,10 @@ class Sender:
             self._break_off(stream, ErrorCode.INTERNAL_ERROR)
             return False
         outbox.window -= size
-        outbox.frames.append(frames.response(stream_id, block, body, end, outbox.frame_size))
+        if body is None:
+            outbox.frames.append(headers_frames(stream_id, block + end, True, outbox.frame_size))
+        else:
+            outbox.frames.append(frames.response(stream_id, block, body, end, outbox.frame_size))
         if stream.state & REMOTE_DONE:
             del self._streams[stream_id]
             self._may_open -= 1
