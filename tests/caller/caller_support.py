@@ -18,6 +18,7 @@ from swerve.handle import DeploymentHandle
 from swerve.net.bundles import BundleServer
 from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
+from swerve.net.pace import Pace
 from swerve.net.server import ServerStream, Unary, method_acceptor, serve
 from swerve.net.streams import Headers
 from swerve.wire import bundle
@@ -64,7 +65,7 @@ class Replica:
 
     def _admit(self, connection: Connection, stream_id: int, headers: Headers, end_stream: bool):
         if (b":path", bundle.PATH) in headers:
-            return BundleServer(connection, stream_id, self._admit_bundled)
+            return BundleServer(connection, stream_id, self._admit_bundled, Pace())
         if self.refuse_next:
             self.refuse_next -= 1
             self.refused += 1

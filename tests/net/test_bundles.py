@@ -1,5 +1,6 @@
 """Both ends of a bundle stream, over two connections joined in memory."""
 
+import math
 from dataclasses import dataclass, field
 
 import msgpack
@@ -7,6 +8,7 @@ import pytest
 
 from swerve.net.bundles import BundleCaller, BundleServer
 from swerve.net.connection import CALLS_PER_WRITE
+from swerve.net.pace import Pace
 from swerve.net.server_call import RESPONSE_HEADERS
 from swerve.net.streams import CONNECTION_LOST
 from swerve.wire import bundle
@@ -65,6 +67,7 @@ class Ends:
         self.pair = Pair(accept=self._accept_stream)
         self.served: dict[int, Served] = {}
         self.turn_away = False
+        self.pace = Pace()
         self.server: BundleServer | None = None
         self.pair.run()
         self.caller = BundleCaller(self.pair.client)
@@ -72,7 +75,7 @@ class Ends:
 
     def _accept_stream(self, connection, stream_id, headers, end_stream):
         assert (b":path", bundle.PATH) in headers
-        self.server = BundleServer(connection, stream_id, self._accept)
+        self.server = BundleServer(connection, stream_id, self._accept, self.pace)
         return self.server
 
     def _accept(self, side, number, shared, added, end_stream):
@@ -179,6 +182,44 @@ def test_a_full_bundle_leaves_at_once(ends):
     for _ in range(CALLS_PER_WRITE):
         ends.ask()
     assert len(ends.pair.up.buffer) > before
+
+
+def test_calls_are_gathered_until_the_turn_ends(ends):
+    assert not ends.caller.gathering
+    for _ in range(CALLS_PER_WRITE + 1):
+        ends.ask()
+        assert ends.caller.gathering
+    ends.pair.run()
+    assert not ends.caller.gathering
+
+
+def answered(ends) -> float:
+    """What the caller knows of the server's pace after one more call."""
+    call = ends.ask()
+    ends.pair.run()
+    ends.server.respond(call.number, RESPONSE_HEADERS, b"answer", TRAILERS)
+    ends.pair.run()
+    assert call.trailers == TRAILERS
+    return ends.caller.pace_s
+
+
+def test_a_caller_that_has_no_answer_knows_no_pace(ends):
+    ends.ask()
+    ends.pair.run()
+    assert ends.caller.pace_s == math.inf
+
+
+def test_a_caller_hears_of_the_pace_with_the_first_answer(ends):
+    ends.pace.seconds = 50e-6
+    assert answered(ends) == 50e-6
+
+
+@pytest.mark.parametrize(("changed", "known"), [(99e-6, 50e-6), (26e-6, 50e-6), (101e-6, 101e-6), (24e-6, 24e-6)])
+def test_a_caller_hears_of_a_pace_that_has_doubled_or_halved(ends, changed, known):
+    ends.pace.seconds = 50e-6
+    answered(ends)
+    ends.pace.seconds = changed
+    assert answered(ends) == known
 
 
 def test_a_large_answer_comes_in_parts_that_its_reader_paces(ends):

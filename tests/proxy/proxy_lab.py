@@ -15,6 +15,7 @@ from swerve.generated import control_pb2 as pb
 from swerve.net.bundles import BundleServer
 from swerve.net.connection import Connection
 from swerve.net.listener import Listener, ListenOptions, listen
+from swerve.net.pace import Pace
 from swerve.proxy.forward import CLIENT_WINDOW
 from swerve.proxy.ingress import Ingress
 from swerve.proxy.routes import Upstream
@@ -60,6 +61,7 @@ class FakeReplica:
         self.bundles = bundles
         self.refuse_next = 0
         self.refused = 0
+        self.pace = Pace()
         self.running: set[ReplicaCall] = set()
         self.most = 0
         self.seen: list[dict[bytes, bytes]] = []
@@ -83,7 +85,7 @@ class FakeReplica:
     def _accept(self, connection, stream_id, headers, end_stream):
         if (b":path", bundle.PATH) in headers:
             if self.bundles:
-                return BundleServer(connection, stream_id, self._accept_bundled)
+                return BundleServer(connection, stream_id, self._accept_bundled, self.pace)
             connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return None
         if self.refuse_next or len(self.running) >= self.limit:

@@ -18,6 +18,14 @@ class Call:
         return f"{self.name}{self.model_id}"
 
 
+@dataclass
+class Shared:
+    """The way to a replica on which small calls share messages."""
+
+    gathering: bool = True
+    pace_s: float = 1e-5
+
+
 def in_session(name: str, session: str) -> Call:
     return Call(name, "", {b"session_id": session})
 

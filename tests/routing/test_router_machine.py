@@ -10,7 +10,7 @@ from swerve.routing.lines import QueueOptions
 from swerve.routing.options import CONSISTENT_HASH, LEAST_LOADED, POWER_OF_TWO, ROUND_ROBIN, RouterOptions
 from swerve.routing.replicas import Replica, ReplicaInfo
 from swerve.routing.router import Router
-from tests.routing.routing_support import Call
+from tests.routing.routing_support import Call, Shared
 
 MODELS = ["", "", "", "m1", "m2"]
 NAMES = ["a", "b", "c", "d"]
@@ -115,6 +115,12 @@ class RouterMachine(RuleBasedStateMachine):
     def is_free(self, replica: Replica) -> bool:
         return replica.ongoing < replica.limit and not replica.blocked_until
 
+    @precondition(lambda self: self.router.replicas)
+    @rule(data=st.data(), gathering=st.booleans(), pace_s=st.sampled_from([1e-6, 1e-4, 1.0]))
+    def share(self, data, gathering, pace_s):
+        replica = self.router.replicas[data.draw(st.sampled_from(sorted(self.router.replicas)))]
+        replica.shared = Shared(gathering, pace_s)
+
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def release(self, data):
@@ -147,6 +153,8 @@ class RouterMachine(RuleBasedStateMachine):
         known = set(self.router.replicas)
         added = self.router.update(infos)
         assert {replica.info.replica_id for replica in added} == set(view) - known
+        for replica in added:
+            replica.shared = Shared(gathering=False)
         self.hand_out(self.router.poll())
 
     @precondition(lambda self: self.router.replicas)

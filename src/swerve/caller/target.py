@@ -202,6 +202,7 @@ class Target(Generic[Call]):
                 self.router.lost(replica)
         for replica in self.router.update([self._wanted[replica_id] for replica_id in up]):
             replica.link = up[replica.info.replica_id]
+            replica.shared = replica.link.bundles
         if self._user_router is not None:
             self._user_router.replicas_changed(list(self.router.replicas.values()))
         self._poll()

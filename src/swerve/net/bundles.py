@@ -10,12 +10,14 @@ handler of a request that was answered hears no more of it.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from swerve.net.client_call import request_headers
 from swerve.net.connection import CALLS_PER_WRITE, Connection
+from swerve.net.pace import Pace
 from swerve.net.server_call import OK_TRAILERS, RESPONSE_HEADERS
 from swerve.net.streams import Headers, StreamHandler, end_all
 from swerve.wire.bundle import (
@@ -23,6 +25,7 @@ from swerve.wire.bundle import (
     CALL,
     CREDIT,
     MAX_BODY,
+    PACE,
     PATH,
     RESET,
     WINDOW,
@@ -51,8 +54,9 @@ class _Bundles:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.stream_id = 0
+        # Records of this turn of the event loop are on their way, or wait for more.
+        self.gathering = False
         self._pending: list[Record] = []
-        self._due = False
         self._reader = MessageReader(_MAX_BUNDLE)
 
     def _add(self, record: Record) -> None:
@@ -61,12 +65,12 @@ class _Bundles:
         pending.append(record)
         if len(pending) >= CALLS_PER_WRITE:
             self._send()
-        elif not self._due:
-            self._due = True
+        elif not self.gathering:
+            self.gathering = True
             self.connection.loop.call_soon(self._send_due)
 
     def _send_due(self) -> None:
-        self._due = False
+        self.gathering = False
         if self._pending:
             self._send()
 
@@ -132,6 +136,8 @@ class BundleCaller(_Bundles):
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
         self.ready = False
+        # What the other end has said of its `Pace`.
+        self.pace_s = math.inf
         self.calls: dict[int, BundledCall] = {}
         self._last = 0
         self.stream_id = connection.open_stream(_REQUEST, self)
@@ -174,7 +180,9 @@ class BundleCaller(_Bundles):
         number = record[1]
         call = self.calls.get(number)
         if call is None:
-            return  # it ended here while this was on its way
+            if record[0] == PACE:
+                self.pace_s = record[2] / 1e6
+            return  # or it ended here while this was on its way
         if record[0] == ANSWER:
             _, _, headers, body, trailers = record
             call.on_answer(headers, body, trailers)
@@ -224,12 +232,15 @@ BundleAcceptor = Callable[["BundleServer", int, SharedHeaders, Headers, bool], S
 class BundleServer(_Bundles):
     """The replica's end: takes requests, and offers calls the methods of a `Connection`, by number."""
 
-    def __init__(self, connection: Connection, stream_id: int, accept: BundleAcceptor) -> None:
+    def __init__(self, connection: Connection, stream_id: int, accept: BundleAcceptor, pace: Pace) -> None:
         super().__init__(connection)
         self.stream_id = stream_id
         # None while the acceptor has not returned.
         self.calls: dict[int, StreamHandler | None] = {}
         self._accept = accept
+        self._pace = pace
+        # What the caller knows of it.
+        self._told_s = math.inf
         self._outgoing: dict[int, _Outgoing] = {}
         self._known = KnownHeaders()
         # In any thread: the call of this number begins, see `Connection.mark_begun`.
@@ -241,6 +252,13 @@ class BundleServer(_Bundles):
     def idle(self) -> bool:
         # The caller hangs up when it has its answers. Until it has heard that it should, requests may be on their way.
         return False
+
+    def _send(self) -> None:
+        pace, told = self._pace.seconds, self._told_s
+        if pace * 2 < told or told * 2 < pace:
+            self._told_s = pace
+            self._pending.append((PACE, 0, int(pace * 1e6)))
+        super()._send()
 
     def on_record(self, record: Record) -> None:
         kind, number = record[0], record[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from swerve.net.pace import Pace
 from swerve.observe.access import AccessLog
 from swerve.observe.metrics import Histogram, Labels, counter_text, gauge_text, histogram_text
 from swerve.wire.status import StatusCode
@@ -21,13 +22,16 @@ class ReplicaObserver:
 
     def __init__(self, app: str, deployment: str, replica_id: str, access_log: AccessLog | None) -> None:
         self._labels: Labels = (("application", app), ("deployment", deployment), ("replica", replica_id))
+        self.pace = Pace()
         self._access_log = access_log
         self._succeeded: dict[str, Histogram] = {}
         self._failed: dict[str, Histogram] = {}
 
     def ended(self, call: UserCall) -> None:
         """User code of `call` has ended."""
-        seconds = time.monotonic() - call.started_at
+        now = time.monotonic()
+        seconds = now - call.started_at
+        self.pace.ended(call.started_at, now)
         context = call.context
         calls = self._succeeded if call.status is _OK else self._failed
         histogram = calls.get(context.route)

@@ -119,7 +119,7 @@ class Replica:
         path = shared.fields[b":path"]
         if path.startswith(_PRIVATE_PREFIX) and path not in self._methods:
             if path == bundle.PATH:
-                return BundleServer(connection, stream_id, self._accept_call)
+                return BundleServer(connection, stream_id, self._accept_call, self._observer.pace)
             return self.private(connection, stream_id, headers, end_stream)
         return self._accept_call(connection, stream_id, shared, (), end_stream)
 

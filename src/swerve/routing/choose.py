@@ -8,6 +8,10 @@ from typing import TypeAlias
 from swerve.routing.replicas import Replica, with_model
 
 # One of several replicas, for a call that may go to any of them. The second argument gives numbers in [0, 1).
+# Seconds of other calls' work that a call may find ahead at the replica that it joins them on their way to. Another
+# replica would have to be woken for it, which costs both ends about as much.
+_AHEAD_S = 0.0003
+
 Pick: TypeAlias = Callable[[Sequence[Replica], Callable[[], float]], Replica]
 
 
@@ -25,6 +29,13 @@ def shorter_of_two(free: Sequence[Replica], random: Callable[[], float]) -> Repl
         second += 1
     a, b = free[first], free[second]
     return b if b.ongoing < a.ongoing else a
+
+
+def takes_another(replica: Replica) -> bool:
+    """Whether a call had better join those that are just going to `replica` than go to one with fewer: it has a free
+    slot, and the calls there are short work."""
+    shared = replica.shared
+    return shared is not None and shared.gathering and replica.slot >= 0 and replica.ongoing * shared.pace_s < _AHEAD_S
 
 
 def least_loaded(free: Sequence[Replica], random: Callable[[], float]) -> Replica:

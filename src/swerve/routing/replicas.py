@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +19,25 @@ class ReplicaInfo:
     routing_stats_json: str = ""
 
 
+class SharedMessages(Protocol):
+    """The way to a replica on which small calls share messages."""
+
+    @property
+    def gathering(self) -> bool:
+        """Whether there are calls of this moment on it, with which another one can go."""
+
+    @property
+    def pace_s(self) -> float:
+        """Seconds by which a call delays those behind it at the replica; infinite while that is not known."""
+
+
 class Replica:
     """A replica and the calls that this caller has running there. The count is exact for this caller alone.
 
-    `link` belongs to the caller: how it reaches the replica.
+    `link` belongs to the caller: how it reaches the replica. `shared` is the part of it for small calls, if it has one.
     """
 
-    __slots__ = ("backoff_s", "blocked_until", "info", "limit", "link", "ongoing", "slot", "turn")
+    __slots__ = ("backoff_s", "blocked_until", "info", "limit", "link", "ongoing", "shared", "slot", "turn")
 
     def __init__(self, info: ReplicaInfo) -> None:
         self.info = info
@@ -39,6 +51,7 @@ class Replica:
         # When it had its last call, of a round robin.
         self.turn = 0
         self.link: Any = None
+        self.shared: SharedMessages | None = None
 
     def __repr__(self) -> str:
         return f"Replica({self.info.replica_id}, {self.ongoing}/{self.limit})"

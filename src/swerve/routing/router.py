@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from swerve.routing.calls import Affinity, RoutedCall, Shed, Unavailable
-from swerve.routing.choose import Pick, for_model, shorter_of_two
+from swerve.routing.choose import Pick, for_model, shorter_of_two, takes_another
 from swerve.routing.drain import DrainRate
 from swerve.routing.lines import FairLine, Fifo, Line
 from swerve.routing.options import RouterOptions
@@ -48,6 +48,8 @@ class Router(Generic[Call]):
         self.attention = False
         self._options = RouterOptions()
         self._pick: Pick = shorter_of_two
+        # Where the last call went, if by power of two choices.
+        self._last: Replica | None = None
         self._affinity: Affinity | None = None
         self._free = FreeList()
         self._drain = DrainRate()
@@ -68,6 +70,7 @@ class Router(Generic[Call]):
         if options == self._options:
             return
         self._pick = options.pick()
+        self._last = None
         if options.queue != self._options.queue:
             line: Line[Call] = Fifo() if options.queue is None else FairLine(options.queue)
             for call in self._waiting:
@@ -84,7 +87,7 @@ class Router(Generic[Call]):
         """
         free = self._free.items
         if free and self._affinity is None and not call.model_id:
-            replica = self._pick(free, self._random) if len(free) > 1 else free[0]
+            replica = self._choose(free) if len(free) > 1 else free[0]
             # Written out: most calls come this way.
             replica.ongoing += 1
             if replica.ongoing >= replica.limit:
@@ -256,6 +259,16 @@ class Router(Generic[Call]):
         self._left(victim)
         self.attention = True
 
+    def _choose(self, free: Sequence[Replica]) -> Replica:
+        """Any of the free replicas, for a call that all of them will do for."""
+        last = self._last
+        if last is not None and takes_another(last):
+            return last
+        chosen = self._pick(free, self._random)
+        if self._pick is shorter_of_two:
+            self._last = chosen
+        return chosen
+
     def _take(self, replica: Replica) -> Replica:
         replica.ongoing += 1
         if replica.ongoing >= replica.limit:
@@ -280,7 +293,7 @@ class Router(Generic[Call]):
         self._left(call)
         self._drain.count(1)
         free = self._free.items
-        return call, self._take(self._pick(free, self._random) if len(free) > 1 else free[0])
+        return call, self._take(self._choose(free) if len(free) > 1 else free[0])
 
     def _assign_some(self, line: Line[Call]) -> Iterator[tuple[Call, Replica]]:
         now = self._clock()

@@ -8,6 +8,7 @@ used again on its stream. Records, in MessagePack, each an array that begins wit
     ANSWER  number, headers, body, trailers        a response, or part of one; what a part lacks is nil
     RESET   number, error code                     the call is over without an answer, as by RST_STREAM
     CREDIT  number, bytes                          so much of an answer's body has been passed on (caller to replica)
+    PACE    0, microseconds                        by so much a call delays those behind it (replica to caller)
 
 Most requests of a client have the same headers. The first of a request's headers may be bytes instead of a pair: an
 array of pairs, packed, which the receiver is likely to know. The pairs that follow are the caller's own: the client's
@@ -30,7 +31,7 @@ from swerve.wire.metadata import Headers
 
 PATH = b"/swerve.control.v1.Replica/Bundles"
 
-CALL, ANSWER, RESET, CREDIT = range(4)
+CALL, ANSWER, RESET, CREDIT, PACE = range(5)
 
 Record = tuple[Any, ...]
 # A request's headers in a record: all of them, or what `HeaderBlock.packed` is and the others.
