@@ -215,7 +215,8 @@ def scale_rows() -> list[Row]:
             unary(),
         ),
         replicas("replicas", "one call at a time", throughput(unary(), 1, 1), counts),
-        replicas("replicas-full", "8 x 8", throughput(unary(), 8, 8), counts),
+        # Each of 64 replicas has a few hundred calls before, so that its pace is known.
+        replicas("replicas-full", "8 x 8", throughput(unary(), 8, 8, 20_000), counts),
         Row(
             "others",
             f"unary at {others.CALLS_PER_S:,.0f} calls/s beside slow readers, slow writers and a stalled replica",
@@ -246,7 +247,7 @@ def scale_rows() -> list[Row]:
 
 
 def replicas(name: str, load: str, measure: Measure, counts: Mapping[int, Contender]) -> Row:
-    """One at a time shows what choosing costs; 8 x 8 also that fewer calls share a packet to a replica."""
+    """One at a time shows what choosing costs; 8 x 8 also how many calls share a packet to a replica."""
     labels = {count: f"{count} replica{'s' if count > 1 else ''}" for count in counts}
     first, *more = labels.values()
     return Row(

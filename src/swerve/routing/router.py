@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from swerve.routing.calls import Affinity, RoutedCall, Shed, Unavailable
-from swerve.routing.choose import Pick, for_model, shorter_of_two, takes_another
+from swerve.routing.choose import Pick, for_model, joins, shorter_of_two
 from swerve.routing.drain import DrainRate
 from swerve.routing.lines import FairLine, Fifo, Line
 from swerve.routing.options import RouterOptions
@@ -261,11 +261,11 @@ class Router(Generic[Call]):
 
     def _choose(self, free: Sequence[Replica]) -> Replica:
         """Any of the free replicas, for a call that all of them will do for."""
-        last = self._last
-        if last is not None and takes_another(last):
-            return last
         chosen = self._pick(free, self._random)
         if self._pick is shorter_of_two:
+            last = self._last
+            if last is not None and joins(last, chosen):
+                return last
             self._last = chosen
         return chosen
 
