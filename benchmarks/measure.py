@@ -23,11 +23,11 @@ HANDLE_MARGIN_S = 30.0
 MB = 1 << 20
 
 
-def throughput(method: Method, connections: int, streams: int) -> Measure:
+def throughput(method: Method, connections: int, streams: int, warm_up: int = WARM_UP_CALLS) -> Measure:
     """As many calls as the server can do, `connections` times `streams` in flight."""
 
     def measure(server: Server, seconds: float) -> Figures:
-        calls = calls_for(server, method, connections, streams, seconds, WARM_UP_CALLS)
+        calls = calls_for(server, method, connections, streams, seconds, warm_up)
         with CpuMeter(server) as meter:
             outcome = h2load.run(server.address, method.load(connections, streams), calls)
         messages = len(method.replies)
