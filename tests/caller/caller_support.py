@@ -52,7 +52,7 @@ class Replica:
 
     async def start(self) -> None:
         limits = Http2Limits(max_concurrent_streams=1000, connection_window=1 << 20)
-        self.listener = await listen(self.view.address, self._admit, ListenOptions(limits=limits))
+        self.listener = listen(self.view.address, self._admit, ListenOptions(limits=limits))
 
     async def stop(self) -> None:
         if self.listener is not None:
@@ -115,9 +115,7 @@ class Instance:
         self.watchers = 0
 
     async def start(self) -> None:
-        self._controller = await serve(
-            self.address, {"/swerve.control.v1.Controller/WatchView": ServerStream(self._watch)}
-        )
+        self._controller = serve(self.address, {"/swerve.control.v1.Controller/WatchView": ServerStream(self._watch)})
 
     async def stop_controller(self) -> None:
         if self._controller is not None:

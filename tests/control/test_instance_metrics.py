@@ -106,9 +106,9 @@ def test_who_does_not_answer_is_left_out_and_counted(tmp_path):
     async def main():
         path = "/swerve.control.v1.Replica/Metrics"
         servers = [
-            await serve(address_of("good"), {path: answering("good")}),
-            await serve(address_of("hung"), {path: Unary(hang)}),
-            await serve(address_of("p"), {"/swerve.control.v1.Proxy/Metrics": answering("p")}),
+            serve(address_of("good"), {path: answering("good")}),
+            serve(address_of("hung"), {path: Unary(hang)}),
+            serve(address_of("p"), {"/swerve.control.v1.Proxy/Metrics": answering("p")}),
         ]
         text = await scrape(state, counts, address_of)
         for server in servers:

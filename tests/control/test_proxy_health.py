@@ -108,7 +108,7 @@ def test_a_loop_that_runs_answers_and_one_that_is_blocked_does_not(tmp_path):
         return b""
 
     async def scenario():
-        listener = await serve(address, {"/swerve.control.v1.Proxy/CheckHealth": Unary(answer)})
+        listener = serve(address, {"/swerve.control.v1.Proxy/CheckHealth": Unary(answer)})
         assert await proxy_health.answers(address, 20)
         blocked.set()
         assert not await proxy_health.answers(address, 0.1)

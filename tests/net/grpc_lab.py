@@ -110,7 +110,7 @@ class Lab:
         (sock,) = bind_tcp("127.0.0.1", 0, share=False)
         self.port = sock.getsockname()[1]
         self.listener = Listener(self._accept, self.options)
-        await self.listener.listen_on(sock)
+        self.listener.listen_on(sock)
 
     def _accept(self, connection, stream_id, headers, end_stream):
         if dict(headers)[b":path"] in self._methods:

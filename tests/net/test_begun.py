@@ -147,7 +147,7 @@ def test_a_look_at_the_board_of_an_earlier_server_is_not_current(path, board):
 
 def test_a_client_that_is_left_out_as_it_connects_knows_that(path):
     async def connect():
-        listener = await listen(f"unix:{path}", lambda *_: None, ListenOptions(notes_begun=True))
+        listener = listen(f"unix:{path}", lambda *_: None, ListenOptions(notes_begun=True))
         board = listener._board
         while board._free:
             board.admit(b"\0%05x" % len(board._free))
@@ -208,7 +208,7 @@ SERVER = """
 
     async def main():
         accept = lambda connection, stream_id, headers, end: Call(connection, stream_id)
-        await listen(f"unix:{sys.argv[1]}", accept, ListenOptions(notes_begun=True))
+        listen(f"unix:{sys.argv[1]}", accept, ListenOptions(notes_begun=True))
         print("listening", flush=True)
         await asyncio.sleep(60)
 

@@ -64,7 +64,7 @@ def run(main: Callable[[Server, Channel], Coroutine[None, None, None]], address:
     """Run `main` with a server and a channel to it."""
 
     async def body() -> None:
-        server = await serve(address, methods)
+        server = serve(address, methods)
         channel = Channel(address)
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -86,8 +86,8 @@ def test_a_message_of_any_size_goes_there_and_back(address, size):
 
 def test_the_same_works_over_tcp():
     async def body():
-        server = await serve("127.0.0.1:0", METHODS)
-        port = server._listener._servers[0].sockets[0].getsockname()[1]
+        server = serve("127.0.0.1:0", METHODS)
+        port = server._listener._doors[0].socket.getsockname()[1]
         channel = Channel(f"127.0.0.1:{port}")
         assert await channel.unary("/t/Echo", b"x", timeout=TIMEOUT_S) == b"x"
         await channel.close()
@@ -276,7 +276,7 @@ def test_a_channel_connects_anew_after_its_server_came_back(address):
     async def main():
         channel = Channel(address)
         for _ in range(3):
-            server = await serve(address, METHODS)
+            server = serve(address, METHODS)
             assert await channel.unary("/t/Echo", b"x", timeout=TIMEOUT_S) == b"x"
             await server.close(5)
         await channel.close()
@@ -343,8 +343,8 @@ def test_a_unix_socket_is_private_and_goes_away_with_its_server(address):
 
 def test_a_stale_socket_file_is_replaced(address):
     async def main():
-        first = await serve(address, METHODS)
-        second = await serve(address, METHODS)
+        first = serve(address, METHODS)
+        second = serve(address, METHODS)
         channel = Channel(address)
         assert await channel.unary("/t/Echo", b"x", timeout=TIMEOUT_S) == b"x"
         await channel.close()

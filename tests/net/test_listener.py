@@ -37,8 +37,8 @@ def test_a_client_is_an_address_or_the_network_that_it_has_for_itself(peer, clie
 @pytest.mark.parametrize("linger", [False, True])
 def test_who_has_connected_when_a_listener_closes_is_served(linger):
     async def scenario():
-        listener = await listen("127.0.0.1:0", lambda *_: None, ListenOptions())
-        address = listener._servers[0].sockets[0].getsockname()
+        listener = listen("127.0.0.1:0", lambda *_: None, ListenOptions())
+        address = listener._doors[0].socket.getsockname()
         with socket.create_connection(address, timeout=5) as client:
             # The system has accepted it, and the event loop has not looked since.
             await listener.close(5.0, linger=linger)

@@ -364,7 +364,7 @@ async def answer(request: bytes, metadata: dict[str, str]) -> bytes:
 
 
 async def call(server_tls: ssl.SSLContext | None, client_tls: ssl.SSLContext | None, host: str = "localhost") -> bytes:
-    server = await serve(f"127.0.0.1:{(port := find_free_port())}", {"/t/Answer": Unary(answer)}, server_tls)
+    server = serve(f"127.0.0.1:{(port := find_free_port())}", {"/t/Answer": Unary(answer)}, server_tls)
     channel = Channel(f"{host}:{port}", client_tls)
     try:
         return await channel.unary("/t/Answer", b"hello", timeout=TIMEOUT_S)

@@ -70,7 +70,7 @@ class FakeReplica:
         self.listener: Listener | None = None
 
     async def start(self) -> None:
-        self.listener = await listen(self.address, self._accept, ListenOptions(limits=PRIVATE_LIMITS))
+        self.listener = listen(self.address, self._accept, ListenOptions(limits=PRIVATE_LIMITS))
 
     async def die(self) -> None:
         """Drop every connection and listen no more."""
@@ -155,10 +155,10 @@ class ProxyLab:
 
     async def _start(self) -> None:
         self.ingress = Ingress(self.loop, self.observer)
-        self.listener = await listen(
+        self.listener = listen(
             "127.0.0.1:0", self.ingress.accept, ListenOptions(Http2Limits(stream_window=CLIENT_WINDOW))
         )
-        port = self.listener._servers[0].sockets[0].getsockname()[1]
+        port = self.listener._doors[0].socket.getsockname()[1]
         self.port = port
         self.address = f"127.0.0.1:{port}"
 

@@ -138,7 +138,7 @@ async def running(target: type, probe, *, max_ongoing: int = 1) -> AsyncIterator
         await replica.start()
         assert replica.state().phase == pb.ReplicaState.RUNNING, replica.state().message
         limits = Http2Limits(max_concurrent_streams=1000, stream_window=4 << 20)
-        listener = await listen(address, replica.accept, ListenOptions(limits=limits))
+        listener = listen(address, replica.accept, ListenOptions(limits=limits))
         replica.connections = listener.connections
         lab = Lab(replica, address, probe.pb)
         try:

@@ -35,7 +35,7 @@ async def _run(layout: Layout, options: pb.InstanceOptions, store: Store, state:
         async with asyncio.TaskGroup() as tasks:
             controller = Controller(layout, options, store, state, engine, tasks)
             await controller.recover()
-            server = await serve(layout.controller_address, methods(controller))
+            server = serve(layout.controller_address, methods(controller))
             await controller.until_finished()
             await server.close(_CLOSE_GRACE_S)
     finally:

@@ -7,13 +7,13 @@ connections, so that clients which connect and say nothing cannot use up the pro
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
 
+from swerve.net.accepting import Door
 from swerve.net.address import client_of, peer_name
 from swerve.net.connection import Connection
 
@@ -21,11 +21,8 @@ logger = logging.getLogger("swerve.net")
 
 # Where the listener sets none. asyncio's default is 60 s, which is long for something that takes two round trips.
 _DEFAULT_TIMEOUT_S = 10.0
-# When the process or the system has no more files or memory, connections wait in the backlog this long (as in asyncio).
-_RETRY_S = 1.0
 # Clients without end can fail; the log gets one line of them in this time.
 _REPORT_INTERVAL_S = 1.0
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class TlsPort:
@@ -43,7 +40,6 @@ class TlsPort:
         # The handshakes, and how many each client has.
         self.under_way: dict[asyncio.Task[None], str] = {}
         self.per_client: Counter[str] = Counter()
-        self._socket = sock
         self._context = context
         self._make = make
         self._has_room = has_room
@@ -52,27 +48,18 @@ class TlsPort:
         self._reported_at = -_REPORT_INTERVAL_S
         self._unreported = 0
         self._loop = asyncio.get_running_loop()
-        self._accepting = self._loop.create_task(self._accept())
+        self._door = Door(sock, self._begin)
 
-    async def _accept(self) -> None:
-        while True:
-            try:
-                sock, address = await self._loop.sock_accept(self._socket)
-            except OSError as error:
-                # Others are errors of the connection that would have been accepted (accept(2)).
-                if error.errno in _EXHAUSTED:
-                    logger.warning("No connection can be accepted for %s s: %s", _RETRY_S, error.strerror)
-                    await asyncio.sleep(_RETRY_S)
-                continue
-            peer = peer_name(address)
-            client = client_of(peer)
-            if not self._has_room(client):
-                sock.close()
-                continue
-            task = self._loop.create_task(self._shake_hands(sock, peer))
-            self.under_way[task] = client
-            self.per_client[client] += 1
-            task.add_done_callback(self._ended)
+    def _begin(self, sock: socket.socket, address: object) -> None:
+        peer = peer_name(address)
+        client = client_of(peer)
+        if not self._has_room(client):
+            sock.close()
+            return
+        task = self._loop.create_task(self._shake_hands(sock, peer))
+        self.under_way[task] = client
+        self.per_client[client] += 1
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         client = self.under_way.pop(task)
@@ -99,8 +86,7 @@ class TlsPort:
 
     def stop_accepting(self) -> None:
         """Take no more connections. Handshakes that are under way go on."""
-        self._accepting.cancel()
-        self._socket.close()
+        self._door.close()
 
     def give_up(self) -> None:
         """End the handshakes that are under way."""

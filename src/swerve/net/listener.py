@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from swerve.net.accepting import Door
 from swerve.net.address import Address, client_of, parse_address
 from swerve.net.auth_context import auth_context
 from swerve.net.begun import Board
@@ -30,7 +31,6 @@ from swerve.wire.peer import encode_peer
 
 logger = logging.getLogger("swerve.net")
 
-_BACKLOG = 1024
 # A client that vanished (its machine lost power, a firewall forgot it) holds a connection until somebody asks: after a
 # minute's silence, twice. gRPC servers wait 20 s for the answer, but ask every two hours alone
 # (GRPC_ARG_KEEPALIVE_TIMEOUT_MS, GRPC_ARG_KEEPALIVE_TIME_MS); the system's own defaults are no shorter.
@@ -69,7 +69,9 @@ class Listener:
         self._per_client: Counter[str] = Counter()
         self._accept = accept
         self._options = options
-        self._servers: list[asyncio.Server] = []
+        self._doors: list[Door] = []
+        # Connections that have been accepted and are not made yet.
+        self._opening: set[asyncio.Task[None]] = set()
         self._tls_ports: list[TlsPort] = []
         self._sweeper: Sweeper | None = None
         self._unix_path = ""
@@ -81,7 +83,7 @@ class Listener:
         """Those that are open now."""
         return self._connections.keys()
 
-    async def listen_unix(self, address: Address) -> None:
+    def listen_unix(self, address: Address) -> None:
         """Listen on a unix socket that only this user may connect to. A stale socket file is replaced."""
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISSOCK(os.stat(address.path).st_mode):
@@ -96,23 +98,25 @@ class Listener:
         self._unix_path = address.path
         if self._options.notes_begun:
             self._board = Board(address.path)
-        await self.listen_on(sock)
+        self.listen_on(sock)
 
-    async def listen_on(self, sock: socket.socket) -> None:
+    def listen_on(self, sock: socket.socket) -> None:
         """Listen on a bound socket; it is owned by the listener from here on."""
-        loop = asyncio.get_running_loop()
-        if sock.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(self._make, sock=sock, backlog=_BACKLOG)
-        elif self._options.tls is not None:
-            sock.listen(_BACKLOG)
-            sock.setblocking(False)
-            timeout_s = self._options.connection_limits.handshake_timeout_s
-            port = TlsPort(sock, self._options.tls, self._make, has_room=self._has_room, timeout_s=timeout_s)
-            self._tls_ports.append(port)
+        if sock.family == socket.AF_UNIX or self._options.tls is None:
+            self._doors.append(Door(sock, self._open))
             return
-        else:
-            server = await loop.create_server(self._make, sock=sock, backlog=_BACKLOG)
-        self._servers.append(server)
+        timeout_s = self._options.connection_limits.handshake_timeout_s
+        port = TlsPort(sock, self._options.tls, self._make, has_room=self._has_room, timeout_s=timeout_s)
+        self._tls_ports.append(port)
+
+    def _open(self, sock: socket.socket, _address: object) -> None:
+        task = asyncio.get_running_loop().create_task(self._connect(sock))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().connect_accepted_socket(self._make, sock)
 
     def can_treat_by(self, options: ListenOptions) -> bool:
         """Whether `treat_by` can be given these options: TLS stays as it was when it began to listen."""
@@ -184,17 +188,12 @@ class Listener:
     async def _stop_accepting(self) -> None:
         """Listen no more. Who has connected by now is served: the system would reset who waits at a socket that is
         closed."""
-        loop = asyncio.get_running_loop()
-        for server in self._servers:
-            for listening in server.sockets:
-                with socket.socket(fileno=os.dup(listening.fileno())) as last:
-                    last.setblocking(False)
-                    server.close()
-                    with contextlib.suppress(OSError):
-                        while True:
-                            accepted, _ = last.accept()
-                            accepted.setblocking(False)
-                            await loop.connect_accepted_socket(self._make, accepted)
+        for door in self._doors:
+            door.accept()
+            door.close()
+        self._doors.clear()
+        if self._opening:
+            await asyncio.wait(self._opening)
         for port in self._tls_ports:
             port.stop_accepting()
 
@@ -244,7 +243,7 @@ def _identify(connection: Connection, tls: ssl.SSLObject) -> bool:
     return True
 
 
-async def listen(address: str, accept: Acceptor, options: ListenOptions) -> Listener:
+def listen(address: str, accept: Acceptor, options: ListenOptions) -> Listener:
     """Listen at "unix:/path" or "host:port".
 
     Raises:
@@ -253,10 +252,10 @@ async def listen(address: str, accept: Acceptor, options: ListenOptions) -> List
     listener = Listener(accept, options)
     target = parse_address(address)
     if target.path:
-        await listener.listen_unix(target)
+        listener.listen_unix(target)
     else:
         for sock in bind_tcp(target.host, target.port, share=False):
-            await listener.listen_on(sock)
+            listener.listen_on(sock)
     return listener
 
 

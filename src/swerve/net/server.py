@@ -50,14 +50,14 @@ class Server:
         await self._listener.close(grace_s)
 
 
-async def serve(address: str, methods: Mapping[str, Method], tls: ssl.SSLContext | None = None) -> Server:
+def serve(address: str, methods: Mapping[str, Method], tls: ssl.SSLContext | None = None) -> Server:
     """Serve `methods`, by path ("/package.Service/Method"), at `address`; over TCP with `tls` if it is given.
 
     Raises:
         OSError: the address cannot be bound.
     """
     options = ListenOptions(limits=PRIVATE_LIMITS, tls=tls)
-    return Server(address, await listen(address, method_acceptor(methods), options))
+    return Server(address, listen(address, method_acceptor(methods), options))
 
 
 def method_acceptor(methods: Mapping[str, Method]) -> Callable[[Connection, int, Headers, bool], ServerCall | None]:

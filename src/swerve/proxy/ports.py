@@ -131,7 +131,7 @@ class Ports:
         async with self._changing:
             if self._options == view.options:
                 return False
-            grpc = await self._open_grpc(view.options)
+            grpc = self._open_grpc(view.options)
             try:
                 http = await self._open_http(view)
             except (OSError, TlsError):
@@ -186,7 +186,7 @@ class Ports:
 
     # --- gRPC ------------------------------------------------------------------------------------------------------
 
-    async def _open_grpc(self, options: control_pb2.InstanceOptions) -> _GrpcPort | None:
+    def _open_grpc(self, options: control_pb2.InstanceOptions) -> _GrpcPort | None:
         """The port that the options name: the present one, or a new one."""
         if not has_grpc(options):
             return None
@@ -204,7 +204,7 @@ class Ports:
             sockets = self._bind_grpc(options, host, port)
         listener = Listener(self._ingress.accept, listen_options)
         for sock in sockets:
-            await listener.listen_on(sock)
+            listener.listen_on(sock)
         bound = sockets[0].getsockname()
         return _GrpcPort(host, port, f"{host or bound[0]}:{bound[1]}", sockets, certificate, listener)
 

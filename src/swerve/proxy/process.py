@@ -74,7 +74,7 @@ class Proxy:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._renew_certificates)
-        private = await serve(
+        private = serve(
             self._spec.address,
             {
                 "/swerve.control.v1.Proxy/CheckHealth": Unary(_answer_health),

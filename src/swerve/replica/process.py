@@ -48,7 +48,7 @@ async def serve_replica(spec: control_pb2.ReplicaSpec) -> None:
     replica = Replica(spec, loop, observer)
     set_runtime(CallerRuntime.in_replica(spec.controller_address, spec.replica_id, spec.app, spec.release))
     replica.private = method_acceptor(replica_methods(replica, observer))
-    listener = await listen(spec.address, replica.accept, ListenOptions(limits=_LIMITS, notes_begun=True))
+    listener = listen(spec.address, replica.accept, ListenOptions(limits=_LIMITS, notes_begun=True))
     replica.connections = listener.connections
     grace_s = float(json.loads(spec.config_json)["graceful_shutdown_timeout_s"])
     stopping: set[asyncio.Task[None]] = set()
