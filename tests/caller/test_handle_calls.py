@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import pickle
+import weakref
 
 import pytest
 from caller_support import Model, handle, request, run, until
@@ -124,6 +126,31 @@ def test_a_full_queue_sheds_with_its_numbers(tmp_path):
         await asyncio.gather(running_call, waiting_call)
 
     run(scenario, tmp_path)
+
+
+async def awaited(make):
+    await make()
+
+
+@pytest.mark.parametrize(
+    "take", [lambda make: make().result(), lambda make: asyncio.run(awaited(make))], ids=["result", "await"]
+)
+def test_a_failed_call_does_not_wait_for_the_collector(take):
+    left = []
+
+    def failed() -> DeploymentResponse:
+        response = DeploymentResponse("id")
+        response._on_finished(BackPressureError(1, 1))
+        left.append(weakref.ref(response))
+        return response
+
+    gc.disable()
+    try:
+        with contextlib.suppress(BackPressureError):
+            take(failed)
+        assert left[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_shed_call_has_the_status_and_the_delay_of_the_backpressure_config(tmp_path):

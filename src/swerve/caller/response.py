@@ -74,7 +74,10 @@ class DeploymentResponse:
                 if not self._waiters:
                     self.cancel()
                 raise
-        return self._outcome()
+        try:
+            return self._outcome()
+        finally:
+            del self  # see `_outcome`
 
     def result(self, timeout_s: float | None = None) -> Any:
         """Wait for the result, at most `timeout_s` seconds; the call goes on after that.
@@ -88,7 +91,10 @@ class DeploymentResponse:
         refuse_in_event_loop()
         if not waiting.on_thread(self._waiters, self._is_done, timeout_s):
             raise TimeoutError(f"Request {self.request_id} had no result within {timeout_s} s.")
-        return self._outcome()
+        try:
+            return self._outcome()
+        finally:
+            del self  # see `_outcome`
 
     def cancel(self) -> None:
         """Ask for the call to be cancelled. Waiting for it then raises RequestCancelledError, unless it was over.
@@ -131,9 +137,14 @@ class DeploymentResponse:
             except BaseException as error:
                 self._error = error
             self._message = None
-        if self._error is not None:
-            raise self._error
-        return self._value
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._value
+        finally:
+            # The error has a traceback, whose frames must not lead back to the response, which keeps the error: in an
+            # overload many calls fail, and what they have would stay until the collector looks for cycles.
+            del self
 
     def _on_message(self, message: bytes) -> None:
         self._message = message
