@@ -1,12 +1,23 @@
 """What uvicorn has no limits for: connections at a time, the time that a request's head may take, and how long one
-connection may hold the event loop."""
+connection may hold the event loop.
+
+This stands on parts of uvicorn that are not its public face; `tests/proxy/test_uvicorn_internals.py` has them all:
+
+    both protocols    `transport`, `loop`, `client`, and `connections`, where each is that is open; bytes come by
+                      `data_received`, in pieces of any size
+    for HTTP          `flow`, a `FlowControl` from `connection_made` on, whose `read_paused` says that it has paused
+                      reading; `cycle`, the last request or None, with `response_complete`; `timeout_keep_alive_task`,
+                      set while no request has begun since; a WebSocket's protocol takes its place at the transport
+    for WebSockets    `read_paused`; `frames`, the fragments of a message that is not whole yet; `receive`, by which the
+                      application takes a message
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sized
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -39,6 +50,7 @@ class _InTurns:
 
     transport: Any
     loop: asyncio.AbstractEventLoop
+    client: Any
     # What has come and was not parsed in its turn. Reading is paused meanwhile.
     unparsed = memoryview(b"")
     # Whether it will be gone on with in some later turn, whatever else happens.
@@ -100,7 +112,7 @@ class _InTurns:
 
     def _paused(self) -> bool:
         """Whether the server has paused reading."""
-        return bool(getattr(getattr(self, "flow", self), "read_paused", False))
+        raise NotImplementedError
 
     def _holds(self) -> bool:
         """Whether what comes has to wait for the application."""
@@ -108,6 +120,17 @@ class _InTurns:
 
 
 class _HttpInTurns(_InTurns):
+    flow: FlowControl
+    cycle: Any
+    timeout_keep_alive_task: asyncio.TimerHandle | None
+
+    def awaits_head(self) -> bool:
+        """Whether a request has begun, or the first is to, and its head is not whole."""
+        return self.timeout_keep_alive_task is None and (self.cycle is None or bool(self.cycle.response_complete))
+
+    def _paused(self) -> bool:
+        return self.flow.read_paused
+
     def _replaced(self) -> bool:
         # By a WebSocket's. What comes with the request, before the handshake is over, the server drops.
         return self.transport.get_protocol() is not self
@@ -117,14 +140,18 @@ class _WebSocketInTurns(_InTurns):
     """A WebSocket's messages wait here until the application has received those before: parsed, each takes some hundred
     bytes more."""
 
-    client: Any
+    read_paused: bool
+    frames: Sized
+
+    def _paused(self) -> bool:
+        return self.read_paused
 
     def _holds(self) -> bool:
-        return self._paused()
+        return self.read_paused
 
     def _parse(self) -> None:
         super()._parse()
-        if len(getattr(self, "frames", ())) > _FRAGMENTS:
+        if len(self.frames) > _FRAGMENTS:
             logger.info("Closing WebSocket of %s: its message has more than %d fragments", self.client, _FRAGMENTS)
             self.transport.abort()
 
@@ -181,20 +208,10 @@ class HeadWatch:
 
     def look(self, now: float) -> None:
         """Hang up on those whose time is over at `now`."""
-        since = {one: self._since.get(one, now) for one in self._connections if _awaits_head(one)}
+        awaited = (one for one in self._connections if isinstance(one, _HttpInTurns) and one.awaits_head())
+        since = {one: self._since.get(one, now) for one in awaited}
         for one, begun_at in since.items():
             if now - begun_at >= self._timeout_s:
                 logger.info("Closing HTTP connection of %s: no whole head came within header_timeout_s", one.client)
                 one.transport.abort()
         self._since = since
-
-
-def _awaits_head(connection: Any) -> bool:
-    # A WebSocket's connection has no cycle.
-    cycle: Any = getattr(connection, "cycle", _NO_HTTP)
-    if cycle is _NO_HTTP or connection.timeout_keep_alive_task is not None:
-        return False
-    return cycle is None or bool(cycle.response_complete)
-
-
-_NO_HTTP = object()

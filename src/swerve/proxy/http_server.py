@@ -113,6 +113,26 @@ class HttpServer:
         self._heads.close()
 
 
+def server_config(settings: HttpSettings, app: HttpIngress) -> uvicorn.Config:
+    """What uvicorn goes by."""
+    config = uvicorn.Config(
+        app,
+        root_path=settings.root_path,
+        timeout_keep_alive=math.ceil(settings.keep_alive_timeout_s),
+        lifespan="off",
+        # The one that the guard knows.
+        ws="websockets-sansio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    config.load()
+    assert config.ws_protocol_class is not None
+    config.http_protocol_class = bounded(config.http_protocol_class, settings.max_connections)
+    config.ws_protocol_class = websocket_in_turns(config.ws_protocol_class)
+    return config
+
+
 async def start_http_server(
     settings: HttpSettings, app: HttpIngress, *, share: bool, tls: Certificate | None, instead_of: HttpServer | None
 ) -> HttpServer:
@@ -124,19 +144,7 @@ async def start_http_server(
     Raises:
         PortInUseError: the port cannot be bound.
     """
-    config = uvicorn.Config(
-        app,
-        root_path=settings.root_path,
-        timeout_keep_alive=math.ceil(settings.keep_alive_timeout_s),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
-    config.load()
-    config.http_protocol_class = bounded(config.http_protocol_class, settings.max_connections)
-    if config.ws_protocol_class is not None:
-        config.ws_protocol_class = websocket_in_turns(config.ws_protocol_class)
+    config = server_config(settings, app)
     config.ssl = None if tls is None else tls.context
     if instead_of is not None and instead_of.has_address(settings):
         sockets = instead_of.shared_sockets()
