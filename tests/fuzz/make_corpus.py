@@ -156,7 +156,7 @@ def seeds() -> dict[str, dict[str, bytes]]:
             "no_int": b"applications: !!int\n",
             "no_date": b"applications: 2001-99-99\n",
             "no_text": b"applications: [{import_path: a:b, args: {a: !!binary '/w=='}}]\n",
-            "deep": b"[" * 3000,
+            "deep": b"[" * 400,
             "circle": b"applications: &a [*a]\n",
             "kinds": b"applications: [{import_path: a:b, args: {a: 2001-01-01, b: 1_0, c: ~, e: !!binary AA==}}]",
         },

@@ -23,7 +23,7 @@ from swerve.wire.limits import Http2Limits
 from swerve.wire.message import DEFLATE, GZIP, IDENTITY, MessageReader, check_encoding
 from swerve.wire.status import OK, RpcError, Status
 from tests.net import raw_http2
-from tests.net.net_support import REQUEST, RESPONSE, TRAILERS, ManualLoop, Transport
+from tests.net.net_support import REQUEST, RESPONSE, TRAILERS, Failures, ManualLoop, Transport
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 MAX_MESSAGE = 4096
@@ -64,24 +64,13 @@ class _Call(ServerCall):
         super().on_closed(error_code)
 
 
-class _Failures(logging.Handler):
-    """Connections log what handlers raise, so that one call's failure does not lose the others."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.seen: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen.append(record)
-
-
 def connection(data: bytes) -> None:
     """Bytes from a client. The first says how they come: behind a preface, in which pieces, how fast, and whether the
     client reads."""
     how, data = (data[0], data[1:]) if data else (0, data)
     size = (1 << 20, 1, 9, 100)[how & 3]
     greets, slow, reads = how & 4, how & 8, not how & 16
-    loop, calls, failures = ManualLoop(), [], _Failures()
+    loop, calls, failures = ManualLoop(), [], Failures()
 
     def accept(made: Connection, stream_id: int, headers: Headers, end_stream: bool) -> ServerCall:
         metadata.decode(headers)

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,6 +111,17 @@ class Transport:
     abort = close
 
 
+class Failures(logging.Handler):
+    """Connections log what handlers raise, so that one call's failure does not lose the others."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(record)
+
+
 @dataclass
 class Recorder:
     """A stream's handler that keeps what came. `credit` says whether data is acknowledged as it comes."""
@@ -155,9 +167,9 @@ class Pair:
     """A client and a server connection. `on_request(recorder)` may answer; `served` lists all requests."""
 
     def __init__(
-        self, *, high: int = 1 << 20, limits: Http2Limits | None = None, client_limits=None, accept=None
+        self, *, high: int = 1 << 20, limits: Http2Limits | None = None, client_limits=None, accept=None, loop=None
     ) -> None:
-        self.loop = ManualLoop()
+        self.loop = loop or ManualLoop()
         self.served: list[Recorder] = []
         self.credit = True
         self.on_request: Callable[[Recorder], None] = lambda recorder: None
@@ -195,8 +207,12 @@ class Pair:
 
     def run(self, amount: int = 1 << 18) -> None:
         """Go on until nothing moves."""
-        while self.loop.turn() | self.move(self.up, amount) | self.move(self.down, amount):
+        while self.step(amount):
             pass
+
+    def step(self, amount: int = 1 << 18) -> bool:
+        """One turn of the loop, and up to `amount` bytes each way. False when nothing moved."""
+        return self.loop.turn() | self.move(self.up, amount) | self.move(self.down, amount)
 
     def check_settled(self) -> None:
         """After all streams have ended nothing of them is left."""
