@@ -410,6 +410,21 @@ def test_a_field_is_a_literal_first_then_added_then_its_index():
     assert sender.encode(field) == b"\xbe"
 
 
+def test_a_field_that_all_calls_have_is_added_at_once():
+    sender = Encoder(1 << 20)
+    field = ((b"grpc-status", b"0"),)
+    assert sender.encode(field) == b"\x40\x0bgrpc-status\x010"
+    assert sender.encode(field) == b"\xbe"
+
+
+def test_a_field_that_all_calls_have_stays_a_literal_without_a_table():
+    sender = Encoder(1 << 20)
+    sender.set_max_table_size(0)
+    field = ((b"grpc-status", b"0"),)
+    assert sender.encode(field) == b"\x20\x00\x0bgrpc-status\x010"
+    assert sender.encode(field) == b"\x00\x0bgrpc-status\x010"
+
+
 def test_a_literal_has_its_name_by_index_where_one_exists():
     sender = Encoder(1 << 20)
     assert sender.encode(((b"content-type", b"t"),)) == b"\x0f\x10\x01t"
@@ -535,8 +550,10 @@ def test_the_memories_of_the_encoder_are_bounded():
         assert receiver.decode(sender.encode(headers[:-1])) == headers[:-1]
     assert len(sender._blocks) <= hpack_encoder._MAX_LISTS
     assert max(map(len, sender._blocks.values())) <= hpack_encoder._MAX_SIZE
-    assert len(sender._names) <= hpack_encoder._MAX_NAMES
+    assert len(sender._starts) <= hpack_encoder._MAX_NAMES
+    assert len(sender._once) <= hpack_encoder._MAX_NAMES
     for number in range(100):
         sender.encode(((b"a", b"%d" % number), (b"n" * 257, b"")))
-    assert len(sender._names[b"a"].values) <= hpack_encoder._MAX_VALUES
-    assert b"n" * 257 not in sender._names
+    assert len(sender._once[b"a"]) <= hpack_encoder._MAX_VALUES
+    assert b"n" * 257 not in sender._starts
+    assert b"n" * 257 not in sender._once

@@ -43,6 +43,9 @@ def _string(text: bytes) -> bytes:
     return _integer(len(text), _LENGTH_BITS, 0) + text
 
 
+# What each call of gRPC has.
+_COMMON = frozenset({(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-status", b"0")})
+
 # What an encoder remembers: whole lists, names, and of each name values that came once. No value above `_MAX_SIZE` is,
 # nor gets into the table.
 _MAX_LISTS = 64
@@ -51,21 +54,12 @@ _MAX_VALUES = 8
 _MAX_SIZE = 256
 
 
-class _Name:
-    """How literals with a name start, and the values that came once; None for a secret."""
-
-    __slots__ = ("start", "values")
-
-    def __init__(self, start: bytes, values: set[bytes] | None) -> None:
-        self.start = start
-        self.values = values
-
-
 class Encoder:
     """The header blocks for one peer, in their order.
 
-    A field gets into the dynamic table when it comes a second time, and stays: when the table is full nothing more is
-    added. Values that differ in each call stay literals. No string is Huffman coded: that costs more than it saves.
+    A field gets into the dynamic table when it comes a second time, or at once if all calls have it, and stays: when
+    the table is full nothing more is added. Values that differ in each call stay literals. No string is Huffman coded:
+    that costs more than it saves.
     """
 
     __slots__ = (
@@ -74,9 +68,10 @@ class Encoder:
         "_capacity",
         "_indexed",
         "_max_list_size",
-        "_names",
+        "_once",
         "_places",
         "_room",
+        "_starts",
         "_update",
     )
 
@@ -95,7 +90,9 @@ class Encoder:
         # What stands for each of its fields, and for whole lists of fields.
         self._indexed: dict[Field, bytes] = {}
         self._blocks: dict[Headers, bytes] = {}
-        self._names: dict[bytes, _Name] = {}
+        # By name: how its literals start, and values that came once.
+        self._starts: dict[bytes, bytes] = {}
+        self._once: dict[bytes, set[bytes]] = {}
 
     def set_max_table_size(self, size: int) -> None:
         """Take over the peer's SETTINGS_HEADER_TABLE_SIZE (RFC 7541, section 4.2)."""
@@ -115,9 +112,9 @@ class Encoder:
     def literal(self, field: Field) -> bytes:
         """What may end any block to add `field` to its list: one that differs each time, for which this is quicker."""
         name, value = field
-        known = self._names.get(name) or self._learn(name)
+        start = self._starts.get(name) or self._learn(name)
         length = len(value)
-        return known.start + (_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0)) + value
+        return start + (_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0)) + value
 
     def encode(self, headers: Headers) -> bytes:
         """The block for `headers`. It has to be sent, and before the next one: the peer's table follows it.
@@ -128,7 +125,7 @@ class Encoder:
         block = self._blocks.get(headers)
         if block is not None:
             return block
-        indexed, static, names = self._indexed, _STATIC_INDEXED, self._names
+        indexed, static, starts = self._indexed, _STATIC_INDEXED, self._starts
         parts: list[bytes] = []
         append = parts.append
         stable = True
@@ -142,21 +139,11 @@ class Encoder:
                 append(part)
                 continue
             stable = False
+            if self._comes_again(field) and self._add(field, parts):
+                continue
             name, value = field
-            known = names.get(name)
-            if known is None:
-                known = self._learn(name)
             length = len(value)
-            values = known.values
-            if values is not None and length <= _MAX_SIZE:
-                if value in values:
-                    if self._add(field, parts):
-                        continue
-                else:
-                    if len(values) >= _MAX_VALUES:
-                        values.clear()
-                    values.add(value)
-            append(known.start)
+            append(starts.get(name) or self._learn(name))
             append(_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0))
             append(value)
         block = b"".join(parts)
@@ -170,13 +157,33 @@ class Encoder:
             self._blocks[headers] = block
         return block
 
-    def _learn(self, name: bytes) -> _Name:
-        known = _Name(self._literal_start(name), None if name in _SENSITIVE else set())
+    def _comes_again(self, field: Field) -> bool:
+        name, value = field
+        if len(value) > _MAX_SIZE or len(name) > _MAX_SIZE or name in _SENSITIVE:
+            return False
+        if field in _COMMON:
+            return True
+        once = self._once
+        values = once.get(name)
+        if values is None:
+            if len(once) >= _MAX_NAMES:
+                once.clear()
+            once[name] = {value}
+            return False
+        if value in values:
+            return True
+        if len(values) >= _MAX_VALUES:
+            values.clear()
+        values.add(value)
+        return False
+
+    def _learn(self, name: bytes) -> bytes:
+        start = self._literal_start(name)
         if len(name) <= _MAX_SIZE:
-            if len(self._names) >= _MAX_NAMES:
-                self._names.clear()
-            self._names[name] = known
-        return known
+            if len(self._starts) >= _MAX_NAMES:
+                self._starts.clear()
+            self._starts[name] = start
+        return start
 
     def _add(self, field: Field, parts: list[bytes]) -> bool:
         """Append a literal with incremental indexing (section 6.2.1), and follow it; False when the table is full."""
@@ -197,8 +204,8 @@ class Encoder:
         for index, other in enumerate(reversed(added), FIRST_DYNAMIC):
             indexed[other] = _integer(index, _INDEXED_BITS, _INDEXED)
         for other_name in self._places:
-            if (known := self._names.get(other_name)) is not None:
-                known.start = self._literal_start(other_name)
+            if other_name in self._starts:
+                self._starts[other_name] = self._literal_start(other_name)
         self._blocks.clear()
         return True
 
