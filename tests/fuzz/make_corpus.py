@@ -9,7 +9,6 @@ from pathlib import Path
 
 from swerve.wire import bundle
 from swerve.wire.message import DEFLATE, GZIP, frame, frame_compressed
-from tests.net import raw_http2
 from tests.net.raw_http2 import (
     CONTINUATION,
     DATA,
@@ -17,6 +16,7 @@ from tests.net.raw_http2 import (
     END_STREAM,
     GOAWAY,
     HEADERS,
+    PADDED,
     PING,
     PREFACE,
     RST_STREAM,
@@ -24,13 +24,17 @@ from tests.net.raw_http2 import (
     WINDOW_UPDATE,
     block,
     field,
+    goaway,
+    reset,
+    settings_of,
+    window_update,
 )
+from tests.net.raw_http2 import frame as http2_frame
 
 CORPUS = Path(__file__).parent / "corpus"
 # The first byte of the target's input (`targets.connection`): whole, byte by byte, in 9s; greeting, slow, unread.
 WHOLE, BYTES, NINES, GREETS, SLOW, UNREAD = 0, 1, 2, 4, 8, 16
 
-PADDED = 0x8
 # Of the kind of a frame (`targets.frames_from`).
 LONG = 0x80
 
@@ -59,7 +63,7 @@ applications:
 
 
 def _request(stream_id: int, *extra: tuple[bytes, bytes], flags: int = END_HEADERS) -> bytes:
-    return raw_http2.frame(HEADERS, flags, stream_id, block(b"/t/Echo", (b"content-type", b"application/grpc"), *extra))
+    return http2_frame(HEADERS, flags, stream_id, block(b"/t/Echo", (b"content-type", b"application/grpc"), *extra))
 
 
 def _frames(*frames: tuple[int, int, int, bytes]) -> bytes:
@@ -74,7 +78,7 @@ def _laugh(name: int) -> bytes:
 
 def seeds() -> dict[str, dict[str, bytes]]:
     """Inputs by target and name."""
-    echo = _request(1) + raw_http2.frame(DATA, END_STREAM, 1, frame(b"hello"))
+    echo = _request(1) + http2_frame(DATA, END_STREAM, 1, frame(b"hello"))
     headers = block(b"/t/Echo", (b"grpc-timeout", b"1S"), (b"key-bin", b"AAEC"))
     fields = block(b"/t")
     begin = HEADERS, END_HEADERS, 1, fields
@@ -83,30 +87,26 @@ def seeds() -> dict[str, dict[str, bytes]]:
         for stream_id in (1, 3, 5)
         for one in ((HEADERS, END_HEADERS, stream_id, fields), (RST_STREAM, 0, stream_id, bytes(4)))
     ]
-    control = (
-        raw_http2.frame(PING, 0, 0, b"12345678")
-        + raw_http2.frame(WINDOW_UPDATE, 0, 0, b"\0\1\0\0")
-        + raw_http2.frame(SETTINGS, 0, 0, b"\0\4\0\0\0\0")
-    )
+    control = http2_frame(PING, 0, 0, b"12345678") + window_update(0, 1 << 16) + settings_of({4: 0})
     return {
         "connection": {
             "echo": bytes([WHOLE | GREETS]) + echo,
-            "whole_preface": bytes([NINES]) + PREFACE + raw_http2.frame(SETTINGS, 0, 0) + echo,
+            "whole_preface": bytes([NINES]) + PREFACE + settings_of() + echo,
             "bytewise": bytes([BYTES | GREETS]) + echo,
             "slow_unread": bytes([NINES | GREETS | SLOW | UNREAD]) + control + echo,
-            "reset": bytes([WHOLE | GREETS]) + _request(1) + raw_http2.frame(RST_STREAM, 0, 1, b"\0\0\0\x08"),
+            "reset": bytes([WHOLE | GREETS]) + _request(1) + reset(1),
             "continuation": bytes([WHOLE | GREETS])
-            + raw_http2.frame(HEADERS, 0, 1, headers[:20])
-            + raw_http2.frame(CONTINUATION, END_HEADERS, 1, headers[20:])
-            + raw_http2.frame(DATA, END_STREAM, 1, frame(b"x")),
+            + http2_frame(HEADERS, 0, 1, headers[:20])
+            + http2_frame(CONTINUATION, END_HEADERS, 1, headers[20:])
+            + http2_frame(DATA, END_STREAM, 1, frame(b"x")),
             "trailers": bytes([WHOLE | GREETS])
             + _request(1)
-            + raw_http2.frame(DATA, 0, 1, frame(b"x"))
-            + raw_http2.frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x10\x01a\x01b"),
-            "goaway": bytes([WHOLE | GREETS]) + echo + raw_http2.frame(GOAWAY, 0, 0, bytes(8)),
+            + http2_frame(DATA, 0, 1, frame(b"x"))
+            + http2_frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x10\x01a\x01b"),
+            "goaway": bytes([WHOLE | GREETS]) + echo + goaway(0),
             "gzip": bytes([WHOLE | GREETS])
             + _request(1, (b"grpc-encoding", b"gzip"))
-            + raw_http2.frame(DATA, END_STREAM, 1, frame_compressed(b"hello", GZIP)),
+            + http2_frame(DATA, END_STREAM, 1, frame_compressed(b"hello", GZIP)),
             "http1": bytes([WHOLE]) + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         },
         "http2": {

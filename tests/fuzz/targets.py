@@ -25,7 +25,7 @@ from swerve.wire.status import OK, RpcError, Status
 from tests.net import raw_http2
 from tests.net.net_support import REQUEST, RESPONSE, TRAILERS, Failures, ManualLoop, Transport
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+GREETING = raw_http2.PREFACE + raw_http2.settings_of()
 MAX_MESSAGE = 4096
 # A long input that comes byte by byte takes as long as thousands of others, and shows no more than its start does.
 MAX_PIECES = 250
@@ -93,7 +93,7 @@ def connection(data: bytes) -> None:
         server.connection_made(transport)
         Sweeper(loop, watched, lives).start()
         if greets:
-            data = PREFACE + data
+            data = GREETING + data
         size = max(size, len(data) // MAX_PIECES)
         for at in range(0, len(data), size):
             if transport.closed:
@@ -178,13 +178,7 @@ class _User:
         data = self.engine.data_to_send(amount)
         assert bool(data) == wants
         self.hear()
-        kinds = []
-        while data:
-            size = int.from_bytes(data[:3], "big")
-            assert len(data) >= 9 + size
-            kinds.append(data[3])
-            data = data[9 + size :]
-        return kinds
+        return [frame.kind for frame in raw_http2.frames_in(data)]
 
 
 def frames_from(data: bytes) -> bytes:
@@ -206,7 +200,7 @@ def http2(data: bytes) -> None:
     engine = Http2(server=is_server, limits=ENGINE_LIMITS)
     user = _User(engine)
     engine.data_to_send(1)
-    data = (PREFACE if is_server else PREFACE[24:]) + frames_from(data)
+    data = (GREETING if is_server else raw_http2.settings_of()) + frames_from(data)
     size = max(size, len(data) // MAX_PIECES)
     for at in range(0, len(data), size):
         if not is_server and at % 1000 == 0:

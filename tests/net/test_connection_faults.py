@@ -16,31 +16,20 @@ from tests.net.raw_http2 import (
     PING,
     PREFACE,
     RST_STREAM,
-    SETTINGS,
-    WINDOW_UPDATE,
     field,
     frame,
+    frames_in,
+    settings_of,
+    window_update,
 )
 
 BLOCK = b"".join(field(name, value) for name, value in REQUEST)
 BROKEN = frame(PING, 0, 0, b"short")
 
 
-def frames_in(data):
-    """Kind, stream and payload of each frame."""
-    found = []
-    while data:
-        size = int.from_bytes(data[:3], "big")
-        assert len(data) >= 9 + size, "a frame is cut off"
-        found.append((data[3], int.from_bytes(data[5:9], "big"), bytes(data[9 : 9 + size])))
-        data = data[9 + size :]
-    return found
-
-
 def code_of(goaway):
-    kind, _, payload = goaway
-    assert kind == GOAWAY
-    return int.from_bytes(payload[4:8], "big")
+    assert goaway.kind == GOAWAY
+    return int.from_bytes(goaway.payload[4:8], "big")
 
 
 def request(stream_id, flags=END_HEADERS | END_STREAM):
@@ -53,7 +42,7 @@ def request(stream_id, flags=END_HEADERS | END_STREAM):
         (BROKEN, ErrorCode.FRAME_SIZE_ERROR),
         (frame(DATA, 0, 99, b"x"), ErrorCode.PROTOCOL_ERROR),
         (frame(HEADERS, END_HEADERS, 1, b"\x80"), ErrorCode.COMPRESSION_ERROR),
-        (frame(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff"), ErrorCode.FLOW_CONTROL_ERROR),
+        (window_update(0, (1 << 31) - 1), ErrorCode.FLOW_CONTROL_ERROR),
         (b"GET / HTTP/1.1\r\n\r\n", ErrorCode.FRAME_SIZE_ERROR),
     ],
     ids=["size", "idle stream", "block", "credit", "HTTP/1.1"],
@@ -62,7 +51,7 @@ def test_a_peer_that_breaks_the_rules_is_told_why_before_it_is_hung_up_on(broken
     pair = Pair()
     pair.server.data_received(broken)
     assert pair.down.closed
-    *_, last = frames_in(pair.down.buffer)
+    *_, last = frames_in(bytes(pair.down.buffer))
     assert code_of(last) == code
 
 
@@ -72,7 +61,7 @@ def test_a_server_that_breaks_the_rules_is_told_why_and_its_calls_end():
     pair.run()
     pair.client.data_received(BROKEN)
     assert pair.up.closed
-    assert code_of(frames_in(pair.up.buffer)[-1]) == ErrorCode.FRAME_SIZE_ERROR
+    assert code_of(list(frames_in(bytes(pair.up.buffer)))[-1]) == ErrorCode.FRAME_SIZE_ERROR
     assert call.closed == [CONNECTION_LOST]
 
 
@@ -82,7 +71,7 @@ def test_the_reason_is_said_before_bodies_that_wait():
     pair.server.send_headers(1, RESPONSE)
     pair.server.send_data(1, bytes(60_000))
     pair.server.data_received(BROKEN)
-    kinds = [kind for kind, _, _ in frames_in(pair.down.buffer)]
+    kinds = [frame.kind for frame in frames_in(bytes(pair.down.buffer))]
     assert kinds.index(GOAWAY) < kinds.index(DATA)
     assert [call.closed for call in pair.served] == [[CONNECTION_LOST]]
 
@@ -91,7 +80,7 @@ def test_what_came_before_a_fault_is_served_and_answered():
     pair = Pair()
     pair.on_request = lambda call: pair.server.respond(call.stream_id, RESPONSE, b"x", TRAILERS)
     pair.server.data_received(request(1) + BROKEN)
-    kinds = [kind for kind, _, _ in frames_in(pair.down.buffer)]
+    kinds = [frame.kind for frame in frames_in(bytes(pair.down.buffer))]
     assert sorted(kinds) == sorted([HEADERS, DATA, HEADERS, GOAWAY])
 
 
@@ -118,7 +107,7 @@ def test_a_greeting_may_come_byte_by_byte():
     pair = Pair()
     fresh = Connection(pair.loop, Http2Limits(), accept=lambda *call: pair.served.append(call))
     fresh.connection_made(Transport(fresh, 1 << 20))
-    data = PREFACE + frame(SETTINGS, 0, 0) + request(1)
+    data = PREFACE + settings_of() + request(1)
     for at in range(len(data)):
         fresh.data_received(data[at : at + 1])
     assert fresh.established
@@ -129,13 +118,13 @@ def test_streams_that_a_client_has_the_server_break_off_count_as_resets():
     """CVE-2025-8671: a call is begun for each, as for one that the client resets itself."""
     pair = Pair(limits=Http2Limits(max_resets_per_s=5))
     for stream_id in range(1, 201, 2):
-        pair.server.data_received(request(stream_id) + frame(WINDOW_UPDATE, 0, stream_id, bytes(4)))
+        pair.server.data_received(request(stream_id) + window_update(stream_id, 0))
     pair.loop.turn()
     assert pair.down.closed
-    found = frames_in(pair.down.buffer)
-    assert sum(kind == RST_STREAM for kind, _, _ in found) >= 50
+    found = list(frames_in(bytes(pair.down.buffer)))
+    assert sum(frame.kind == RST_STREAM for frame in found) >= 50
     # Said once, however many there were.
-    assert [code_of(frame) for frame in found if frame[0] == GOAWAY] == [ErrorCode.ENHANCE_YOUR_CALM]
+    assert [code_of(frame) for frame in found if frame.kind == GOAWAY] == [ErrorCode.ENHANCE_YOUR_CALM]
     assert all(len(call.closed) == 1 for call in pair.served)
 
 
@@ -145,7 +134,7 @@ def test_settings_weigh_more_the_more_streams_there_are(streams, ends):
     pair = Pair(limits=Http2Limits(max_control_frames_per_s=1000))
     pair.server.data_received(b"".join(request(2 * number + 1) for number in range(streams)))
     for size in range(100):
-        pair.server.data_received(frame(SETTINGS, 0, 0, b"\0\4" + size.to_bytes(4, "big")))
+        pair.server.data_received(settings_of({4: size}))
     pair.loop.turn()
     assert pair.down.closed == ends
 

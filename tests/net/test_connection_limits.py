@@ -1,7 +1,5 @@
 """What is due in the life of a connection, by a fake clock; and that it is done, on a connection in memory."""
 
-import struct
-
 import pytest
 from net_support import ManualLoop, Pair, Recorder, Transport
 
@@ -12,17 +10,7 @@ from swerve.net.streams import CONNECTION_LOST, HUNG_UP
 from swerve.net.sweeper import Sweeper, WatchedConnection
 from swerve.wire.frames import ErrorCode
 from swerve.wire.limits import PRIVATE_LIMITS, Http2Limits
-from tests.net.raw_http2 import (
-    ACK,
-    END_HEADERS,
-    END_STREAM,
-    GOAWAY,
-    HEADERS,
-    PING,
-    SETTINGS,
-    WINDOW_UPDATE,
-    frame,
-)
+from tests.net.raw_http2 import ACK, END_HEADERS, END_STREAM, HEADERS, PING, frame, goaway, settings_of, window_update
 
 
 class Life:
@@ -330,9 +318,9 @@ def test_a_peer_that_pings_too_often_is_told_so_and_closed():
 
 
 LIGHT_FLOODS = {
-    "WINDOW_UPDATE": frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1)),
+    "WINDOW_UPDATE": window_update(0, 1),
     "PING answers": frame(PING, ACK, 0, b"12345678"),
-    "GOAWAY": frame(GOAWAY, 0, 0, bytes(8)),
+    "GOAWAY": goaway(0),
 }
 
 
@@ -433,8 +421,7 @@ def starved(streams: int, **limits) -> Pair:
 
 def credit(streams: int, amount: int) -> bytes:
     """For as many streams."""
-    updates = (frame(WINDOW_UPDATE, 0, 2 * index + 1, amount.to_bytes(4, "big")) for index in range(streams))
-    return b"".join(updates)
+    return b"".join(window_update(2 * index + 1, amount) for index in range(streams))
 
 
 @pytest.mark.parametrize(("amount", "closes"), [(1, True), (256, False)])
@@ -449,7 +436,7 @@ def test_a_client_that_takes_its_answers_byte_by_byte_is_closed(amount, closes):
 def test_windows_that_grow_by_a_byte_count_for_each_stream():
     pair = starved(100, max_control_frames_per_s=1000)
     for size in range(1, 30):
-        pair.server.data_received(frame(SETTINGS, 0, 0, b"\0\4" + size.to_bytes(4, "big")))
+        pair.server.data_received(settings_of({4: size}))
         pair.loop.turn()
     assert pair.server.closed
 

@@ -25,14 +25,15 @@ from tests.net.raw_http2 import (
     PING,
     PREFACE,
     PRIORITY,
-    RST_STREAM,
     SETTINGS,
-    WINDOW_UPDATE,
     block,
     field,
     frame,
     integer,
     message,
+    reset,
+    settings_of,
+    window_update,
 )
 
 TIMEOUT_S = 20
@@ -148,9 +149,9 @@ pytestmark = pytest.mark.usefixtures("bounded_memory")
         PREFACE + b"\xff" * 1000,
         PREFACE + frame(DATA, 0, 0, b"x"),
         PREFACE + frame(SETTINGS, 0, 0, b"x"),
-        PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 2, block(b"/t/Echo")),
-        PREFACE + frame(SETTINGS, 0, 0) + frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\0"),
-        PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, END_HEADERS, 1, b"\xff" * 50),
+        PREFACE + settings_of() + frame(HEADERS, END_HEADERS, 2, block(b"/t/Echo")),
+        PREFACE + settings_of() + window_update(0, 0),
+        PREFACE + settings_of() + frame(HEADERS, END_HEADERS, 1, b"\xff" * 50),
     ],
     ids=[
         "http1",
@@ -237,8 +238,8 @@ def test_one_client_cannot_take_the_connections_of_others(peers):
     "unit",
     [
         frame(PING, 0, 0, b"12345678"),
-        frame(SETTINGS, 0, 0),
-        frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 65535)),
+        settings_of(),
+        settings_of({4: 65535}),
     ],
     ids=["ping", "empty settings", "settings"],
 )
@@ -267,8 +268,7 @@ def test_a_flood_of_resets_ends_its_connection(server, bystander, peers):
     headers = block(b"/t/Hang")
     for start in range(1, 1_000_000, 2000):
         burst = b"".join(
-            frame(HEADERS, END_HEADERS | END_STREAM, sid, headers) + frame(RST_STREAM, 0, sid, b"\0\0\0\x08")
-            for sid in range(start, start + 2000, 2)
+            frame(HEADERS, END_HEADERS | END_STREAM, sid, headers) + reset(sid) for sid in range(start, start + 2000, 2)
         )
         if not peer.send(burst):
             break
@@ -337,7 +337,7 @@ def test_refusals_that_nobody_reads_do_not_pile_up(server, bystander, peers):
 @pytest.mark.parametrize(
     "unit",
     [
-        frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1)),
+        window_update(0, 1),
         frame(PRIORITY, 0, 1, struct.pack(">IB", 0, 16)),
         frame(0xFA, 0, 0, b"unknown"),
     ],
@@ -378,7 +378,7 @@ def test_a_client_that_never_reads_stops_the_streams_that_it_asked_for(server, b
     peer = Peer(server, settings=struct.pack(">HI", 4, 1 << 30), receive_buffer=4096)
     peers.append(peer)
     peer.greet()
-    peer.send(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1 << 30)))
+    peer.send(window_update(0, 1 << 30))
     for sid in range(1, 41, 2):
         peer.send(frame(HEADERS, END_HEADERS, sid, block(b"/t/Endless")) + frame(DATA, END_STREAM, sid, message(0)))
     before = -1

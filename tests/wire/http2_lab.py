@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -21,9 +20,12 @@ from tests.net.raw_http2 import (
     PREFACE,
     RST_STREAM,
     SETTINGS,
-    WINDOW_UPDATE,
+    Frame,
     field,
     frame,
+    frames_in,
+    reset,
+    settings_of,
 )
 
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -44,44 +46,6 @@ WHOLE = END_HEADERS | END_STREAM
 
 HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS = 0x1, 0x2, 0x3
 INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 0x4, 0x5, 0x6
-
-
-class Frame(NamedTuple):
-    kind: int
-    flags: int
-    stream_id: int
-    payload: bytes
-
-
-def frames_in(data: bytes) -> Iterator[Frame]:
-    """Whole frames, the client's preface left out."""
-    data = data.removeprefix(PREFACE)
-    while data:
-        size = int.from_bytes(data[:3], "big")
-        assert len(data) >= 9 + size, "a frame is cut off"
-        yield Frame(data[3], data[4], int.from_bytes(data[5:9], "big"), data[9 : 9 + size])
-        data = data[9 + size :]
-
-
-def number(value: int) -> bytes:
-    return struct.pack(">I", value)
-
-
-def settings_of(values: Mapping[int, int] | None = None) -> bytes:
-    payload = b"".join(struct.pack(">HI", *item) for item in (values or {}).items())
-    return frame(SETTINGS, 0, 0, payload)
-
-
-def window_update(stream_id: int, increment: int) -> bytes:
-    return frame(WINDOW_UPDATE, 0, stream_id, number(increment))
-
-
-def reset(stream_id: int, code: int = ErrorCode.CANCEL) -> bytes:
-    return frame(RST_STREAM, 0, stream_id, number(code))
-
-
-def goaway(last: int, code: int = 0) -> bytes:
-    return frame(GOAWAY, 0, 0, number(last) + number(code))
 
 
 def block(headers: Fields) -> bytes:

@@ -10,39 +10,36 @@ from hypothesis import strategies as st
 from swerve.wire import hpack
 from swerve.wire.hpack import Decoder, HeaderListTooLarge, Headers, HpackError
 from swerve.wire.hpack_encoder import Encoder
+from tests.net.raw_http2 import (
+    ACK,
+    CONTINUATION,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    frame,
+    frames_in,
+    settings_of,
+)
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS, HEADERS, CONTINUATION = 0x4, 0x1, 0x9
 HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS = 0x1, 0x3
-END_STREAM_AND_HEADERS = 0x5
 REQUEST = ((b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/t.Lab/Echo"), (b":authority", b"x"))
-
-
-def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream_id.to_bytes(4, "big") + payload
-
-
-def settings_frame(settings: dict[int, int]) -> bytes:
-    payload = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in settings.items())
-    return frame(SETTINGS, 0, 0, payload)
 
 
 def blocks_in(data: bytes) -> Iterator[bytes]:
     """The header blocks in frames without padding and priority."""
-    data = data.removeprefix(PREFACE)
     block = b""
-    while data:
-        size, kind, flags = int.from_bytes(data[:3], "big"), data[3], data[4]
+    for kind, flags, _, payload in frames_in(data):
         if kind in (HEADERS, CONTINUATION):
             assert not flags & 0x28
-            block += data[9 : 9 + size]
-            if flags & 0x4:
+            block += payload
+            if flags & END_HEADERS:
                 yield block
                 block = b""
-        data = data[9 + size :]
 
 
-SETTINGS_ACK = frame(SETTINGS, 0x1, 0, b"")
+SETTINGS_ACK = frame(SETTINGS, ACK, 0)
 
 
 class Sender:
@@ -54,7 +51,7 @@ class Sender:
         self.set({MAX_CONCURRENT_STREAMS: 1_000_000})
 
     def set(self, settings: dict[int, int]) -> None:
-        self._client.receive_data(settings_frame(settings))
+        self._client.receive_data(settings_of(settings))
         self._client.events()
         self._client.data_to_send()
 
@@ -71,7 +68,7 @@ class Receiver:
         self._server = ngh2.Connection(ngh2.Role.SERVER, ngh2.Configuration(auto_window_update=False))
         self._server.initiate_connection({})
         self._server.data_to_send()
-        self._server.receive_data(PREFACE + settings_frame({}) + SETTINGS_ACK)
+        self._server.receive_data(PREFACE + settings_of({}) + SETTINGS_ACK)
         self._server.events()
         self._stream_id = -1
 
@@ -83,7 +80,7 @@ class Receiver:
 
     def decode(self, block: bytes) -> Headers:
         self._stream_id += 2
-        self._server.receive_data(frame(HEADERS, END_STREAM_AND_HEADERS, self._stream_id, block))
+        self._server.receive_data(frame(HEADERS, END_STREAM | END_HEADERS, self._stream_id, block))
         (request,) = [event for event in self._server.events() if isinstance(event, ngh2.RequestReceived)]
         self._server.reset_stream(self._stream_id)
         self._server.data_to_send()

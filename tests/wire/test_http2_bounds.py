@@ -17,14 +17,10 @@ from http2_lab import (
     fault,
     headers,
     next_id,
-    number,
-    reset,
     sent,
     server,
-    settings_of,
     told,
     warm,
-    window_update,
 )
 
 from swerve.wire import header_rules
@@ -32,7 +28,21 @@ from swerve.wire.frames import ErrorCode
 from swerve.wire.http2 import Http2Error
 from swerve.wire.outbox import Outbox
 from tests.net import raw_http2
-from tests.net.raw_http2 import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, frame, integer
+from tests.net.raw_http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    SETTINGS,
+    frame,
+    integer,
+    number,
+    reset,
+    settings_of,
+    window_update,
+)
 
 FIELDS = block(REQUEST_HEADERS)
 # As many answers may wait to be read.

@@ -10,11 +10,8 @@ from http2_lab import (
     WHOLE,
     begin,
     client,
-    goaway,
     headers,
     next_id,
-    number,
-    reset,
     sent,
     server,
     told,
@@ -24,7 +21,7 @@ from swerve.wire.events import BODY, CLOSED, GOAWAY, IGNORED, REQUEST, RESET, RE
 from swerve.wire.frames import ErrorCode
 from swerve.wire.http2 import Http2Error
 from tests.net import raw_http2
-from tests.net.raw_http2 import DATA, END_STREAM, PING, RST_STREAM, frame
+from tests.net.raw_http2 import DATA, END_STREAM, PING, RST_STREAM, frame, goaway, number, reset
 
 LARGEST = (1 << 31) - 1
 

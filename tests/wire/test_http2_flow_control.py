@@ -12,25 +12,33 @@ from http2_lab import (
     begin,
     client,
     fault,
-    number,
-    reset,
     resets,
     sent,
     server,
-    settings_of,
     told,
-    window_update,
 )
 
 from swerve.wire.events import BODY, CLOSED, DRIBBLE, IGNORED, SETTINGS
 from swerve.wire.frames import ErrorCode
 from swerve.wire.http2 import Http2
 from swerve.wire.limits import PRIVATE_LIMITS, Http2Limits
-from tests.net.raw_http2 import DATA, END_STREAM, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame
+from tests.net.raw_http2 import (
+    DATA,
+    END_STREAM,
+    HEADERS,
+    PADDED,
+    PING,
+    RST_STREAM,
+    WINDOW_UPDATE,
+    frame,
+    number,
+    reset,
+    settings_of,
+    window_update,
+)
 
 LARGEST = (1 << 31) - 1
 DEFAULT = 65_535
-PADDED = 0x8
 
 
 @pytest.fixture(params=[server, client], ids=["server", "client"])

@@ -10,13 +10,10 @@ from http2_lab import (
     fault,
     headers,
     next_id,
-    number,
-    reset,
     sent,
     server,
     told,
     warm,
-    window_update,
 )
 
 from swerve.wire import events as kinds
@@ -36,6 +33,9 @@ from tests.net.raw_http2 import (
     SETTINGS,
     WINDOW_UPDATE,
     frame,
+    number,
+    reset,
+    window_update,
 )
 
 PUSH_PROMISE = 0x5

@@ -13,13 +13,11 @@ from http2_lab import (
     begin,
     client,
     fault,
-    frames_in,
     headers,
     new_client,
     new_server,
     sent,
     server,
-    settings_of,
     told,
 )
 
@@ -28,7 +26,7 @@ from swerve.wire.frames import ErrorCode
 from swerve.wire.http2 import Http2, TooManyStreams
 from swerve.wire.limits import Http2Limits
 from tests.net import raw_http2
-from tests.net.raw_http2 import ACK, PREFACE, WINDOW_UPDATE, frame
+from tests.net.raw_http2 import ACK, PREFACE, WINDOW_UPDATE, frame, frames_in, settings_of
 
 LARGEST = (1 << 31) - 1
 ACKNOWLEDGED = (raw_http2.SETTINGS, ACK, 0, b"")

@@ -21,10 +21,9 @@ from http2_lab import (
 from swerve.wire.events import BODY, CLOSED, IGNORED, REQUEST, RESET, RESPONSE
 from swerve.wire.events import TRAILERS as TOLD_TRAILERS
 from swerve.wire.frames import ErrorCode
-from tests.net.raw_http2 import DATA, END_HEADERS, END_STREAM, frame
+from tests.net.raw_http2 import DATA, END_HEADERS, END_STREAM, PADDED, frame
 
 PSEUDO, FIELDS = REQUEST_HEADERS[:4], REQUEST_HEADERS[4:]
-PADDED = 0x8
 
 
 def without(name):

@@ -12,21 +12,15 @@ from http2_lab import (
     RESPONSE_HEADERS,
     TRAILERS,
     Fields,
-    Frame,
     block,
     client,
-    frames_in,
-    goaway,
     headers,
     new_client,
     new_server,
     next_id,
-    reset,
     sent,
     server,
-    settings_of,
     warm,
-    window_update,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,15 +36,21 @@ from tests.net.raw_http2 import (
     END_STREAM,
     GOAWAY,
     HEADERS,
+    PADDED,
     PING,
     PREFACE,
     PRIORITY,
     RST_STREAM,
     WINDOW_UPDATE,
+    Frame,
     frame,
+    frames_in,
+    goaway,
+    reset,
+    settings_of,
+    window_update,
 )
 
-PADDED = 0x8
 LIMITS = {
     "max_concurrent_streams": 4,
     "stream_window": 70_000,

@@ -13,21 +13,30 @@ from http2_lab import (
     WHOLE,
     begin,
     client,
-    frames_in,
     new_client,
-    reset,
     sent,
     server,
-    settings_of,
     told,
-    window_update,
 )
 
 from swerve.wire.events import BODY, CLOSED
 from swerve.wire.frames import ErrorCode
 from swerve.wire.hpack import Decoder
 from swerve.wire.http2 import StreamGone
-from tests.net.raw_http2 import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, frame
+from tests.net.raw_http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    RST_STREAM,
+    frame,
+    frames_in,
+    reset,
+    settings_of,
+    window_update,
+)
 
 FRAME = 16_384
 

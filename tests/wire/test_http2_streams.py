@@ -17,21 +17,29 @@ from http2_lab import (
     fault,
     headers,
     next_id,
-    reset,
     resets,
     sent,
     server,
-    settings_of,
     told,
     warm,
-    window_update,
 )
 
 from swerve.wire import events as kinds
 from swerve.wire.events import BODY, CLOSED, IGNORED, REQUEST, RESET, RESPONSE, WHOLE_REQUEST
 from swerve.wire.frames import ErrorCode
 from swerve.wire.http2 import Http2Error, StreamGone, TooManyStreams
-from tests.net.raw_http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PRIORITY, RST_STREAM, frame
+from tests.net.raw_http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PRIORITY,
+    RST_STREAM,
+    frame,
+    reset,
+    settings_of,
+    window_update,
+)
 
 NO_ERROR = ErrorCode.NO_ERROR
 
