@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swerve.wire.status import (
@@ -67,6 +67,7 @@ def test_decoding_a_code_never_fails(value):
     assert decode_code(value) in StatusCode
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.integers(1, 400), st.booleans())
 def test_truncated_details_fit_a_trailer(text, times, keep_end):
     cut = truncate_details(text * times, keep_end=keep_end)
