@@ -19,19 +19,15 @@ from swerve.net.address import peer_name
 from swerve.net.backlog import ANSWERS_PER_WRITE, WRITE_SIZE, Backlog
 from swerve.net.begun import Look, Region
 from swerve.net.buffers import size_buffers
-from swerve.net.flood import HEAVY, LIGHT, FloodGuard, ResetGuard
+from swerve.net.flood import PeerGuard
 from swerve.net.last_call import LastCall
 from swerve.net.streams import CONNECTION_LOST, Acceptor, Bundles, CreditSource, Headers, StreamHandler, end_all
 from swerve.wire.events import (
     BODY,
     CLOSED,
-    DRIBBLE,
     GOAWAY,
-    IGNORED,
-    PING,
     PONG,
     REQUEST,
-    RESET,
     RESPONSE,
     SETTINGS,
     TRAILERS,
@@ -66,7 +62,6 @@ class Connection(asyncio.Protocol):
         "_calls_queued",
         "_closed",
         "_draining",
-        "_flood_guard",
         "_flush_due",
         "_is_server",
         "_last_call",
@@ -75,7 +70,7 @@ class Connection(asyncio.Protocol):
         "_over",
         "_owed",
         "_pause",
-        "_reset_guard",
+        "_peer_guard",
         "_unacknowledged",
         "_unusable",
         "_wrote_early",
@@ -136,8 +131,7 @@ class Connection(asyncio.Protocol):
         self._wrote_early = False  # since the last flush, which hears what the engine says to it
         self._unacknowledged = 0
         self._calls_queued = 0
-        self._flood_guard = FloodGuard(limits.max_control_frames_per_s)
-        self._reset_guard = ResetGuard(limits.max_resets_per_s)
+        self._peer_guard = PeerGuard(limits, loop.time, server=self._is_server)
         self._last_call: LastCall | None = None
         self.backlog = Backlog(self.http2)
         # A part of it that calls ask for, so that these pay no detour.
@@ -444,7 +438,7 @@ class Connection(asyncio.Protocol):
                     size = len(data)
                     self._unacknowledged += size
                     if size < PREFIX_SIZE and not end_stream:
-                        self._strike()
+                        self._count(kind)
                     handler = streams.get(stream_id)
                     if handler is not None:
                         handler.on_data(data, end_stream)
@@ -489,31 +483,20 @@ class Connection(asyncio.Protocol):
     def _on_control(self, event: Event) -> None:
         """A frame that no stream's handler hears of."""
         kind = event[0]
-        if kind == IGNORED:
-            self._strike(weight=LIGHT)
-        elif kind == SETTINGS:
+        self._count(kind)
+        if kind == SETTINGS:
             self.established = True
-            # A change of the window's size takes a step for every stream, and may let a frame of each leave.
-            self._strike(weight=HEAVY * (1 + len(self.streams)))
-        elif kind == DRIBBLE:
-            self._strike()
-        elif kind == PING:
-            # What gRPC clients look for before they ask less often ("gRPC Keepalive").
-            self._strike(b"too_many_pings")
         elif kind == PONG:
-            self._strike()
             if self._last_call is not None:
                 self._last_call.ping_acknowledged(event[1])
-        elif kind == RESET:
-            if self._is_server and self._reset_guard.strike(self.loop.time):
-                self._hang_up(b"too_many_resets")
         elif kind == GOAWAY:
-            self._strike()
             self._stop_using()
             self._draining = True
 
-    def _strike(self, why: bytes = b"too_many_frames", weight: int = HEAVY) -> None:
-        if self._flood_guard.strike(self.loop.time, weight):
+    def _count(self, kind: int) -> None:
+        """Count a frame that costs more than it carries."""
+        why = self._peer_guard.strike(kind, len(self.streams))
+        if why is not None:
             self._hang_up(why)
 
     def _hang_up(self, why: bytes) -> None:
