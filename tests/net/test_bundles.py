@@ -184,15 +184,6 @@ def test_a_full_bundle_leaves_at_once(ends):
     assert len(ends.pair.up.buffer) > before
 
 
-def test_calls_are_gathered_until_the_turn_ends(ends):
-    assert not ends.caller.gathering
-    for _ in range(CALLS_PER_WRITE + 1):
-        ends.ask()
-        assert ends.caller.gathering
-    ends.pair.run()
-    assert not ends.caller.gathering
-
-
 def answered(ends) -> float:
     """What the caller knows of the server's pace after one more call."""
     call = ends.ask()
@@ -214,8 +205,8 @@ def test_a_caller_hears_of_the_pace_with_the_first_answer(ends):
     assert answered(ends) == 50e-6
 
 
-@pytest.mark.parametrize(("changed", "known"), [(99e-6, 50e-6), (26e-6, 50e-6), (101e-6, 101e-6), (24e-6, 24e-6)])
-def test_a_caller_hears_of_a_pace_that_has_doubled_or_halved(ends, changed, known):
+@pytest.mark.parametrize(("changed", "known"), [(60e-6, 50e-6), (42e-6, 50e-6), (80e-6, 80e-6), (30e-6, 30e-6)])
+def test_a_caller_hears_of_a_pace_that_has_changed_enough(ends, changed, known):
     ends.pace.seconds = 50e-6
     answered(ends)
     ends.pace.seconds = changed

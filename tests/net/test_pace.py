@@ -31,11 +31,11 @@ def test_calls_that_came_together_share_the_time_that_they_took():
 
 
 def test_waking_up_does_not_count():
-    assert served(*((second, second + 0.0002) for second in range(200))) < SHORT_S
+    assert served(*((second, second + 0.00005) for second in range(200))) < SHORT_S
 
 
 def test_time_in_which_nothing_was_under_way_does_not_count():
-    assert served(*((second, second + 0.0012) for second in range(200))) == pytest.approx(0.001, rel=0.01)
+    assert served(*((second, second + 0.00105) for second in range(200))) == pytest.approx(0.001, rel=0.01)
 
 
 def test_calls_that_wait_side_by_side_delay_each_other_little():
@@ -63,9 +63,9 @@ def test_a_moment_without_the_processor_is_soon_forgotten():
     assert one_by_one(*[SHORT_S] * 100, 0.002, *[SHORT_S] * 40) < 2 * SHORT_S
 
 
-def test_one_long_call_in_a_hundred_shows():
-    paces = [one_by_one(*([SHORT_S] * 99 + [LONG_S]) * 5, *[SHORT_S] * more) for more in range(0, 100, 10)]
-    assert sum(paces) / len(paces) > 5 * SHORT_S
+def test_a_tenth_of_long_calls_shows():
+    paces = [one_by_one(*([SHORT_S] * 9 + [LONG_S]) * 20, *[SHORT_S] * more) for more in range(10)]
+    assert min(paces) > 10 * SHORT_S
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=16))

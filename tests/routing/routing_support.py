@@ -22,7 +22,6 @@ class Call:
 class Shared:
     """The way to a replica on which small calls share messages."""
 
-    gathering: bool = True
     pace_s: float = 1e-5
 
 

@@ -1,14 +1,13 @@
 """Who serves a call: the choice as a table."""
 
 import itertools
-import math
 from collections import Counter
 
 import pytest
 
-from swerve.routing.choose import RoundRobin, for_model, joins, least_loaded, shorter_of_two
+from swerve.routing.choose import RoundRobin, for_model, least_loaded, shorter_of_two
 from swerve.routing.replicas import FreeList
-from tests.routing.routing_support import Shared, replica
+from tests.routing.routing_support import replica
 
 
 def numbers(*values: float):
@@ -38,35 +37,6 @@ def test_equally_busy_replicas_are_chosen_equally_often():
     grid = [(step + 0.5) / 12 for step in range(12)]
     counts = Counter(shorter_of_two(free, numbers(x, y)).info.replica_id for x in grid for y in grid)
     assert set(counts.values()) == {36}
-
-
-@pytest.mark.parametrize(
-    ("ongoing", "other", "shared", "expected"),
-    [
-        (1, 0, Shared(pace_s=20e-6), True),
-        (20, 0, Shared(pace_s=20e-6), True),
-        (30, 0, Shared(pace_s=20e-6), False),
-        (30, 10, Shared(pace_s=20e-6), True),
-        (4, 0, Shared(pace_s=90e-6), True),
-        (8, 0, Shared(pace_s=90e-6), False),
-        (1, 0, Shared(pace_s=150e-6), False),
-        (0, 1, Shared(pace_s=math.inf), False),
-        (1, 0, Shared(gathering=False), False),
-        (1, 0, None, False),
-    ],
-)
-def test_a_call_joins_others_on_their_way_where_that_is_soon_made_up_for(ongoing, other, shared, expected):
-    free = FreeList()
-    one = replica("a", ongoing)
-    free.add(one)
-    one.shared = shared
-    assert joins(one, replica("b", other)) is expected
-
-
-def test_a_call_does_not_join_others_at_a_replica_without_a_free_slot():
-    one = replica("a", 1)
-    one.shared = Shared()
-    assert not joins(one, replica("b"))
 
 
 def test_a_replica_that_has_the_model_is_preferred():

@@ -116,10 +116,16 @@ class RouterMachine(RuleBasedStateMachine):
         return replica.ongoing < replica.limit and not replica.blocked_until
 
     @precondition(lambda self: self.router.replicas)
-    @rule(data=st.data(), gathering=st.booleans(), pace_s=st.sampled_from([1e-6, 1e-4, 1.0]))
-    def share(self, data, gathering, pace_s):
+    @rule(data=st.data(), pace_s=st.sampled_from([1e-6, 1e-4, 1.0]))
+    def hear_of_pace(self, data, pace_s):
         replica = self.router.replicas[data.draw(st.sampled_from(sorted(self.router.replicas)))]
-        replica.shared = Shared(gathering, pace_s)
+        replica.shared = Shared(pace_s)
+
+    @rule(busy=st.booleans())
+    def turn_over(self, busy):
+        if busy:
+            self.router.together.calls = 100
+        self.router.together.turn_over()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -154,7 +160,7 @@ class RouterMachine(RuleBasedStateMachine):
         added = self.router.update(infos)
         assert {replica.info.replica_id for replica in added} == set(view) - known
         for replica in added:
-            replica.shared = Shared(gathering=False)
+            replica.shared = Shared()
         self.hand_out(self.router.poll())
 
     @precondition(lambda self: self.router.replicas)

@@ -54,6 +54,8 @@ class Target(Generic[Call]):
         self._loop = loop
         self._wanted: dict[str, ReplicaInfo] = {}
         self._links: dict[str, _Link] = {}
+        # Whether the end of this turn of the event loop will be noticed.
+        self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         # Ends a call that found the deployment forgotten; set by `close`.
@@ -122,8 +124,15 @@ class Target(Generic[Call]):
             return
         if replica is not None:
             call.send(replica)
+            if not self._turn_due and self.router.together.calls:
+                self._turn_due = True
+                self._loop.call_soon(self._turn_over)
         elif self.router.attention:
             self.attend()
+
+    def _turn_over(self) -> None:
+        self._turn_due = False
+        self.router.together.turn_over()
 
     def release(self, replica: Replica, call: Call) -> None:
         """`call`, which the router sent to `replica`, ended there; the one that waits longest takes its slot."""

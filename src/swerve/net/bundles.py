@@ -46,6 +46,9 @@ _REQUEST = request_headers(PATH.decode(), "swerve")
 # No bundle has more calls than this, and none of them more than its part.
 _MAX_RECORD = MAX_BODY + PRIVATE_HEADER_LIST_SIZE
 _MAX_BUNDLE = CALLS_PER_WRITE * _MAX_RECORD
+# By how much a pace has changed that the caller is told anew: a part of it, and seconds.
+_CHANGE = 0.25
+_LEAST_CHANGE_S = 5e-6
 
 
 class _Bundles:
@@ -54,9 +57,8 @@ class _Bundles:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.stream_id = 0
-        # Records of this turn of the event loop are on their way, or wait for more.
-        self.gathering = False
         self._pending: list[Record] = []
+        self._due = False
         self._reader = MessageReader(_MAX_BUNDLE)
 
     def _add(self, record: Record) -> None:
@@ -65,12 +67,12 @@ class _Bundles:
         pending.append(record)
         if len(pending) >= CALLS_PER_WRITE:
             self._send()
-        elif not self.gathering:
-            self.gathering = True
+        elif not self._due:
+            self._due = True
             self.connection.loop.call_soon(self._send_due)
 
     def _send_due(self) -> None:
-        self.gathering = False
+        self._due = False
         if self._pending:
             self._send()
 
@@ -181,7 +183,7 @@ class BundleCaller(_Bundles):
         call = self.calls.get(number)
         if call is None:
             if record[0] == PACE:
-                self.pace_s = record[2] / 1e6
+                self.pace_s = max(0, record[2]) / 1e6
             return  # or it ended here while this was on its way
         if record[0] == ANSWER:
             _, _, headers, body, trailers = record
@@ -254,8 +256,8 @@ class BundleServer(_Bundles):
         return False
 
     def _send(self) -> None:
-        pace, told = self._pace.seconds, self._told_s
-        if pace * 2 < told or told * 2 < pace:
+        pace = self._pace.seconds
+        if abs(pace - self._told_s) > pace * _CHANGE + _LEAST_CHANGE_S:
             self._told_s = pace
             self._pending.append((PACE, 0, int(pace * 1e6)))
         super()._send()

@@ -7,7 +7,7 @@ import math
 # Calls that are averaged. Those of a batch end together, after the time of all of them.
 _SAMPLE = 16
 # What a call takes longer at most because it wakes the process up. Those that come with it do not.
-_WAKING_S = 0.0002
+_WAKING_S = 0.00005
 # What a sample counts that is shorter than those before it, and one that is longer: a process that lost its core for
 # a moment has not become slower. Where one call in a hundred is long it shows all the same.
 _SHORTER = 1 / 2

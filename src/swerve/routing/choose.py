@@ -7,11 +7,6 @@ from typing import TypeAlias
 
 from swerve.routing.replicas import Replica, with_model
 
-# Seconds that a call of short work takes at most, and that it may wait longer at the replica that others are just going
-# to than at one that would have to be woken for it: that costs both ends about as much.
-_SHORT_S = 0.0001
-_LONGER_S = 0.0005
-
 # One of several replicas, for a call that may go to any of them. The second argument gives numbers in [0, 1).
 Pick: TypeAlias = Callable[[Sequence[Replica], Callable[[], float]], Replica]
 
@@ -30,19 +25,6 @@ def shorter_of_two(free: Sequence[Replica], random: Callable[[], float]) -> Repl
         second += 1
     a, b = free[first], free[second]
     return b if b.ongoing < a.ongoing else a
-
-
-def joins(replica: Replica, other: Replica) -> bool:
-    """Whether a call had better join those that are just going to `replica` than go to `other`: `replica` has a free
-    slot, its calls are short work, and it will soon be done with those that it has more."""
-    shared = replica.shared
-    return (
-        shared is not None
-        and shared.gathering
-        and replica.slot >= 0
-        and shared.pace_s < _SHORT_S
-        and (replica.ongoing - other.ongoing) * shared.pace_s < _LONGER_S
-    )
 
 
 def least_loaded(free: Sequence[Replica], random: Callable[[], float]) -> Replica:

@@ -23,10 +23,6 @@ class SharedMessages(Protocol):
     """The way to a replica on which small calls share messages."""
 
     @property
-    def gathering(self) -> bool:
-        """Whether there are calls of this moment on it, with which another one can go."""
-
-    @property
     def pace_s(self) -> float:
         """Seconds by which a call delays those behind it at the replica; infinite while that is not known."""
 

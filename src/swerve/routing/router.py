@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from swerve.routing.calls import Affinity, RoutedCall, Shed, Unavailable
-from swerve.routing.choose import Pick, for_model, joins, shorter_of_two
+from swerve.routing.choose import Pick, for_model, shorter_of_two
 from swerve.routing.drain import DrainRate
 from swerve.routing.lines import FairLine, Fifo, Line
 from swerve.routing.options import RouterOptions
 from swerve.routing.replicas import FreeList, Replica, ReplicaInfo
+from swerve.routing.together import Together
 
 # How long a call waits for a busy replica that has its model (RAY_SERVE_MULTIPLEXED_MODEL_ID_MATCHING_TIMEOUT_S).
 _MATCHING_WINDOW_S = 1.0
@@ -44,12 +45,12 @@ class Router(Generic[Call]):
         self.wake_at: float | None = None
         # Calls that gave way to others in the full queue, for the caller to end.
         self.pushed_out: list[tuple[Call, Shed]] = []
+        # The calls of this turn of the event loop, for the caller to say when it is over.
+        self.together = Together()
         # Whether `wake_at`, `pushed_out` or the affinity's own wishes may have changed; the caller clears it.
         self.attention = False
         self._options = RouterOptions()
         self._pick: Pick = shorter_of_two
-        # Where the last call went, if by power of two choices.
-        self._last: Replica | None = None
         self._affinity: Affinity | None = None
         self._free = FreeList()
         self._drain = DrainRate()
@@ -70,7 +71,6 @@ class Router(Generic[Call]):
         if options == self._options:
             return
         self._pick = options.pick()
-        self._last = None
         if options.queue != self._options.queue:
             line: Line[Call] = Fifo() if options.queue is None else FairLine(options.queue)
             for call in self._waiting:
@@ -261,13 +261,8 @@ class Router(Generic[Call]):
 
     def _choose(self, free: Sequence[Replica]) -> Replica:
         """Any of the free replicas, for a call that all of them will do for."""
-        chosen = self._pick(free, self._random)
-        if self._pick is shorter_of_two:
-            last = self._last
-            if last is not None and joins(last, chosen):
-                return last
-            self._last = chosen
-        return chosen
+        picked = self._pick(free, self._random)
+        return self.together.choose(picked) if self._pick is shorter_of_two else picked
 
     def _take(self, replica: Replica) -> Replica:
         replica.ongoing += 1
