@@ -557,3 +557,13 @@ def test_the_memories_of_the_encoder_are_bounded():
     assert len(sender._once[b"a"]) <= hpack_encoder._MAX_VALUES
     assert b"n" * 257 not in sender._starts
     assert b"n" * 257 not in sender._once
+
+
+@pytest.mark.parametrize("broken", [(b"x-a", "text"), (b"x-a", None), (b"x-a",)])
+def test_a_list_that_is_none_of_bytes_leaves_both_tables_alike(broken):
+    sender, receiver = Encoder(1 << 20), Decoder(1 << 20)
+    common = ((b"content-type", b"application/grpc"), (b"grpc-status", b"0"))
+    with pytest.raises((TypeError, ValueError)):
+        sender.encode((*common, broken))
+    for _ in range(3):
+        assert receiver.decode(sender.encode(common)) == common

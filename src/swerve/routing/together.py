@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from swerve.routing.replicas import Replica
 
-# So many calls in a turn of the event loop, on average, make a caller busy: what they wait for is what it does for each.
+# So many calls in a turn of the event loop, on average, make a caller busy: they wait for what it does for each.
 _BUSY = 12.0
 # Seconds by which a call of short work delays another at most; and how much longer than elsewhere it may wait for those
 # that it joins, where each is taken to delay it by so much at least.

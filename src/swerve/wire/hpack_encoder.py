@@ -121,6 +121,7 @@ class Encoder:
 
         Raises:
             HeaderListTooLarge: the list is above `max_list_size`, and nothing is to be sent.
+            TypeError, ValueError: it is none of pairs of bytes; nothing is to be sent.
         """
         block = self._blocks.get(headers)
         if block is not None:
@@ -133,20 +134,25 @@ class Encoder:
             append(self._update)
             self._update = b""
             stable = False
-        for field in headers:
-            part = indexed.get(field) or static.get(field)
-            if part is not None:
-                append(part)
-                continue
-            stable = False
-            if self._comes_again(field) and self._add(field, parts):
-                continue
-            name, value = field
-            length = len(value)
-            append(starts.get(name) or self._learn(name))
-            append(_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0))
-            append(value)
-        block = b"".join(parts)
+        try:
+            for field in headers:
+                part = indexed.get(field) or static.get(field)
+                if part is not None:
+                    append(part)
+                    continue
+                stable = False
+                if self._comes_again(field) and self._add(field, parts):
+                    continue
+                name, value = field
+                length = len(value)
+                append(starts.get(name) or self._learn(name))
+                append(_LENGTHS[length] if length < 0x7F else _integer(length, _LENGTH_BITS, 0))
+                append(value)
+            block = b"".join(parts)
+        except Exception:
+            # What came before is not sent either, and may be in the table already.
+            self.forget()
+            raise
         # What is abbreviated is short itself: no short block stands for a large list.
         if len(block) > _MAX_SIZE and size_of(headers) > self._max_list_size:
             self.forget()
