@@ -87,7 +87,7 @@ def serve(target: str, variables: Mapping[str, str], settle_s: float = SETTLE_S)
             started.append(_start(["serve", "run", "--address", head, str(config)], env, log.fileno()))
             wait_until_listed(f"127.0.0.1:{port}", started[1], START_TIMEOUT_S)
             time.sleep(settle_s)
-            yield Server(f"127.0.0.1:{port}", partial(pids, [process.pid for process in started]))
+            yield Server(f"127.0.0.1:{port}", partial(pids, [process.pid for process in started]), rests=False)
         except BaseException:
             sys.stderr.write(Path(log.name).read_text(errors="replace")[-5000:])
             raise

@@ -1,9 +1,11 @@
 """The rows that compare two or more sides under load. To add one, add an entry to `rows`."""
 
+import os
 import resource
+import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from benchmarks import h2load, others, overload, proc
@@ -30,6 +32,8 @@ RAY_ROUNDS = 3
 RESTING_CORES = 0.1
 REST_TIMEOUT_S = 30.0
 REST_LOOK_S = 0.5
+# How long servers that were stopped have for what has fallen due meanwhile.
+CATCH_UP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +282,8 @@ def in_turns(row: Row, rounds: int, seconds: float) -> Result:
         let_rest(list(servers.values()))
         for turn in range(min(rounds, row.max_rounds or rounds)):
             for side in sides if turn % 2 == 0 else reversed(sides):
-                samples[side.label].append(side.measure(servers[side.contender], seconds))
+                with stopped([server for one, server in servers.items() if one != side.contender and not server.rests]):
+                    samples[side.label].append(side.measure(servers[side.contender], seconds))
     return Result(row.name, row.title, row.goals, samples, absent=absent)
 
 
@@ -291,6 +296,25 @@ def let_rest(servers: Sequence[Server]) -> None:
         time.sleep(REST_LOOK_S)
         if proc.cpu_s(pids) - before < RESTING_CORES * REST_LOOK_S:
             return
+
+
+@contextmanager
+def stopped(servers: Sequence[Server]) -> Iterator[None]:
+    """Keep `servers` from working while another one is measured."""
+    pids = [pid for server in servers for found in server.pids().values() for pid in found]
+    _signal_all(pids, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal_all(pids, signal.SIGCONT)
+        if pids:
+            time.sleep(CATCH_UP_S)
+
+
+def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def allow_many_connections(wanted: int = 4096) -> None:

@@ -33,11 +33,13 @@ ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running contender. `pids` names its processes of this moment by their role."""
+    """A running contender. `pids` names its processes of this moment by their role. One that never `rests` works
+    while nobody calls it."""
 
     address: str
     pids: Callable[[], Mapping[str, list[int]]]
     state_dir: Path | None = None
+    rests: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,9 @@
 """The comparison's own arithmetic: a wrong figure there would speak for or against the product."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from benchmarks import h2load, report, rows
@@ -75,3 +79,22 @@ def test_a_row_that_needs_h2load_is_skipped_without_it_and_says_what_to_install(
     assert "nghttp2-client" in result.skipped
     assert "nghttp2-client" in report.text(result)
     assert report.as_json([result])["rows"][0]["goals"] == []
+
+
+def test_a_server_that_does_not_rest_is_stopped_while_another_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "CATCH_UP_S", 0.0)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with rows.stopped([Server("", lambda: {"server": [process.pid]}, rests=False)]):
+            # A process is told at once and stops when it is next to run.
+            while (state := _state(process.pid)) != "T":
+                assert state in "RSD"
+        assert _state(process.pid) != "T"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _state(pid: int) -> str:
+    """As in proc(5), /proc/[pid]/stat."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
