@@ -220,3 +220,10 @@ class Pair:
             assert connection.streams == {}
             assert connection.backlog.empty
             assert connection._unacknowledged == 0
+
+
+def answer(recorder: Recorder, body: bytes = b"", trailers=TRAILERS) -> None:
+    recorder.connection.send_headers(recorder.stream_id, RESPONSE)
+    if body:
+        recorder.connection.send_data(recorder.stream_id, body)
+    recorder.connection.send_trailers(recorder.stream_id, trailers)
