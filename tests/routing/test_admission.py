@@ -11,7 +11,7 @@ from swerve.routing.lines import QueueOptions
 from swerve.routing.options import CONSISTENT_HASH, RouterOptions
 from swerve.routing.replicas import ReplicaInfo
 from swerve.routing.router import Router
-from tests.routing.routing_support import Call, in_session
+from tests.routing.routing_support import Call, Shared, in_session
 
 
 class Clock:
@@ -61,6 +61,17 @@ def test_calls_leave_the_queue_in_order(router):
         assert router.submit(call) is None
     router.update([info("a", 2), info("b", 1)])
     assert [call for call, _ in router.poll()] == waiting
+
+
+def test_calls_that_have_waited_are_spread_though_their_caller_is_busy(router):
+    router.together.calls = 100
+    router.together.turn_over()
+    for call in calls(*range(8)):
+        router.submit(call)
+    for one in router.update([info("a", 40), info("b", 40)]):
+        one.shared = Shared()
+    router.poll()
+    assert [one.ongoing for one in router.replicas.values()] == [4, 4]
 
 
 def test_a_full_queue_sheds(router):

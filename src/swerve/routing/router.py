@@ -254,13 +254,18 @@ class Router(Generic[Call]):
             self._affinity.forget(victim or call)
         if victim is None:
             # A frame that kept the exception, which keeps the frame, would keep the call until cycles are looked for.
-            raise Shed(self.queued, self.max_queued, self.retry_after_s())
-        self.pushed_out.append((victim, Shed(self.queued, self.max_queued, self.retry_after_s())))
+            raise self._shed()
+        self.pushed_out.append((victim, self._shed()))
         self._left(victim)
         self.attention = True
 
+    def _shed(self) -> Shed:
+        """What a call is told that finds no room."""
+        return Shed(self.queued, self.max_queued, self.retry_after_s())
+
     def _choose(self, free: Sequence[Replica]) -> Replica:
-        """Any of the free replicas, for a call that all of them will do for."""
+        """Any of the free replicas, for a new call that all of them will do for. Those that have waited do not come
+        together, and their caller is told of no turn."""
         picked = self._pick(free, self._random)
         return self.together.choose(picked) if self._pick is shorter_of_two else picked
 
@@ -288,7 +293,7 @@ class Router(Generic[Call]):
         self._left(call)
         self._drain.count(1)
         free = self._free.items
-        return call, self._take(self._choose(free) if len(free) > 1 else free[0])
+        return call, self._take(self._pick(free, self._random) if len(free) > 1 else free[0])
 
     def _assign_some(self, line: Line[Call]) -> Iterator[tuple[Call, Replica]]:
         now = self._clock()
