@@ -28,23 +28,25 @@ def throughput(method: Method, connections: int, streams: int, warm_up: int = WA
 
     def measure(server: Server, seconds: float) -> Figures:
         calls = calls_for(server, method, connections, streams, seconds, warm_up)
-        with CpuMeter(server) as meter:
-            outcome = h2load.run(server.address, method.load(connections, streams), calls)
-        messages = len(method.replies)
-        if messages > 1:
-            return {"messages_per_s": outcome.calls_per_s * messages, **meter.figures(calls * messages, "message")}
-        return latency(outcome) | meter.figures(calls, "call")
+        return loaded(server, method.load(connections, streams), calls, len(method.replies))
 
     return measure
+
+
+def loaded(server: Server, load: h2load.Load, calls: int, messages: int = 1) -> Figures:
+    """What so many calls take, each answered with so many messages."""
+    with CpuMeter(server) as meter:
+        outcome = h2load.run(server.address, load, calls)
+    if messages > 1:
+        return {"messages_per_s": outcome.calls_per_s * messages, **meter.figures(calls * messages, "message")}
+    return latency(outcome) | meter.figures(calls, "call")
 
 
 def many_calls(method: Method, connections: int, streams: int) -> Measure:
     """`MAX_CALLS` calls, however long they take: to open the connections counts little among them."""
 
     def measure(server: Server, seconds: float) -> Figures:
-        with CpuMeter(server) as meter:
-            outcome = h2load.run(server.address, method.load(connections, streams), MAX_CALLS)
-        return latency(outcome) | meter.figures(MAX_CALLS, "call")
+        return loaded(server, method.load(connections, streams), MAX_CALLS)
 
     return measure
 
@@ -79,9 +81,7 @@ def paced(method: Method, connections: int, streams: int, calls_per_s: float) ->
 
     def measure(server: Server, seconds: float) -> Figures:
         load, calls = method.load(connections, streams, calls_per_s), max(connections, int(calls_per_s * seconds))
-        with CpuMeter(server) as meter:
-            outcome = h2load.run(server.address, load, calls)
-        return latency(outcome) | meter.figures(calls, "call")
+        return loaded(server, load, calls)
 
     return measure
 

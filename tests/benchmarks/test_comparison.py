@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from benchmarks import h2load, report, rows
+from benchmarks import h2load, proc, report, rows
 from benchmarks.h2load import Load
 from benchmarks.result import Figures, Goal, Result
 from benchmarks.servers import Contender, Server
@@ -87,14 +86,9 @@ def test_a_server_that_does_not_rest_is_stopped_while_another_is_measured(monkey
     try:
         with rows.stopped([Server("", lambda: {"server": [process.pid]}, rests=False)]):
             # A process is told at once and stops when it is next to run.
-            while (state := _state(process.pid)) != "T":
+            while (state := proc.stat(process.pid)[0]) != "T":
                 assert state in "RSD"
-        assert _state(process.pid) != "T"
+        assert proc.stat(process.pid)[0] != "T"
     finally:
         process.kill()
         process.communicate()
-
-
-def _state(pid: int) -> str:
-    """As in proc(5), /proc/[pid]/stat."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

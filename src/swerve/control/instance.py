@@ -216,9 +216,10 @@ def _resumed(layout: Layout, options: pb.InstanceOptions) -> pb.InstanceOptions:
 def _require_free_ports(options: pb.InstanceOptions) -> None:
     """A single proxy binds its ports alone, and says when it cannot. Of several, all would share a taken one."""
     try:
-        check_distinct(options)
         if options.num_proxies > 1:
             check_ports(options, pb.InstanceOptions())
+        else:
+            check_distinct(options)
     except PortError as error:
         raise InstanceError(str(error)) from error
 
